@@ -1,0 +1,618 @@
+// Exact neighbour search on the host, over the nodes of a balanced tree.
+//
+// The queries are answered a search leaf at a time: the boxes that come near enough to the leaf's own box are gathered
+// once for all of its points. Pruning is exact: the distance to a box is computed with the operations, in the axis
+// order, of the distance to a point, and rounding is monotonic, so it never exceeds that of a point inside.
+// Comparisons are negated where NaN may meet them: positions that nobody checked give odd edges, but valid ones.
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "../layout.h"
+#include "parallel.h"
+
+namespace erwin {
+namespace {
+
+constexpr int32_t kLeaf = 16;         // most points of a search leaf
+constexpr int64_t kAlign = 64;        // bytes, of every section of the workspace
+constexpr int64_t kLeavesAtOnce = 8;  // search leaves that a thread takes at a time
+
+// A candidate as one integer that orders by (squared distance, index): distances are not negative, and then their bits
+// order as they do.
+template <typename T>
+struct Pack;
+
+template <>
+struct Pack<float> {
+  using Bits = uint32_t;
+  using Key = uint64_t;
+};
+
+template <>
+struct Pack<double> {
+  using Bits = uint64_t;
+  using Key = unsigned __int128;
+};
+
+template <typename T>
+typename Pack<T>::Key make_key(T distance, int32_t index) {
+  typename Pack<T>::Bits bits;
+  std::memcpy(&bits, &distance, sizeof(T));
+  return static_cast<typename Pack<T>::Key>(bits) << 32 | static_cast<uint32_t>(index);
+}
+
+template <typename T>
+T key_distance(typename Pack<T>::Key key) {
+  const auto bits = static_cast<typename Pack<T>::Bits>(key >> 32);
+  T distance;
+  std::memcpy(&distance, &bits, sizeof(T));
+  return distance;
+}
+
+// Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
+// left subtree.
+struct SearchNode {
+  int32_t next;   // first node after the subtree; `this + 1` marks a leaf
+  int32_t begin;  // first point, in tree order
+  int32_t size;   // points
+};
+
+int64_t count_leaves(const Layout& layout, const Node& node) {
+  if (node.points <= kLeaf) return 1;
+  const Children children = layout.split(node);
+  return count_leaves(layout, children.left) + count_leaves(layout, children.right);
+}
+
+// Where everything lies in the workspace.
+struct Sections {
+  int64_t first_leaf, coords, index, leaves, nodes, boxes, end;
+
+  Sections(int64_t clouds, int64_t points, int64_t num_leaves, int64_t dim, int64_t scalar) {
+    int64_t at = 0;
+    const auto take = [&at](int64_t bytes) {
+      const int64_t start = at;
+      at += ceil_div(bytes, kAlign) * kAlign;
+      return start;
+    };
+    first_leaf = take((clouds + 1) * 8);
+    coords = take((points * dim + kLeaf) * scalar);  // the last leaf is read at full width
+    index = take(points * 4);
+    leaves = take(num_leaves * 4);
+    nodes = take(2 * num_leaves * static_cast<int64_t>(sizeof(SearchNode)));
+    boxes = take(2 * num_leaves * 2 * dim * scalar);
+    end = at;
+  }
+};
+
+// Calls body(worker, i) for every i, workers on threads of their own; nothing may be thrown.
+template <typename F>
+void parallel_for(int32_t num_threads, int64_t count, int64_t chunk, const F& body) {
+  if (num_threads <= 1) {
+    for (int64_t i = 0; i < count; ++i) body(0, i);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+#pragma omp parallel for num_threads(num_threads) schedule(static, 1)
+  for (int32_t worker = 0; worker < num_threads; ++worker) {
+    for (int64_t first = next.fetch_add(chunk); first < count; first = next.fetch_add(chunk)) {
+      const int64_t last = std::min(first + chunk, count);
+      for (int64_t i = first; i < last; ++i) body(worker, i);
+    }
+  }
+}
+
+// D is the dimension, or 0 where it is known at run time only.
+template <typename T, int D>
+class Search {
+  using Key = typename Pack<T>::Key;
+
+  // One cloud of the search structure.
+  struct Cloud {
+    int64_t first;  // row of the cloud's first point
+    int64_t points;
+    const T* coords;       // [dim, points], in tree order
+    const int32_t* index;  // [points]
+    const int32_t* leaves;
+    const SearchNode* nodes;
+    int32_t num_nodes;
+    const T* boxes;  // [nodes, 2, dim]
+  };
+
+  // What one thread needs to answer a leaf of queries.
+  struct Scratch {
+    std::vector<T> query;                        // [dim]
+    std::vector<std::pair<T, int32_t>> gathered; // (squared distance to the leaf of queries, node)
+    std::vector<T> boxes;                        // [2, dim, gathered]
+    std::vector<T> distance;                     // [gathered], to the query
+    std::vector<Key> keys;                       // [kLeaf, capacity]
+  };
+
+ public:
+  Search(const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm,
+         void* workspace, int32_t num_threads)
+      : layout_(layout),
+        pos_(static_cast<const T*>(pos)),
+        ptr_(ptr),
+        clouds_(clouds),
+        runtime_dim_(static_cast<int32_t>(dim)),
+        perm_(perm),
+        workspace_(static_cast<char*>(workspace)),
+        num_threads_(num_threads),
+        first_leaf_(reinterpret_cast<int64_t*>(workspace_)) {}
+
+  static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
+    int64_t leaves = 0;
+    for (int64_t g = 0; g < clouds; ++g) {
+      const Node root = layout.root(ptr[g + 1] - ptr[g]);
+      leaves += root.points == 0 ? 0 : count_leaves(layout, root);
+    }
+    return Sections(clouds, ptr[clouds], leaves, dim, sizeof(T)).end;
+  }
+
+  void build() {
+    first_leaf_[0] = 0;
+    for (int64_t g = 0; g < clouds_; ++g) {
+      const Node root = layout_.root(ptr_[g + 1] - ptr_[g]);
+      first_leaf_[g + 1] = first_leaf_[g] + (root.points == 0 ? 0 : count_leaves(layout_, root));
+    }
+    attach();
+    parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) {
+      if (ptr_[g + 1] == ptr_[g]) return;
+      int32_t nodes = 0, leaves = 0;
+      number(layout_.root(ptr_[g + 1] - ptr_[g]), nodes_ + 2 * first_leaf_[g], leaves_ + first_leaf_[g], &nodes,
+             &leaves);
+    });
+    std::fill_n(coords_ + ptr_[clouds_] * dim(), kLeaf, T{0});
+    parallel_for(num_threads_, first_leaf_[clouds_], kLeavesAtOnce,
+                 [this](int32_t, int64_t leaf) { fill_leaf(leaf); });
+    parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) { merge_boxes(g); });
+  }
+
+  // Takes over the structure that an earlier call built in the same workspace.
+  void attach() {
+    const Sections at(clouds_, ptr_[clouds_], first_leaf_[clouds_], dim(), sizeof(T));
+    coords_ = reinterpret_cast<T*>(workspace_ + at.coords);
+    index_ = reinterpret_cast<int32_t*>(workspace_ + at.index);
+    leaves_ = reinterpret_cast<int32_t*>(workspace_ + at.leaves);
+    nodes_ = reinterpret_cast<SearchNode*>(workspace_ + at.nodes);
+    boxes_ = reinterpret_cast<T*>(workspace_ + at.boxes);
+  }
+
+  void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
+    // First edge of every cloud.
+    std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
+    int64_t largest = 0;
+    for (int64_t g = 0; g < clouds_; ++g) {
+      const int64_t points = ptr_[g + 1] - ptr_[g];
+      first_edge[g + 1] = first_edge[g] + points * std::min(k, points - (loop ? 0 : 1));
+      largest = std::max(largest, points);
+    }
+    k = std::min(k, largest);
+    const int64_t capacity = std::min(4 * k, largest) + 3 * kLeaf;
+    std::vector<Scratch> scratch = make_scratch(kLeaf * capacity);
+    for_each_leaf([&](Scratch& own, const Cloud& cloud, int64_t g, int32_t leaf) {
+      const int64_t neighbors = std::min(k, cloud.points - (loop ? 0 : 1));
+      if (neighbors > 0)
+        knn_leaf(own, cloud, leaf, neighbors, capacity, loop, source + first_edge[g], target + first_edge[g]);
+    }, scratch);
+  }
+
+  void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) {
+    std::vector<Scratch> scratch = make_scratch(0);
+    for_each_leaf([&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
+      gather(own, cloud, box(cloud, leaf), limit, cloud.num_nodes);
+      copy_boxes(own, cloud);
+      const SearchNode& queries = cloud.nodes[leaf];
+      for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
+        load_query(own, cloud, i);
+        int64_t count = loop ? 0 : -1;  // itself
+        visit_near(own, cloud, limit, [&](const SearchNode& node, const T* distance) {
+          int32_t hits = 0;
+          for (int32_t j = 0; j < node.size; ++j) hits += !(distance[j] > limit);
+          count += hits;
+          return limit;
+        });
+        degree[cloud.first + cloud.index[i]] = cap < 0 ? count : std::min(cap, count);
+      }
+    }, scratch);
+  }
+
+  void radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+    const int64_t points = ptr_[clouds_];
+    std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
+    for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
+    std::vector<Scratch> scratch = make_scratch(largest_cloud() + 1);
+    for_each_leaf([&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
+      gather(own, cloud, box(cloud, leaf), limit, cloud.num_nodes);
+      copy_boxes(own, cloud);
+      const SearchNode& queries = cloud.nodes[leaf];
+      for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
+        load_query(own, cloud, i);
+        const int32_t self = cloud.index[i], excluded = loop ? -1 : self;
+        Key* end = own.keys.data();
+        visit_near(own, cloud, limit, [&](const SearchNode& node, const T* distance) {
+          end = append(cloud, node, distance, limit, excluded, end);
+          return limit;
+        });
+        const int64_t row = cloud.first + self;
+        write(cloud, self, own.keys.data(), end, degree[row], source + first_edge[row], target + first_edge[row]);
+      }
+    }, scratch);
+  }
+
+ private:
+  int32_t dim() const { return D > 0 ? D : runtime_dim_; }
+
+  void number(const Node& node, SearchNode* nodes, int32_t* leaves, int32_t* num_nodes, int32_t* num_leaves) const {
+    const int32_t id = (*num_nodes)++;
+    nodes[id].begin = static_cast<int32_t>(node.begin);
+    nodes[id].size = static_cast<int32_t>(node.points);
+    if (node.points <= kLeaf) {
+      leaves[(*num_leaves)++] = id;
+    } else {
+      const Children children = layout_.split(node);
+      number(children.left, nodes, leaves, num_nodes, num_leaves);
+      number(children.right, nodes, leaves, num_nodes, num_leaves);
+    }
+    nodes[id].next = *num_nodes;
+  }
+
+  int64_t cloud_of(int64_t leaf) const {
+    return std::upper_bound(first_leaf_, first_leaf_ + clouds_ + 1, leaf) - first_leaf_ - 1;
+  }
+
+  Cloud cloud(int64_t g) const {
+    const int64_t first = ptr_[g], leaf = first_leaf_[g];
+    return {first,
+            ptr_[g + 1] - first,
+            coords_ + first * dim(),
+            index_ + first,
+            leaves_ + leaf,
+            nodes_ + 2 * leaf,
+            static_cast<int32_t>(2 * (first_leaf_[g + 1] - leaf) - 1),
+            boxes_ + 2 * leaf * 2 * dim()};
+  }
+
+  const T* box(const Cloud& cloud, int32_t node) const { return cloud.boxes + static_cast<int64_t>(node) * 2 * dim(); }
+
+  // Gathers the points of a leaf and their box.
+  void fill_leaf(int64_t leaf) const {
+    const int64_t g = cloud_of(leaf), first = ptr_[g], points = ptr_[g + 1] - first;
+    const int32_t id = leaves_[leaf];
+    const SearchNode& node = nodes_[2 * first_leaf_[g] + id];
+    T* const low = boxes_ + (2 * first_leaf_[g] + id) * 2 * dim();
+    T* const high = low + dim();
+    for (int32_t i = node.begin; i < node.begin + node.size; ++i) {
+      const int64_t source = perm_[first + i];
+      index_[first + i] = static_cast<int32_t>(source);
+      for (int32_t a = 0; a < dim(); ++a) {
+        const T x = pos_[(first + source) * dim() + a];
+        coords_[first * dim() + a * points + i] = x;
+        low[a] = i == node.begin || x < low[a] ? x : low[a];
+        high[a] = i == node.begin || x > high[a] ? x : high[a];
+      }
+    }
+  }
+
+  void merge_boxes(int64_t g) const {
+    const SearchNode* const nodes = nodes_ + 2 * first_leaf_[g];
+    T* const boxes = boxes_ + 2 * first_leaf_[g] * 2 * dim();
+    const int64_t num_nodes = 2 * (first_leaf_[g + 1] - first_leaf_[g]) - 1;
+    for (int64_t id = num_nodes - 1; id >= 0; --id) {
+      if (nodes[id].next == id + 1) continue;
+      const T* const left = boxes + (id + 1) * 2 * dim();
+      const T* const right = boxes + static_cast<int64_t>(nodes[id + 1].next) * 2 * dim();
+      T* const low = boxes + id * 2 * dim();
+      for (int32_t a = 0; a < dim(); ++a) low[a] = std::min(left[a], right[a]);
+      for (int32_t a = dim(); a < 2 * dim(); ++a) low[a] = std::max(left[a], right[a]);
+    }
+  }
+
+  int64_t largest_cloud() const {
+    int64_t largest = 0;
+    for (int64_t g = 0; g < clouds_; ++g) largest = std::max(largest, ptr_[g + 1] - ptr_[g]);
+    return largest;
+  }
+
+  // Everything is allocated here, where an exception may still be thrown.
+  std::vector<Scratch> make_scratch(int64_t keys) const {
+    int64_t leaves = 0;
+    for (int64_t g = 0; g < clouds_; ++g) leaves = std::max(leaves, first_leaf_[g + 1] - first_leaf_[g]);
+    std::vector<Scratch> scratch(static_cast<size_t>(std::max(num_threads_, 1)));
+    for (Scratch& own : scratch) {
+      own.query.resize(dim());
+      own.gathered.reserve(leaves);
+      own.boxes.resize(2 * dim() * leaves);
+      own.distance.resize(leaves);
+      own.keys.resize(keys + kLeaf);
+    }
+    return scratch;
+  }
+
+  template <typename F>
+  void for_each_leaf(const F& body, std::vector<Scratch>& scratch) const {
+    parallel_for(num_threads_, first_leaf_[clouds_], kLeavesAtOnce, [&](int32_t worker, int64_t leaf) {
+      const int64_t g = cloud_of(leaf);
+      body(scratch[worker], cloud(g), g, leaves_[leaf]);
+    });
+  }
+
+  void load_query(Scratch& own, const Cloud& cloud, int32_t i) const {
+    for (int32_t a = 0; a < dim(); ++a) own.query[a] = cloud.coords[a * cloud.points + i];
+  }
+
+  // Squared distances from the query to a leaf; those beyond its points mean nothing.
+  void leaf_distances(const Scratch& own, const Cloud& cloud, const SearchNode& node, T* distance) const {
+    T sum[kLeaf] = {};
+    for (int32_t a = 0; a < dim(); ++a) {
+      const T* const x = cloud.coords + a * cloud.points + node.begin;
+      const T q = own.query[a];
+      for (int32_t j = 0; j < kLeaf; ++j) {
+        const T d = x[j] - q;
+        sum[j] += d * d;
+      }
+    }
+    for (int32_t j = 0; j < kLeaf; ++j) distance[j] = sum[j];
+  }
+
+  // Lists the leaves outside the subtree of `home` that come within `limit` of a box.
+  void gather(Scratch& own, const Cloud& cloud, const T* query, T limit, int32_t home) const {
+    own.gathered.clear();
+    for (int32_t id = 0; id < cloud.num_nodes;) {
+      const SearchNode& node = cloud.nodes[id];
+      const T* const low = box(cloud, id);
+      T sum = 0;
+      for (int32_t a = 0; a < dim(); ++a) {
+        const T below = low[a] - query[dim() + a], above = query[a] - low[dim() + a];
+        T d = below > above ? below : above;
+        d = d > 0 ? d : 0;
+        sum += d * d;
+      }
+      if (id == home || sum > limit) {
+        id = node.next;
+        continue;
+      }
+      if (node.next == id + 1) own.gathered.emplace_back(sum, id);
+      ++id;
+    }
+  }
+
+  void copy_boxes(Scratch& own, const Cloud& cloud) const {
+    const int64_t count = static_cast<int64_t>(own.gathered.size());
+    for (int64_t c = 0; c < count; ++c) {
+      const T* const from = box(cloud, own.gathered[c].second);
+      for (int32_t a = 0; a < 2 * dim(); ++a) own.boxes[a * count + c] = from[a];
+    }
+  }
+
+  // Calls body(leaf, squared distances) for the gathered leaves that may hold a point within the limit, which the body
+  // returns anew.
+  template <typename F>
+  void visit_near(Scratch& own, const Cloud& cloud, T limit, const F& body) const {
+    const int64_t count = static_cast<int64_t>(own.gathered.size());
+    T* const near = own.distance.data();
+    for (int32_t a = 0; a < dim(); ++a) {
+      const T* const low = own.boxes.data() + a * count;
+      const T* const high = low + dim() * count;
+      const T q = own.query[a];
+      for (int64_t c = 0; c < count; ++c) {
+        const T below = low[c] - q, above = q - high[c];
+        T d = below > above ? below : above;
+        d = d > 0 ? d : 0;
+        near[c] = (a == 0 ? T{0} : near[c]) + d * d;
+      }
+    }
+    T distance[kLeaf];
+    for (int64_t c = 0; c < count; ++c) {
+      if (near[c] > limit) continue;
+      const SearchNode& node = cloud.nodes[own.gathered[c].second];
+      leaf_distances(own, cloud, node, distance);
+      limit = body(node, distance);
+    }
+  }
+
+  // Adds the points of a leaf within the limit; `end` may be written one place beyond them.
+  Key* append(const Cloud& cloud, const SearchNode& node, const T* distance, T limit, int32_t excluded,
+              Key* end) const {
+    const int32_t* const index = cloud.index + node.begin;
+    for (int32_t j = 0; j < node.size; ++j) {
+      *end = make_key(distance[j], index[j]);
+      end += !(distance[j] > limit) & (index[j] != excluded);
+    }
+    return end;
+  }
+
+  void write(const Cloud& cloud, int32_t self, Key* keys, Key* end, int64_t count, int64_t* source,
+             int64_t* target) const {
+    if (count < end - keys) std::nth_element(keys, keys + count, end);
+    std::sort(keys, keys + count);
+    for (int64_t j = 0; j < count; ++j) {
+      source[j] = cloud.first + static_cast<uint32_t>(keys[j]);
+      target[j] = cloud.first + self;
+    }
+  }
+
+  // The smallest node that has the leaf and at least `points` points.
+  int32_t find_home(const Cloud& cloud, int32_t leaf, int64_t points) const {
+    int32_t id = 0;
+    while (id != leaf) {
+      const int32_t right = cloud.nodes[id + 1].next;
+      const int32_t child = leaf < right ? id + 1 : right;
+      if (cloud.nodes[child].size < points) break;
+      id = child;
+    }
+    return id;
+  }
+
+  void knn_leaf(Scratch& own, const Cloud& cloud, int32_t leaf, int64_t k, int64_t capacity, bool loop,
+                int64_t* source, int64_t* target) const {
+    const SearchNode& queries = cloud.nodes[leaf];
+    Key* ends[kLeaf];
+    T limits[kLeaf];
+    // Nearest of the points around: a first limit.
+    const int32_t home = find_home(cloud, leaf, k + 1);
+    T limit = 0;
+    T distance[kLeaf];
+    for (int32_t i = 0; i < queries.size; ++i) {
+      load_query(own, cloud, queries.begin + i);
+      Key* const keys = own.keys.data() + i * capacity;
+      const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
+      Key* end = keys;
+      T bound = std::numeric_limits<T>::infinity();
+      for (int32_t id = home; id < cloud.nodes[home].next; ++id) {
+        const SearchNode& node = cloud.nodes[id];
+        if (node.next != id + 1) continue;
+        leaf_distances(own, cloud, node, distance);
+        end = append(cloud, node, distance, bound, excluded, end);
+        if (end - keys > capacity - kLeaf) end = shrink(keys, end, k, &bound);
+      }
+      if (end - keys >= k) end = shrink(keys, end, k, &bound);
+      ends[i] = end;
+      limits[i] = bound;
+      limit = limit > bound ? limit : bound;
+    }
+    gather(own, cloud, box(cloud, leaf), limit, home);
+    std::sort(own.gathered.begin(), own.gathered.end());
+    copy_boxes(own, cloud);
+    for (int32_t i = 0; i < queries.size; ++i) {
+      load_query(own, cloud, queries.begin + i);
+      Key* const keys = own.keys.data() + i * capacity;
+      const int32_t self = cloud.index[queries.begin + i], excluded = loop ? -1 : self;
+      Key* end = ends[i];
+      T bound = limits[i];
+      visit_near(own, cloud, bound, [&](const SearchNode& node, const T* near) {
+        end = append(cloud, node, near, bound, excluded, end);
+        if (end - keys > capacity - kLeaf) end = shrink(keys, end, k, &bound);
+        return bound;
+      });
+      write(cloud, self, keys, end, k, source + self * k, target + self * k);
+    }
+  }
+
+  // Keeps the k nearest.
+  static Key* shrink(Key* keys, Key* end, int64_t k, T* bound) {
+    std::nth_element(keys, keys + k - 1, end);
+    *bound = key_distance<T>(keys[k - 1]);
+    return keys + k;
+  }
+
+  const Layout& layout_;
+  const T* pos_;
+  const int64_t* ptr_;
+  int64_t clouds_;
+  int32_t runtime_dim_;
+  const int64_t* perm_;
+  char* workspace_;
+  int32_t num_threads_;
+  int64_t* first_leaf_;
+  T* coords_ = nullptr;
+  int32_t* index_ = nullptr;
+  int32_t* leaves_ = nullptr;
+  SearchNode* nodes_ = nullptr;
+  T* boxes_ = nullptr;
+};
+
+}  // namespace
+}  // namespace erwin
+
+using erwin::Layout;
+
+namespace {
+
+bool valid(const Layout& layout, int32_t dtype, const int64_t* ptr, int64_t clouds, int64_t dim) {
+  if (layout.kind != ERWIN_BALANCED || (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64)) return false;
+  if (ptr == nullptr || clouds < 0 || dim < 1 || ptr[0] != 0) return false;
+  for (int64_t g = 0; g < clouds; ++g) {
+    if (ptr[g + 1] < ptr[g] || ptr[g + 1] - ptr[g] > int64_t{1} << 30) return false;
+  }
+  return true;
+}
+
+// Calls f(T{}, D) as f.template operator()<T, D>(): the instance for a dtype and dimension.
+template <typename F>
+auto dispatch(int32_t dtype, int64_t dim, const F& f) {
+  const auto of_type = [&](auto scalar) {
+    switch (dim) {
+      case 1: return f(scalar, std::integral_constant<int, 1>{});
+      case 2: return f(scalar, std::integral_constant<int, 2>{});
+      case 3: return f(scalar, std::integral_constant<int, 3>{});
+      default: return f(scalar, std::integral_constant<int, 0>{});
+    }
+  };
+  return dtype == ERWIN_FLOAT64 ? of_type(double{}) : of_type(float{});
+}
+
+}  // namespace
+
+int32_t erwin_neighbors_workspace(const erwin_layout* config, int32_t dtype, const int64_t* ptr, int64_t clouds,
+                                  int64_t dim, int64_t* bytes) {
+  Layout layout;
+  if (!erwin::make_layout(config, &layout) || !valid(layout, dtype, ptr, clouds, dim)) return ERWIN_INVALID_ARGUMENT;
+  *bytes = dispatch(dtype, dim, [&](auto scalar, auto d) {
+    return erwin::Search<decltype(scalar), d()>::bytes(layout, ptr, clouds, dim);
+  });
+  return ERWIN_OK;
+}
+
+int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
+                  const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box, int64_t k,
+                  int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source, int64_t* target) {
+  int64_t bytes = 0;
+  const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
+  if (status != ERWIN_OK) return status;
+  if (k < 1) return ERWIN_INVALID_ARGUMENT;
+  if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
+  if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
+  Layout layout;
+  erwin::make_layout(config, &layout);
+  return erwin::guarded([&] {
+    dispatch(dtype, dim, [&](auto scalar, auto d) {
+      erwin::Search<decltype(scalar), d()> search(layout, pos, ptr, clouds, dim, perm, workspace,
+                                                  context->num_threads);
+      search.build();
+      search.knn(k, loop != 0, source, target);
+    });
+  });
+}
+
+int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
+                           const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
+                           double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
+                           int64_t* degree) {
+  int64_t bytes = 0;
+  const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
+  if (status != ERWIN_OK) return status;
+  if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
+  if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
+  Layout layout;
+  erwin::make_layout(config, &layout);
+  return erwin::guarded([&] {
+    dispatch(dtype, dim, [&](auto scalar, auto d) {
+      using T = decltype(scalar);
+      erwin::Search<T, d()> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
+      search.build();
+      search.radius_count(static_cast<T>(radius) * static_cast<T>(radius), cap, loop != 0, degree);
+    });
+  });
+}
+
+int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
+                          const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
+                          double radius, int64_t, int32_t loop, void* workspace, int64_t,
+                          const int64_t* degree, int64_t* source, int64_t* target) {
+  Layout layout;
+  if (!erwin::make_layout(config, &layout) || !valid(layout, dtype, ptr, clouds, dim)) return ERWIN_INVALID_ARGUMENT;
+  if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
+  return erwin::guarded([&] {
+    dispatch(dtype, dim, [&](auto scalar, auto d) {
+      using T = decltype(scalar);
+      erwin::Search<T, d()> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
+      search.attach();
+      search.radius_fill(static_cast<T>(radius) * static_cast<T>(radius), loop != 0, degree, source, target);
+    });
+  });
+}

@@ -1,0 +1,114 @@
+// The C ABI of the native kernels.
+//
+// Conventions, for every entry point on every device:
+//   * raw pointers and sizes only; the library links neither libtorch nor Python and no exception leaves it;
+//   * nothing is allocated for the caller: outputs and workspace are the caller's, contiguous, on the context's device;
+//   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
+//   * indices are int64, positions are float32 or float64 (`erwin_dtype`), row-major [points, dim];
+//   * the result is the same bits on every thread count and device;
+//   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified.
+#ifndef ERWIN_H_
+#define ERWIN_H_
+
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define ERWIN_API __declspec(dllexport)
+#else
+#define ERWIN_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ERWIN_ABI_VERSION 1
+#define ERWIN_MAX_LEVELS 16
+
+typedef enum {
+  ERWIN_OK = 0,
+  ERWIN_INVALID_ARGUMENT = 1,  // a size, level count or configuration out of range
+  ERWIN_UNSUPPORTED = 2,       // valid, but not in this build (another device, a periodic box)
+  ERWIN_WORKSPACE_TOO_SMALL = 3,
+  ERWIN_OUT_OF_MEMORY = 4,
+  ERWIN_INTERNAL_ERROR = 5,
+} erwin_status;
+
+typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1 } erwin_dtype;
+
+typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
+
+// Where and how a call runs.
+typedef struct {
+  int32_t device;       // -1: host; otherwise the CUDA device ordinal
+  int32_t num_threads;  // host threads, >= 1; 1 never enters a parallel region (safe in forked workers)
+  void* stream;         // CUDA stream, NULL on the host
+} erwin_context;
+
+// The static configuration of a tree. Level 0 holds the points, level l + 1 pools `strides[l]` rows of level l.
+typedef struct {
+  int32_t kind;    // erwin_layout_kind
+  int32_t levels;  // 1 .. ERWIN_MAX_LEVELS
+  int64_t ball_sizes[ERWIN_MAX_LEVELS];
+  int64_t strides[ERWIN_MAX_LEVELS];  // levels - 1 are read
+} erwin_layout;
+
+ERWIN_API int32_t erwin_abi_version(void);
+ERWIN_API int32_t erwin_has_openmp(void);
+ERWIN_API int32_t erwin_has_cuda(void);
+
+// ---- Tree -----------------------------------------------------------------------------------------------------------
+
+// Rows and balls of every cloud on every level; both outputs are [clouds, levels]. Host pointers on every device.
+ERWIN_API int32_t erwin_tree_sizes(const erwin_layout* layout, const int64_t* ptr, int64_t clouds, int64_t* rows,
+                                   int64_t* balls);
+
+// Rows of each ball, `ball_len[l]` [sum of balls of level l], and children of each pooled row, `group_len[l]`
+// [rows of level l + 1], clouds one after the other. Host pointers on every device.
+ERWIN_API int32_t erwin_tree_tables(const erwin_layout* layout, const int64_t* ptr, int64_t clouds,
+                                    int64_t* const* ball_len, int64_t* const* group_len);
+
+ERWIN_API int32_t erwin_tree_workspace(const erwin_layout* layout, int32_t dtype, const int64_t* ptr, int64_t clouds,
+                                       int64_t dim, int64_t* bytes);
+
+// `perm` [rows of level 0]: the cloud-local point in each slot. `mask` (perfect layout; may be NULL): 0 where a slot
+// repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL for no rotated trees; `perm_rot[l]`
+// [rows of level l]: the cloud-local row of level l at each place of the rotated tree, ascending inside a ball.
+ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
+                                   const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
+                                   const void* rotation, void* workspace, int64_t workspace_bytes, int64_t* perm,
+                                   uint8_t* mask, int64_t* const* perm_rot);
+
+// ---- Neighbours -----------------------------------------------------------------------------------------------------
+// Exact searches that walk a balanced tree over `perm`, built before with the same `layout`. Distances are sums of
+// squared coordinate differences in `dtype`, in axis order; neighbours come nearest first, equal distances by index.
+// Targets are listed in ascending order, sources and targets are rows of the whole batch. `box` is reserved for
+// periodic boxes ([dim] edge lengths) and must be NULL.
+
+ERWIN_API int32_t erwin_neighbors_workspace(const erwin_layout* layout, int32_t dtype, const int64_t* ptr,
+                                            int64_t clouds, int64_t dim, int64_t* bytes);
+
+// Every target gets min(k, points it may take in its cloud) edges; `source` and `target` hold their sum over targets.
+ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* layout, int32_t dtype, const void* pos,
+                            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
+                            int64_t k, int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source,
+                            int64_t* target);
+
+// First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius, at most `cap`
+// (< 0: no cap, otherwise the nearest `cap`). Leaves the search structure in `workspace` for the second pass.
+ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
+                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
+                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
+                                     void* workspace, int64_t workspace_bytes, int64_t* degree);
+
+// Second pass, after erwin_radius_count with the same arguments: writes the edges.
+ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
+                                    const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
+                                    const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
+                                    void* workspace, int64_t workspace_bytes, const int64_t* degree, int64_t* source,
+                                    int64_t* target);
+
+#ifdef __cplusplus
+}
+#endif
+#endif  // ERWIN_H_

@@ -1,0 +1,122 @@
+// The split rule: how many points go left at every node of a cloud's tree.
+//
+// Splits are by count, so every boundary is a function of the cloud's size, the ball sizes and the strides alone.
+// Balanced layout: the cloud is cut into blocks of S points (S: product of the strides) and blocks are dealt to balls,
+// so that fills differ by at most one block and every left child is a perfect subtree. Perfect layout: 2^m slots,
+// halved at every node; a point that is alone in a leaf pair fills both slots.
+#ifndef ERWIN_LAYOUT_H_
+#define ERWIN_LAYOUT_H_
+
+#include <cstdint>
+
+#include "erwin.h"
+
+#if defined(__CUDACC__)
+#define ERWIN_HOST_DEVICE __host__ __device__
+#else
+#define ERWIN_HOST_DEVICE
+#endif
+
+namespace erwin {
+
+// A node of one cloud's tree. In the balanced layout `slots == points`.
+struct Node {
+  int64_t begin;   // first point, counted in the cloud
+  int64_t points;  // distinct points below the node
+  int64_t slot;    // first row of level 0
+  int64_t slots;   // rows of level 0
+  int64_t balls;   // balls still to be dealt (balanced layout; 1 inside a ball)
+};
+
+struct Children {
+  Node left, right;
+};
+
+ERWIN_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+// Smallest power of two that is not below n (n >= 1).
+ERWIN_HOST_DEVICE inline int64_t ceil_pow2(int64_t n) {
+  int64_t p = 1;
+  while (p < n) p *= 2;
+  return p;
+}
+
+// Of k >= 2 equal parts, those that go left: the power of two that leaves at most twice as many on either side.
+ERWIN_HOST_DEVICE inline int64_t left_parts(int64_t k) {
+  const int64_t p = ceil_pow2(k);  // 2^h with h = ceil(log2 k)
+  if (p == 2) return 1;
+  return 4 * k >= 3 * p ? p / 2 : p / 4;
+}
+
+struct Layout {
+  int32_t kind;
+  int32_t levels;
+  int64_t ball[ERWIN_MAX_LEVELS];
+  int64_t span[ERWIN_MAX_LEVELS];  // rows of level 0 below one row of level l: S_l
+  int64_t blocks_per_ball;
+
+  ERWIN_HOST_DEVICE int64_t block() const { return span[levels - 1]; }
+
+  ERWIN_HOST_DEVICE Node root(int64_t points) const {
+    if (kind == ERWIN_PERFECT) return {0, points, 0, points == 0 ? 0 : ceil_pow2(points), 1};
+    return {0, points, 0, points, ceil_div(ceil_div(points, block()), blocks_per_ball)};
+  }
+
+  // Down to single slots; `node.slots >= 2`.
+  ERWIN_HOST_DEVICE Children split(const Node& node) const {
+    int64_t points = 0, slots = 0, balls = 1, balls_right = 1;
+    if (kind == ERWIN_PERFECT) {
+      points = (2 * node.begin + node.points) / 2 - node.begin;
+      slots = node.slots / 2;
+      if (points == 0) points = node.points;  // a lone point: both slots show it
+    } else if (node.balls > 1) {
+      const int64_t blocks = ceil_div(node.points, block());
+      balls = left_parts(node.balls);
+      balls_right = node.balls - balls;
+      points = slots = block() * ((blocks * balls + node.balls / 2) / node.balls);
+    } else {
+      int32_t level = levels - 1;
+      while (span[level] >= node.points) --level;  // span[0] = 1 < points
+      points = slots = span[level] * left_parts(ceil_div(node.points, span[level]));
+    }
+    const int64_t overlap = kind == ERWIN_PERFECT && node.points == 1 ? 1 : 0;
+    return {{node.begin, points, node.slot, slots, balls},
+            {node.begin + points - overlap, node.points - points + overlap, node.slot + slots, node.slots - slots,
+             balls_right}};
+  }
+
+  ERWIN_HOST_DEVICE int64_t rows(const Node& node, int32_t level) const { return ceil_div(node.slots, span[level]); }
+
+  // Balls of a level are the maximal nodes that do not exceed its ball size.
+  ERWIN_HOST_DEVICE bool within_ball(const Node& node, int32_t level) const {
+    return rows(node, level) <= ball[level];
+  }
+};
+
+// Checks a configuration and derives what the rule needs; false where it is out of range.
+inline bool make_layout(const erwin_layout* config, Layout* layout) {
+  if (config == nullptr || config->levels < 1 || config->levels > ERWIN_MAX_LEVELS) return false;
+  if (config->kind != ERWIN_BALANCED && config->kind != ERWIN_PERFECT) return false;
+  const int64_t limit = int64_t{1} << 31;
+  layout->kind = config->kind;
+  layout->levels = config->levels;
+  int64_t span = 1;
+  for (int32_t l = 0; l < config->levels; ++l) {
+    const int64_t ball = config->ball_sizes[l];
+    if (ball < 1 || ball > limit) return false;
+    layout->ball[l] = ball;
+    layout->span[l] = span;
+    if (l + 1 < config->levels) {
+      const int64_t stride = config->strides[l];
+      if (stride < 1 || stride > limit || span > limit / stride) return false;
+      span *= stride;
+    }
+    if (config->kind == ERWIN_PERFECT && (ball != ceil_pow2(ball) || span != ceil_pow2(span))) return false;
+  }
+  layout->blocks_per_ball = layout->ball[0] < span ? 1 : layout->ball[0] / span;
+  return true;
+}
+
+}  // namespace erwin
+
+#endif  // ERWIN_LAYOUT_H_

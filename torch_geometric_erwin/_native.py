@@ -1,0 +1,135 @@
+r"""Finds the native library and declares its C interface (``csrc/erwin.h``).
+
+Nothing else in the package touches :mod:`ctypes`. ctypes checks nothing: callers pass
+contiguous tensors of the right dtype, device and size.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+ABI_VERSION = 1
+MAX_LEVELS = 16
+LAYOUTS = {"balanced": 0, "perfect": 1}
+DTYPES = {torch.float32: 0, torch.float64: 1}
+
+_STATUS = {
+    1: "invalid argument",
+    2: "not supported by this build",
+    3: "workspace too small",
+    4: "out of memory",
+    5: "internal error",
+}
+
+
+class Context(Structure):
+    r"""Where and how a call runs (``erwin_context``)."""
+
+    _fields_ = [("device", c_int32), ("num_threads", c_int32), ("stream", c_void_p)]
+
+
+class Layout(Structure):
+    r"""The static configuration of a tree (``erwin_layout``)."""
+
+    _fields_ = [
+        ("kind", c_int32),
+        ("levels", c_int32),
+        ("ball_sizes", c_int64 * MAX_LEVELS),
+        ("strides", c_int64 * MAX_LEVELS),
+    ]
+
+
+_CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
+_CLOUDS = [c_void_p, c_int64]  # ptr, clouds
+_SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
+_SIGNATURES = {
+    "erwin_tree_sizes": [_LAYOUT, *_CLOUDS, c_void_p, c_void_p],
+    "erwin_tree_tables": [_LAYOUT, *_CLOUDS, _POINTERS, _POINTERS],
+    "erwin_tree_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
+    "erwin_tree_build": [
+        *[_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64],
+        *[c_void_p, c_void_p, c_int64, c_void_p, c_void_p, _POINTERS],
+    ],
+    "erwin_neighbors_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
+    "erwin_knn": [*_SEARCH, c_int64, c_int32, c_void_p, c_int64, c_void_p, c_void_p],
+    "erwin_radius_count": [
+        *[*_SEARCH, c_double, c_int64, c_int32],
+        *[c_void_p, c_int64, c_void_p],
+    ],
+    "erwin_radius_fill": [
+        *[*_SEARCH, c_double, c_int64, c_int32],
+        *[c_void_p, c_int64, c_void_p, c_void_p, c_void_p],
+    ],
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    r"""Loads the library once per process; :obj:`ImportError` if it is not installed."""
+    # An editable install redirects modules, so the file need not lie beside this one.
+    spec = find_spec(f"{__package__}._kernels")
+    if spec is None or spec.origin is None:
+        raise ImportError(
+            "the native library of torch_geometric_erwin is missing; install the "
+            "package with 'pip install .' instead of importing its source folder"
+        )
+    lib = ctypes.CDLL(spec.origin)
+    if lib.erwin_abi_version() != ABI_VERSION:
+        raise ImportError(
+            f"'{spec.origin}' has ABI {lib.erwin_abi_version()}, expected "
+            f"{ABI_VERSION}; reinstall torch_geometric_erwin"
+        )
+    return lib
+
+
+@cache
+def _function(name: str) -> Callable[..., int]:
+    function = getattr(library(), name)
+    function.argtypes, function.restype = _SIGNATURES[name], c_int32
+    return function
+
+
+def call(name: str, *args: object) -> None:
+    r"""Calls an entry point; :obj:`RuntimeError` if it does not return ``ERWIN_OK``."""
+    status = _function(name)(*args)
+    if status != 0:
+        raise RuntimeError(f"{name}: {_STATUS.get(status, f'status {status}')}")
+
+
+def context(tensor: Tensor) -> Context:
+    r"""The context of a call on :obj:`tensor`'s device.
+
+    A DataLoader worker reports one thread, and one thread never enters an OpenMP region:
+    a team of two inside a forked process would hang.
+    """
+    if tensor.device.type == "cpu":
+        return Context(-1, torch.get_num_threads(), None)
+    stream = torch.cuda.current_stream(tensor.device).cuda_stream
+    return Context(tensor.get_device(), torch.get_num_threads(), stream)
+
+
+def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:
+    r"""The configuration struct of a tree."""
+    return Layout(
+        LAYOUTS[kind],
+        len(ball_sizes),
+        (c_int64 * MAX_LEVELS)(*ball_sizes),
+        (c_int64 * MAX_LEVELS)(*strides),
+    )
+
+
+def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
+    r"""An array with the address of each tensor's data."""
+    return (c_void_p * max(len(tensors), 1))(*[t.data_ptr() for t in tensors])
+
+
+def size_of(name: str, *args: object) -> int:
+    r"""Calls an entry point whose last argument receives one number of bytes."""
+    size = c_int64()
+    call(name, *args, byref(size))
+    return size.value

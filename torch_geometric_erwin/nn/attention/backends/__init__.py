@@ -1,0 +1,74 @@
+r"""Backends of ball attention, one a file, and the choice between them.
+
+A backend is a module with :obj:`why_not`, which says why it cannot serve a call, and
+:obj:`run`. The order of :data:`BACKENDS` is the order of preference.
+"""
+
+from types import ModuleType
+from typing import Optional
+
+from torch import Tensor
+
+from torch_geometric_erwin.nn.attention.backends import reference, sdpa
+
+BACKENDS: dict[str, ModuleType] = {"sdpa": sdpa, "reference": reference}
+
+
+def explain_backends(q: Tensor, pos: Tensor, differentiable_pos: bool) -> dict[str, str]:
+    r"""Says for every backend of ball attention why it cannot serve a call.
+
+    Args:
+        q: The queries.
+        pos: The row positions.
+        differentiable_pos: Whether positions need a gradient.
+
+    Shapes:
+        - **q:** :math:`(N, H, d)`; **pos:** :math:`(N, D)`.
+
+    Returns:
+        For each backend, in order of preference, the reason, or an empty string.
+
+    Example:
+        >>> import torch
+        >>> q, pos = torch.rand(8, 2, 4), torch.rand(8, 3)
+        >>> explain_backends(q, pos, differentiable_pos=False)
+        {'sdpa': '', 'reference': ''}
+        >>> explain_backends(q, pos, differentiable_pos=True)["sdpa"]
+        'it has no gradient to positions'
+    """
+    return {
+        name: backend.why_not(q, pos, differentiable_pos)
+        for name, backend in BACKENDS.items()
+    }
+
+
+def choose_backend(
+    q: Tensor, pos: Tensor, differentiable_pos: bool, wanted: Optional[str] = None
+) -> str:
+    r"""The wanted backend, or the preferred one of those that can serve a call.
+
+    Args:
+        q: The queries.
+        pos: The row positions.
+        differentiable_pos: Whether positions need a gradient.
+        wanted: A backend's name.
+
+    Shapes:
+        - **q:** :math:`(N, H, d)`; **pos:** :math:`(N, D)`.
+
+    Raises:
+        ValueError: If the wanted backend does not exist or cannot serve the call.
+
+    Example:
+        >>> import torch
+        >>> choose_backend(torch.rand(8, 2, 4), torch.rand(8, 3), True)
+        'reference'
+    """
+    reasons = explain_backends(q, pos, differentiable_pos)
+    if wanted is None:
+        return next(name for name, reason in reasons.items() if not reason)
+    if wanted not in reasons:
+        raise ValueError(f"'backend' must be one of {[*reasons]} (got {wanted!r})")
+    if reasons[wanted]:
+        raise ValueError(f"the backend '{wanted}' cannot run: {reasons[wanted]}")
+    return wanted

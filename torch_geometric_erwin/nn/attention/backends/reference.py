@@ -1,0 +1,61 @@
+r"""Ball attention in plain tensor maths: the oracle of the other backends.
+
+Any floating dtype (half precision is computed in float32), differentiable twice and to
+positions.
+"""
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin.utils.rows import from_dense, row_mask, to_dense
+
+
+def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
+    r"""It can serve every call."""
+    return ""
+
+
+def run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    width: int,
+    scale: float,
+) -> Tensor:
+    r"""Rows in tree order, :obj:`[N, H, d]` in and out."""
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    q, k, v = (
+        to_dense(t.to(dtype), ball_len, width).transpose(1, 2) for t in (q, k, v)
+    )  # [K, H, B, d]
+    distance = pairwise_distance(to_dense(pos.to(dtype), ball_len, width))  # [K, B, B]
+    score = scale * q @ k.mT + sigma.to(dtype)[:, None, None] * distance[:, None]
+    valid = row_mask(ball_len, width)[:, None, None]  # [K, 1, 1, B]
+    # An empty ball has no valid key: its weights are zero, not 0 / 0.
+    weight = (score - score.amax(-1, keepdim=True).detach()).exp() * valid
+    weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
+    out = (weight @ v).transpose(1, 2)
+    return from_dense(out, ball_len, pos.size(0))
+
+
+def pairwise_distance(pos: Tensor) -> Tensor:
+    r"""Distances by direct differences, whose gradient at coincident points is zero.
+
+    Args:
+        pos: Positions of every ball.
+
+    Shapes:
+        - **pos:** :math:`(K, B, D)`; **output:** :math:`(K, B, B)`.
+
+    Example:
+        >>> pairwise_distance(torch.tensor([[[0.0], [3.0]]])).tolist()
+        [[[0.0, 3.0], [3.0, 0.0]]]
+    """
+    square = pos.new_zeros(pos.size(0), pos.size(1), pos.size(1))
+    for axis in pos.unbind(-1):
+        square = square + (axis[:, :, None] - axis[:, None, :]).square()
+    # The root's slope at zero is infinite: it is masked before the root is taken.
+    apart = square > 0
+    return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)

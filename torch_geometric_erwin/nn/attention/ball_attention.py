@@ -1,0 +1,235 @@
+r"""Attention inside the balls of a ball tree."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Parameter
+
+from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
+from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.utils.rows import (
+    centre_dense,
+    dense_width,
+    from_dense,
+    put_rows,
+    take_rows,
+)
+
+
+def ball_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    *,
+    ball_size: int,
+    perm: Optional[Tensor] = None,
+    scale: Optional[float] = None,
+    differentiable_pos: bool = False,
+    backend: Optional[str] = None,
+) -> Tensor:
+    r"""Multi-head attention inside balls with a distance bias, from `"Erwin: A
+    Tree-based Hierarchical Transformer for Large-scale Physical Systems"
+    <https://arxiv.org/abs/2502.17019>`_.
+
+    For rows :math:`i`, :math:`j` of one ball and head :math:`h`,
+
+    .. math::
+        \mathrm{out}_i = \sum_j \mathrm{softmax}_j \left( s \, q_i^{\top} k_j +
+        \sigma_h \, \lVert p_i - p_j \rVert_2 \right) v_j
+
+    with :math:`s = 1 / \sqrt{d}`. Distances are direct differences, so an offset of all
+    positions does no harm. Nothing outside a ball is attended.
+
+    Args:
+        q: The queries.
+        k: The keys.
+        v: The values.
+        pos: The row positions.
+        ball_len: The rows of every ball, consecutive in the order of the rows, or of
+            :obj:`perm` where it is given.
+        sigma: The factor of the distance; negative values prefer near rows.
+        ball_size: The largest entry that :obj:`ball_len` can have.
+        perm: The row at every place of another (rotated) tree.
+        scale: The factor :math:`s` of the scores.
+        differentiable_pos: Whether :obj:`pos` gets a gradient, which needs the backend
+            :obj:`"reference"`.
+        backend: :obj:`"sdpa"` or :obj:`"reference"`; see
+            :func:`~torch_geometric_erwin.nn.attention.explain_backends` for which can
+            serve a call and why others cannot. (default: the fastest that can)
+
+    Shapes:
+        - **q, k, v:** :math:`(N, H, d)`; **pos:** :math:`(N, D)`, in any unit of
+          length; **ball_len:** :math:`(K)`; **sigma:** :math:`(H)`, per unit of length;
+          **perm:** :math:`(N)`; **output:** :math:`(N, H, d)`.
+
+    Raises:
+        ValueError: If shapes do not fit, or the backend cannot serve the call.
+
+    Example:
+        >>> q, k, v = torch.rand(3, 5, 2, 4).unbind()
+        >>> ball_len, sigma = torch.tensor([3, 2]), torch.full((2,), -1.0)
+        >>> pos = torch.rand(5, 3)
+        >>> ball_attention(q, k, v, pos, ball_len, sigma, ball_size=4).shape
+        torch.Size([5, 2, 4])
+    """
+    _check(q, k, v, pos, ball_len, sigma, ball_size, perm)
+    name = choose_backend(q, pos, differentiable_pos, backend)
+    pos = pos if differentiable_pos else pos.detach()
+    scale = q.size(-1) ** -0.5 if scale is None else scale
+    if perm is not None:
+        q, k, v, pos = (take_rows(t, perm) for t in (q, k, v, pos))
+    width = dense_width(ball_len, ball_size)
+    out = BACKENDS[name].run(q, k, v, pos, ball_len, sigma, width, scale)
+    out = out.to(q.dtype)
+    return out if perm is None else put_rows(out, perm, out.size(0))
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    ball_size: int,
+    perm: Optional[Tensor],
+) -> None:
+    if q.dim() != 3 or q.shape != k.shape or q.shape != v.shape:
+        shapes = [list(t.shape) for t in (q, k, v)]
+        raise ValueError(f"'q', 'k', 'v' must have one shape [N, H, d] (got {shapes})")
+    if pos.dim() != 2 or pos.size(0) != q.size(0):
+        shape = list(pos.shape)
+        raise ValueError(f"'pos' must have shape [{q.size(0)}, D] (got {shape})")
+    if ball_len.dim() != 1 or ball_len.dtype != torch.int64:
+        raise ValueError(
+            f"'ball_len' must be int64 of shape [K] (got {ball_len.dtype}, "
+            f"{list(ball_len.shape)})"
+        )
+    if sigma.dim() != 1 or sigma.size(0) != q.size(1):
+        shape = list(sigma.shape)
+        raise ValueError(f"'sigma' must have shape [{q.size(1)}] (got {shape})")
+    if ball_size < 1:
+        raise ValueError(f"'ball_size' must be at least 1 (got {ball_size})")
+    if perm is not None and (perm.dim() != 1 or perm.size(0) != q.size(0)):
+        shape = list(perm.shape)
+        raise ValueError(f"'perm' must have shape [{q.size(0)}] (got {shape})")
+    if torch.compiler.is_compiling() or ball_len.device.type != "cpu":
+        return
+    if int(ball_len.sum()) != q.size(0):
+        raise ValueError(
+            f"'ball_len' must sum to the number of rows {q.size(0)} (got "
+            f"{int(ball_len.sum())})"
+        )
+    bad = ball_len[(ball_len < 0) | (ball_len > ball_size)]
+    if bad.size(0) > 0:
+        raise ValueError(
+            f"'ball_len' must lie between 0 and the ball size {ball_size} (got "
+            f"{int(bad[0])})"
+        )
+
+
+class BallAttention(torch.nn.Module):
+    r"""The ball multi-head self-attention layer from `"Erwin: A Tree-based Hierarchical
+    Transformer for Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_.
+
+    The position of every row relative to the mean of its ball is embedded and added to
+    the features, then :func:`ball_attention` runs with one distance factor per head.
+
+    Args:
+        channels: The number of features of a row.
+        heads: The number of heads; it divides :obj:`channels`.
+        ball_size: The largest number of rows in a ball.
+        dim: The number of coordinates :math:`D`.
+        differentiable_pos: Whether positions get a gradient.
+        backend: The backend, see :func:`ball_attention`.
+
+    Shapes:
+        - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
+          **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
+
+    Raises:
+        ValueError: If an argument is out of range or :obj:`heads` does not divide
+            :obj:`channels`.
+
+    Example:
+        >>> layer = BallAttention(channels=16, heads=2, ball_size=4)
+        >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
+        >>> layer(x, pos, ball_len).shape
+        torch.Size([6, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        ball_size: int,
+        dim: int = 3,
+        differentiable_pos: bool = False,
+        backend: Optional[str] = None,
+    ) -> None:
+        super().__init__()
+        if heads < 1 or channels % heads != 0:
+            raise ValueError(
+                f"'heads' must divide the number of channels {channels} (got {heads})"
+            )
+        if backend is not None and backend not in BACKENDS:
+            names = [*BACKENDS]
+            raise ValueError(f"'backend' must be one of {names} (got {backend!r})")
+        self.channels = channels
+        self.heads = heads
+        self.ball_size = ball_size
+        self.differentiable_pos = differentiable_pos
+        self.backend = backend
+        self.lin_pos = Linear(dim, channels)
+        self.lin_qkv = Linear(channels, 3 * channels)  # (q, k, v | head | channel)
+        self.lin_out = Linear(channels, channels)
+        self.sigma = Parameter(torch.empty(heads))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        for linear in (self.lin_pos, self.lin_qkv, self.lin_out):
+            reset_linear(linear)
+        # The reference implementation's initial factor of the distance.
+        torch.nn.init.normal_(self.sigma, mean=-1.0, std=0.01)
+
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        ball_len: Tensor,
+        perm: Optional[Tensor] = None,
+    ) -> Tensor:
+        r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
+        pos = pos if self.differentiable_pos else pos.detach()
+        x = x + self.lin_pos(self._relative(pos, ball_len, perm).to(x.dtype))
+        qkv = self.lin_qkv(x).view(x.size(0), 3, self.heads, -1)
+        out = ball_attention(
+            *qkv.unbind(1),
+            pos,
+            ball_len,
+            self.sigma,
+            ball_size=self.ball_size,
+            perm=perm,
+            differentiable_pos=self.differentiable_pos,
+            backend=self.backend,
+        )
+        return self.lin_out(out.flatten(1))
+
+    def _relative(
+        self, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor]
+    ) -> Tensor:
+        pos = pos if perm is None else take_rows(pos, perm)
+        offset, _ = centre_dense(pos, ball_len, dense_width(ball_len, self.ball_size))
+        offset = from_dense(offset, ball_len, pos.size(0))
+        return offset if perm is None else put_rows(offset, perm, pos.size(0))
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.channels}, heads={self.heads}, "
+            f"ball_size={self.ball_size})"
+        )

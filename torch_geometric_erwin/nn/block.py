@@ -1,0 +1,68 @@
+r"""The transformer block of Erwin."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import RMSNorm
+
+from torch_geometric_erwin.nn.attention import BallAttention
+from torch_geometric_erwin.nn.swiglu import SwiGLU
+
+
+class ErwinBlock(torch.nn.Module):
+    r"""The transformer block from `"Erwin: A Tree-based Hierarchical Transformer for
+    Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_: ball attention
+    and a gated feed-forward layer, each behind an RMS norm and added to its input.
+
+    Args:
+        channels: The number of features of a row.
+        heads: The number of heads; it divides :obj:`channels`.
+        ball_size: The largest number of rows in a ball.
+        mlp_ratio: The width of the feed-forward layer, in multiples of
+            :obj:`channels`.
+        dim: The number of coordinates :math:`D`.
+        **kwargs: Further arguments of
+            :class:`~torch_geometric_erwin.nn.BallAttention`.
+
+    Shapes:
+        - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
+          **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
+
+    Example:
+        >>> block = ErwinBlock(channels=16, heads=2, ball_size=4)
+        >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
+        >>> block(x, pos, ball_len).shape
+        torch.Size([6, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        ball_size: int,
+        mlp_ratio: int = 4,
+        dim: int = 3,
+        **kwargs: object,
+    ) -> None:
+        super().__init__()
+        self.norm_attention = RMSNorm(channels)
+        self.attention = BallAttention(channels, heads, ball_size, dim, **kwargs)
+        self.norm_mlp = RMSNorm(channels)
+        self.mlp = SwiGLU(channels, mlp_ratio * channels)
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        for module in (self.norm_attention, self.attention, self.norm_mlp, self.mlp):
+            module.reset_parameters()
+
+    def forward(
+        self,
+        x: Tensor,
+        pos: Tensor,
+        ball_len: Tensor,
+        perm: Optional[Tensor] = None,
+    ) -> Tensor:
+        r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
+        x = x + self.attention(self.norm_attention(x), pos, ball_len, perm)
+        return x + self.mlp(self.norm_mlp(x))

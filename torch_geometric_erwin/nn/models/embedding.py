@@ -1,0 +1,64 @@
+r"""The embedding of the input."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, ModuleList, Parameter
+
+from torch_geometric_erwin.nn.conv import MPNNConv
+from torch_geometric_erwin.nn.inits import reset_linear
+
+
+class MPNNEmbedding(torch.nn.Module):
+    r"""The embedding of the input in `"Erwin: A Tree-based Hierarchical Transformer for
+    Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_: a linear layer
+    and message-passing steps.
+
+    Without features, every node starts from the same learned vector.
+
+    Args:
+        in_channels: The number of features of a node; zero for none.
+        channels: The number of features that come out.
+        num_steps: The number of message-passing steps.
+        dim: The number of coordinates :math:`D`.
+
+    Shapes:
+        - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`; **edge_index:**
+          :math:`(2, E)`; **output:** :math:`(N, C)`.
+
+    Example:
+        >>> embed = MPNNEmbedding(in_channels=0, channels=8, num_steps=1)
+        >>> embed(None, torch.rand(3, 3), torch.tensor([[0, 1], [1, 2]])).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, num_steps: int, dim: int = 3
+    ) -> None:
+        super().__init__()
+        self.start = Linear(in_channels, channels) if in_channels > 0 else None
+        self.constant = Parameter(torch.empty(channels)) if in_channels == 0 else None
+        self.convs = ModuleList(MPNNConv(channels, dim) for _ in range(num_steps))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        if self.start is not None:
+            reset_linear(self.start)
+        if self.constant is not None:
+            torch.nn.init.trunc_normal_(self.constant, std=0.02)
+        for conv in self.convs:
+            conv.reset_parameters()
+
+    def forward(
+        self, x: Optional[Tensor], pos: Tensor, edge_index: Optional[Tensor]
+    ) -> Tensor:
+        r"""Runs the forward pass of the module."""
+        if self.start is not None:
+            x = self.start(x)
+        else:
+            x = self.constant.expand(pos.size(0), -1)
+        for conv in self.convs:
+            x = conv(x, pos, edge_index)
+        return x

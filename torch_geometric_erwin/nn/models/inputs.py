@@ -1,0 +1,110 @@
+r"""What a model is called with: tensors, or PyG data as sugar for them."""
+
+from typing import NamedTuple, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.data.storage import NodeStorage
+
+from torch_geometric_erwin.utils.checks import batch_to_ptr, check_pos, check_ptr
+from torch_geometric_erwin.utils.storage import Nodes, store_ptr
+
+
+class Inputs(NamedTuple):
+    r"""The checked arguments of a model's forward pass."""
+
+    x: Optional[Tensor]
+    pos: Tensor
+    edge_index: Optional[Tensor]
+    ptr: Tensor
+    nodes: Optional[Nodes]
+
+
+def unpack_inputs(
+    x: Union[Tensor, Nodes, None],
+    pos: Optional[Tensor],
+    edge_index: Optional[Tensor],
+    ptr: Optional[Tensor],
+    batch: Optional[Tensor],
+    *,
+    in_channels: int,
+    dim: int,
+    needs_edges: bool,
+) -> Inputs:
+    r"""Takes the arguments apart and checks them against the model.
+
+    Args:
+        x: The node features, or data that holds all of the arguments.
+        pos: The node positions.
+        edge_index: The edges.
+        ptr: The row offsets of the clouds.
+        batch: The cloud of every node, if there are no offsets.
+        in_channels: The number of features that the model takes.
+        dim: The number of coordinates that the model takes.
+        needs_edges: Whether the model passes messages.
+
+    Raises:
+        TypeError: If a tensor has another kind of dtype.
+        ValueError: If an argument is missing or does not fit the model.
+    """
+    nodes = None
+    if isinstance(x, (Data, NodeStorage)):
+        if pos is not None or edge_index is not None:
+            raise ValueError("data was given, so 'pos' and 'edge_index' are its own")
+        nodes = x
+        x, pos = getattr(nodes, "x", None), getattr(nodes, "pos", None)
+        edge_index = getattr(nodes, "edge_index", None)
+        ptr = store_ptr(nodes) if ptr is None and batch is None else ptr
+    if pos is None:
+        raise ValueError("the model needs node positions: 'pos' is missing")
+    check_pos(pos)
+    if pos.size(1) != dim:
+        raise ValueError(f"'pos' must have {dim} coordinates (got {pos.size(1)})")
+    if ptr is None and batch is not None:
+        if batch.size(0) != pos.size(0):
+            raise ValueError(
+                f"'batch' must have {pos.size(0)} entries (got {batch.size(0)})"
+            )
+        ptr = batch_to_ptr(batch)
+    ptr = check_ptr(ptr, pos.size(0), pos.device)
+    _check_features(x, pos.size(0), in_channels)
+    _check_edges(edge_index, pos.size(0), needs_edges)
+    return Inputs(x, pos, edge_index, ptr, nodes)
+
+
+def _check_features(x: Optional[Tensor], num_nodes: int, in_channels: int) -> None:
+    if x is None:
+        if in_channels > 0:
+            raise ValueError(f"'x' is missing, the model takes {in_channels} features")
+    elif in_channels == 0:
+        raise ValueError(
+            f"the model takes no features, 'in_channels=0' (got 'x' of {[*x.shape]})"
+        )
+    elif x.dim() != 2 or x.size(0) != num_nodes or x.size(1) != in_channels:
+        raise ValueError(
+            f"'x' must have shape [{num_nodes}, {in_channels}] (got {[*x.shape]})"
+        )
+
+
+def _check_edges(edge_index: Optional[Tensor], num_nodes: int, needed: bool) -> None:
+    if edge_index is None:
+        if needed:
+            raise ValueError(
+                "'edge_index' is missing, the model passes messages; apply the "
+                "transform 'TreeKNNGraph' or 'TreeRadiusGraph', or set 'mp_steps=0'"
+            )
+        return
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(
+            f"'edge_index' must have shape [2, E] (got {[*edge_index.shape]})"
+        )
+    if edge_index.dtype != torch.int64:
+        raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
+    if torch.compiler.is_compiling() or edge_index.device.type != "cpu":
+        return
+    bad = edge_index[(edge_index < 0) | (edge_index >= num_nodes)]
+    if bad.size(0) > 0:
+        raise ValueError(
+            f"'edge_index' must name one of {num_nodes} nodes (got {int(bad[0])})"
+        )

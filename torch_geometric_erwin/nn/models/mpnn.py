@@ -1,0 +1,103 @@
+r"""Message passing alone: the baseline of Erwin."""
+
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+from torch.nn import GELU, Linear, Sequential
+
+from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
+from torch_geometric_erwin.nn.models.inputs import unpack_inputs
+from torch_geometric_erwin.utils.checks import per_level
+from torch_geometric_erwin.utils.storage import Nodes
+
+
+class MPNN(torch.nn.Module):
+    r"""A message-passing network of the steps that embed the input in `"Erwin: A
+    Tree-based Hierarchical Transformer for Large-scale Physical Systems"
+    <https://arxiv.org/abs/2502.17019>`_: the baseline of
+    :class:`~torch_geometric_erwin.nn.Erwin`, called in the same way.
+
+    Args:
+        in_channels: The number of features of a node; zero for none.
+        hidden_channels: The number of features of the layers.
+        out_channels: The number of features that come out.
+        num_layers: The number of message-passing steps.
+        dim: The number of coordinates :math:`D`.
+
+    Shapes:
+        - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`; **edge_index:**
+          :math:`(2, E)`; **output:** :math:`(N, F')`.
+
+    Raises:
+        ValueError: If an argument is out of range or missing.
+
+    Example:
+        >>> model = MPNN(0, 16, 3, num_layers=2)
+        >>> edge_index = torch.tensor([[0, 1], [1, 2]])
+        >>> model(None, torch.rand(3, 3), edge_index).shape
+        torch.Size([3, 3])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        out_channels: int,
+        num_layers: int,
+        dim: int = 3,
+    ) -> None:
+        super().__init__()
+        for name, value, minimum in (
+            ("in_channels", in_channels, 0),
+            ("hidden_channels", hidden_channels, 1),
+            ("out_channels", out_channels, 1),
+            ("num_layers", num_layers, 1),
+            ("dim", dim, 1),
+        ):
+            per_level(name, value, 1, minimum)
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.out_channels = out_channels
+        self.num_layers = num_layers
+        self.dim = dim
+        self.embed = MPNNEmbedding(in_channels, hidden_channels, num_layers, dim)
+        self.head = Sequential(
+            Linear(hidden_channels, hidden_channels),
+            GELU(),
+            Linear(hidden_channels, out_channels),
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        self.embed.reset_parameters()
+        for linear in (self.head[0], self.head[2]):
+            reset_linear(linear)
+
+    def forward(
+        self,
+        x: Union[Tensor, Nodes, None],
+        pos: Optional[Tensor] = None,
+        edge_index: Optional[Tensor] = None,
+        *,
+        ptr: Optional[Tensor] = None,
+        batch: Optional[Tensor] = None,
+    ) -> Tensor:
+        r"""Runs the forward pass; arguments as in
+        :meth:`torch_geometric_erwin.nn.Erwin.forward`.
+        """
+        inputs = unpack_inputs(
+            *(x, pos, edge_index, ptr, batch),
+            in_channels=self.in_channels,
+            dim=self.dim,
+            needs_edges=True,
+        )
+        return self.head(self.embed(inputs.x, inputs.pos, inputs.edge_index))
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.hidden_channels}, "
+            f"{self.out_channels}, num_layers={self.num_layers})"
+        )

@@ -1,0 +1,44 @@
+r"""The feed-forward layer of a block."""
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Linear, Module
+
+from torch_geometric_erwin.nn.inits import reset_linear
+
+
+class SwiGLU(Module):
+    r"""The gated feed-forward layer from `"GLU Variants Improve Transformer"
+    <https://arxiv.org/abs/2002.05202>`_.
+
+    .. math::
+        x' = W_3 \left( \mathrm{SiLU}(W_1 x) \odot W_2 x \right)
+
+    Args:
+        channels: The number of features of a row.
+        hidden_channels: The number of features between the linear maps.
+
+    Shapes:
+        - **x:** :math:`(*, C)`; **output:** :math:`(*, C)`.
+
+    Example:
+        >>> import torch
+        >>> SwiGLU(8, 32)(torch.rand(5, 8)).shape
+        torch.Size([5, 8])
+    """
+
+    def __init__(self, channels: int, hidden_channels: int) -> None:
+        super().__init__()
+        self.lin_in = Linear(channels, 2 * hidden_channels)  # (W_1 | W_2)
+        self.lin_out = Linear(hidden_channels, channels)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        reset_linear(self.lin_in)
+        reset_linear(self.lin_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        r"""Runs the forward pass of the module."""
+        gate, value = self.lin_in(x).chunk(2, dim=-1)
+        return self.lin_out(F.silu(gate) * value)

@@ -1,0 +1,92 @@
+r"""The operators ``erwin::knn`` and ``erwin::radius``: exact search over a tree."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin import _native
+
+_CLOUDS = "Tensor pos, Tensor ptr, Tensor perm, int[] ball_sizes, int[] strides"
+torch.library.define("erwin::knn", f"({_CLOUDS}, int k, bool loop) -> Tensor")
+torch.library.define(
+    "erwin::radius", f"({_CLOUDS}, float radius, int cap, bool loop) -> Tensor"
+)
+
+
+class _Search:
+    r"""The arguments that the native searches share; keeps their memory alive."""
+
+    def __init__(
+        self,
+        pos: Tensor,
+        ptr: Tensor,
+        perm: Tensor,
+        ball_sizes: list[int],
+        strides: list[int],
+    ) -> None:
+        self.tensors = (pos.contiguous(), ptr.contiguous(), perm.contiguous())
+        pos, ptr, perm = self.tensors
+        config = _native.layout(ball_sizes, strides, "balanced")
+        dtype, dim = _native.DTYPES[pos.dtype], pos.size(1)
+        clouds = (ptr.data_ptr(), ptr.size(0) - 1)
+        size = _native.size_of("erwin_neighbors_workspace", config, dtype, *clouds, dim)
+        self.workspace = torch.empty(size, dtype=torch.uint8)
+        self.first_args = (
+            *(_native.context(pos), config, dtype, pos.data_ptr(), *clouds, dim),
+            *(perm.data_ptr(), None),
+        )
+
+    def call(self, name: str, *args: Any) -> None:
+        workspace = (self.workspace.data_ptr(), self.workspace.size(0))
+        scalars = [arg for arg in args if not isinstance(arg, Tensor)]
+        outputs = [arg.data_ptr() for arg in args if isinstance(arg, Tensor)]
+        _native.call(name, *self.first_args, *scalars, *workspace, *outputs)
+
+
+@torch.library.impl("erwin::knn", "CPU")
+def _knn_cpu(
+    pos: Tensor,
+    ptr: Tensor,
+    perm: Tensor,
+    ball_sizes: list[int],
+    strides: list[int],
+    k: int,
+    loop: bool,
+) -> Tensor:
+    search = _Search(pos, ptr, perm, ball_sizes, strides)
+    points = ptr[1:] - ptr[:-1]
+    degree = (points if loop else points - 1).clamp(min=0, max=k)
+    edge_index = ptr.new_empty(2, int((points * degree).sum()))
+    search.call("erwin_knn", k, loop, edge_index[0], edge_index[1])
+    return edge_index
+
+
+@torch.library.impl("erwin::radius", "CPU")
+def _radius_cpu(
+    pos: Tensor,
+    ptr: Tensor,
+    perm: Tensor,
+    ball_sizes: list[int],
+    strides: list[int],
+    radius: float,
+    cap: int,
+    loop: bool,
+) -> Tensor:
+    search = _Search(pos, ptr, perm, ball_sizes, strides)
+    degree = ptr.new_empty(pos.size(0))
+    search.call("erwin_radius_count", radius, cap, loop, degree)
+    edge_index = ptr.new_empty(2, int(degree.sum()))
+    args = (radius, cap, loop, degree, edge_index[0], edge_index[1])
+    search.call("erwin_radius_fill", *args)
+    return edge_index
+
+
+def _edges_fake(
+    pos: Tensor, ptr: Tensor, perm: Tensor, ball_sizes: list[int], *args: Any
+) -> Tensor:
+    return ptr.new_empty(2, torch.library.get_ctx().new_dynamic_size())
+
+
+torch.library.register_fake("erwin::knn", _edges_fake)
+torch.library.register_fake("erwin::radius", _edges_fake)

@@ -1,0 +1,5 @@
+r"""Transforms on PyG data: the ball tree, and graphs by exact neighbour search."""
+
+from torch_geometric_erwin.transforms.ball_tree import BallTree
+
+__all__ = ["BallTree"]

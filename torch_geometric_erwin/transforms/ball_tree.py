@@ -1,0 +1,95 @@
+r"""The transform that attaches a ball tree to data."""
+
+from collections.abc import Sequence
+from typing import Union
+
+from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+
+from torch_geometric_erwin.tree import TreeConfig, ball_tree
+from torch_geometric_erwin.utils.storage import attach_tree, store_ptr
+
+
+@functional_transform("ball_tree")
+class BallTree(BaseTransform):
+    r"""Attaches the ball tree of the node positions :obj:`data.pos`, as in `"Erwin: A
+    Tree-based Hierarchical Transformer for Large-scale Physical Systems"
+    <https://arxiv.org/abs/2502.17019>`_ (functional name: :obj:`ball_tree`).
+
+    It sets, for the levels :math:`l = 0 \ldots L`:
+
+    - :obj:`perm` :math:`(n)`: the nodes in tree order, counted in their own cloud, in a
+      batch too (see :func:`torch_geometric_erwin.global_perm`);
+    - :obj:`level` :math:`(1, L + 1)`: the rows of every level, in a batch
+      :math:`(G, L + 1)`;
+    - :obj:`ball_len_{l}`: the rows of every ball; :obj:`group_len_{l}`: the children of
+      every pooled row; :obj:`perm_rot_{l}`: the rows of the rotated tree;
+    - :obj:`tree_config`: what it was built for, so that another model refuses it;
+    - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are
+      no repetitions.
+
+    All of them collate without offsets. It works on :class:`~torch_geometric.data.Data`,
+    on every node store with positions of :class:`~torch_geometric.data.HeteroData`, and
+    on batches of both. As transforms that remove or reorder nodes make the tree stale,
+    it comes last; :meth:`torch_geometric_erwin.nn.Erwin.tree_transform` returns the one
+    that fits a model.
+
+    Args:
+        ball_sizes: The largest number of rows in a ball, one value or one per level.
+        strides: The number of rows that each coarsening pools, one value or one per
+            coarsening.
+        rotate: The angle of the second tree, in degrees; zero for none.
+        layout: :obj:`"balanced"`, or :obj:`"perfect"` for the original's tree.
+        ties: What orders nodes of equal coordinate, :obj:`"index"` or
+            :obj:`"coordinates"`.
+
+    Raises:
+        TypeError: If an argument or the positions have another type.
+        ValueError: If an argument is out of range, or a position is not finite.
+
+    Example:
+        >>> import torch
+        >>> from torch_geometric.data import Data
+        >>> data = BallTree(ball_sizes=4, strides=[2])(Data(pos=torch.rand(10, 3)))
+        >>> data.level.tolist(), data.ball_len_0.tolist(), data.ball_len_1.tolist()
+        ([[10, 5]], [4, 4, 2], [4, 1])
+    """
+
+    def __init__(
+        self,
+        ball_sizes: Union[int, Sequence[int]],
+        strides: Union[int, Sequence[int]] = (),
+        rotate: float = 45.0,
+        layout: str = "balanced",
+        ties: str = "index",
+    ) -> None:
+        self.config = TreeConfig(ball_sizes, strides, rotate, layout)
+        self.ties = ties
+
+    def forward(
+        self, data: Union[Data, HeteroData, Batch]
+    ) -> Union[Data, HeteroData, Batch]:
+        r"""Attaches the tree to a shallow copy of the data."""
+        stores = [s for s in data.node_stores if s.get("pos") is not None]
+        if not stores:
+            raise ValueError("'BallTree' needs node positions: 'data.pos' is missing")
+        for store in stores:
+            tree = ball_tree(
+                store["pos"],
+                store_ptr(store),
+                ball_sizes=self.config.ball_sizes,
+                strides=self.config.strides,
+                rotate=self.config.rotate,
+                layout=self.config.layout,
+                ties=self.ties,
+            )
+            attach_tree(data, store, tree)
+        return data
+
+    def __repr__(self) -> str:
+        c = self.config
+        return (
+            f"{self.__class__.__name__}(ball_sizes={[*c.ball_sizes]}, "
+            f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}')"
+        )

@@ -1,0 +1,358 @@
+r"""The ball tree of a batch of clouds: what is stored, and how it is built."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import torch_geometric_erwin.ops.ball_tree  # noqa: F401  (registers the operator)
+from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
+from torch_geometric_erwin.utils.checks import check_pos, check_ptr, per_level
+from torch_geometric_erwin.utils.rows import segment_ids
+
+
+@dataclass(frozen=True)
+class TreeConfig:
+    r"""The static configuration of a tree; two trees fit each other if it is equal.
+
+    Args:
+        ball_sizes: The largest number of rows in a ball, one value or one per level.
+        strides: The number of rows that each coarsening pools, one value or one per
+            coarsening. There is one level more than there are strides.
+        rotate: The angle of the second tree in degrees, in 2-D a plane rotation, in
+            3-D three equal Euler angles; negative angles turn the other way, zero means
+            that no second tree is built.
+        layout: :obj:`"balanced"`, or :obj:`"perfect"` for the original's tree of
+            :math:`2^m` slots, in which points are repeated.
+
+    Raises:
+        TypeError: If a size or stride is not an integer.
+        ValueError: If a value is out of range, or not a power of two where
+            :obj:`layout="perfect"` needs one.
+
+    Example:
+        >>> config = TreeConfig(ball_sizes=128, strides=(2, 2))
+        >>> str(config)
+        'balls=128,128,128 strides=2,2 rotate=45.0 layout=balanced'
+        >>> TreeConfig.parse(str(config)) == config
+        True
+    """
+
+    ball_sizes: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    rotate: float = 45.0
+    layout: str = "balanced"
+
+    def __init__(
+        self,
+        ball_sizes: Union[int, Sequence[int]],
+        strides: Union[int, Sequence[int]] = (),
+        rotate: float = 45.0,
+        layout: str = "balanced",
+    ) -> None:
+        if not isinstance(ball_sizes, int):
+            levels = len(ball_sizes)
+        elif not isinstance(strides, int):
+            levels = len(strides) + 1
+        else:
+            raise ValueError(
+                "the number of levels is unknown: 'ball_sizes' or 'strides' must be a "
+                f"list (got {ball_sizes} and {strides})"
+            )
+        if not 1 <= levels <= MAX_LEVELS:
+            raise ValueError(f"a tree has 1 to {MAX_LEVELS} levels (got {levels})")
+        if not isinstance(rotate, (int, float)) or not abs(rotate) <= 360.0:
+            raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
+        if layout not in LAYOUTS:
+            raise ValueError(f"'layout' must be one of {[*LAYOUTS]} (got {layout!r})")
+        values = {
+            "ball_sizes": per_level("ball_sizes", ball_sizes, levels),
+            "strides": per_level("strides", strides, levels - 1),
+            "rotate": float(rotate),
+            "layout": layout,
+        }
+        for name in ("ball_sizes", "strides"):
+            bad = [v for v in values[name] if v & (v - 1)]  # type: ignore[attr-defined]
+            if layout == "perfect" and bad:
+                raise ValueError(
+                    f"layout='perfect' needs powers of two in '{name}' (got {bad[0]}); "
+                    "layout='balanced' takes any"
+                )
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_levels(self) -> int:
+        r"""The number of U-Net levels, :math:`L + 1`."""
+        return len(self.ball_sizes)
+
+    def __str__(self) -> str:
+        balls = ",".join(map(str, self.ball_sizes))
+        strides = ",".join(map(str, self.strides))
+        return (
+            f"balls={balls} strides={strides} rotate={self.rotate} layout={self.layout}"
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> "TreeConfig":
+        r"""Reads what :meth:`__str__` wrote."""
+        fields = dict(field.split("=") for field in text.split(" "))
+        return cls(
+            [int(v) for v in fields["balls"].split(",")],
+            [int(v) for v in fields["strides"].split(",") if v],
+            float(fields["rotate"]),
+            fields["layout"],
+        )
+
+
+@dataclass(frozen=True)
+class Tree:
+    r"""The ball tree of a batch of clouds, as tensors that collate without offsets.
+
+    Built by :func:`ball_tree`. Level :math:`l` has :math:`N_l` rows in all clouds;
+    every ball of a level and every pooling group is a run of consecutive rows, so that
+    lengths describe them.
+
+    Args:
+        perm: The point of every row of level 0, counted in its own cloud.
+        level: The rows of every cloud on every level.
+        ball_len: Per level, the rows of every ball.
+        group_len: Per coarsening, the children of every pooled row.
+        perm_rot: Per level, the row at every place of the rotated tree, counted in its
+            own cloud; empty if there is no rotated tree.
+        mask: For :obj:`layout="perfect"`, :obj:`False` where a row repeats the point
+            before it; otherwise :obj:`None`.
+        config: The configuration that it was built for.
+
+    Shapes:
+        - **perm:** :math:`(N_0)`; **level:** :math:`(G, L + 1)`;
+          **ball_len:** :math:`(K_l)` each; **group_len:** :math:`(N_{l+1})` each;
+          **perm_rot:** :math:`(N_l)` each; **mask:** :math:`(N_0)`.
+
+    Example:
+        >>> tree = ball_tree(torch.rand(1000, 3), ball_sizes=128, strides=[2, 2, 2, 2])
+        >>> [balls.tolist() for balls in tree.ball_len[2:]]
+        [[128, 122], [125], [63]]
+    """
+
+    perm: Tensor
+    level: Tensor
+    ball_len: tuple[Tensor, ...]
+    group_len: tuple[Tensor, ...]
+    perm_rot: tuple[Tensor, ...]
+    mask: Optional[Tensor]
+    config: TreeConfig
+
+    def global_perm(self, ptr: Tensor) -> Tensor:
+        r"""The row of the batch in every row of level 0.
+
+        Shapes:
+            - **ptr:** :math:`(G + 1)`; **output:** :math:`(N_0)`.
+        """
+        return self.perm + ptr[segment_ids(self.level[:, 0], self.perm.size(0))]
+
+    def global_perm_rot(self, level: int) -> Tensor:
+        r"""The row of a level at every place of its rotated tree."""
+        perm, rows = self.perm_rot[level], self.level[:, level]
+        return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
+
+    def batch(self, level: int) -> Tensor:
+        r"""The cloud of every row of a level, as PyG's readouts take it."""
+        return segment_ids(self.level[:, level], self.num_rows(level))
+
+    def num_rows(self, level: int) -> int:
+        r"""The number of rows :math:`N_l` of a level in all clouds."""
+        return (self.perm if level == 0 else self.group_len[level - 1]).size(0)
+
+    def to(self, device: Union[str, torch.device]) -> "Tree":
+        r"""Moves every tensor."""
+        return pytree.tree_map_only(Tensor, lambda t: t.to(device), self)
+
+    def validate(
+        self, ptr: Tensor, num_nodes: int, config: TreeConfig, values: bool = True
+    ) -> None:
+        r"""Checks that the tree fits a batch, and says what to do if it does not.
+
+        Args:
+            ptr: The row offsets of the clouds.
+            num_nodes: The number of nodes :math:`N` of the batch.
+            config: The configuration that is needed.
+            values: Whether to check values too, which waits for a GPU.
+
+        Raises:
+            ValueError: If the tree was built for other nodes or another configuration.
+        """
+        if self.config != config:
+            raise ValueError(
+                f"the tree was built for '{self.config}', needed is '{config}'; apply "
+                "'model.tree_transform()' to the data"
+            )
+        problem = self._problem(ptr, num_nodes, values)
+        if problem is not None:
+            raise ValueError(
+                f"the tree does not fit its data: {problem}; nodes were added, removed "
+                "or reordered after it was built, so apply 'BallTree' again, as the "
+                "last transform"
+            )
+
+    def _problem(self, ptr: Tensor, num_nodes: int, values: bool) -> Optional[str]:
+        clouds, levels = ptr.size(0) - 1, self.config.num_levels
+        if list(self.level.shape) != [clouds, levels]:
+            expected = [clouds, levels]
+            return f"'level' has shape {list(self.level.shape)}, expected {expected}"
+        if self.mask is None and self.perm.size(0) != num_nodes:
+            return f"'perm' has {self.perm.size(0)} entries for {num_nodes} nodes"
+        if not values:
+            return None
+        points = ptr[1:] - ptr[:-1]
+        expected = points if self.mask is None else _ceil_pow2(points)
+        bad = (self.level[:, 0] != expected).nonzero()
+        if bad.numel() > 0:
+            i = int(bad[0])
+            rows, nodes = int(self.level[i, 0]), int(points[i])
+            return f"cloud {i} has {rows} rows in 'level' and {nodes} nodes"
+        for l in range(levels):
+            rows = int(self.level[:, l].sum())
+            for name, total in self._totals(l):
+                if total != rows:
+                    return f"'{name}_{l}' covers {total} rows of {rows}"
+        perm = self.perm if self.mask is None else self.perm[self.mask]
+        if perm.size(0) != num_nodes:
+            return f"'perm' has {perm.size(0)} entries for {num_nodes} nodes"
+        start, size = (t[segment_ids(points, num_nodes)] for t in (ptr, points))
+        if bool(((perm < 0) | (perm >= size)).any()):
+            return "'perm' has entries outside its cloud"
+        if num_nodes > 0 and int(torch.bincount(perm + start).max()) > 1:
+            return "'perm' is not a permutation of the nodes"
+        return None
+
+    def _totals(self, level: int) -> list[tuple[str, int]]:
+        totals = [("ball_len", int(self.ball_len[level].sum()))]
+        if level < len(self.group_len):
+            totals.append(("group_len", int(self.group_len[level].sum())))
+        if self.perm_rot:
+            totals.append(("perm_rot", self.perm_rot[level].size(0)))
+        return totals
+
+
+def _flatten(tree: Tree) -> tuple[list[Any], str]:
+    return [value for _, value in _items(tree)], str(tree.config)
+
+
+def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:
+    keys = [(pytree.GetAttrKey(name), value) for name, value in _items(tree)]
+    return keys, str(tree.config)
+
+
+def _unflatten(values: Iterable[Any], config: str) -> Tree:
+    return Tree(*values, config=TreeConfig.parse(config))
+
+
+def _items(tree: Tree) -> list[tuple[str, Any]]:
+    names = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask")
+    return [(name, getattr(tree, name)) for name in names]
+
+
+# A tree is an input of torch.compile and torch.export like any nest of tensors.
+pytree.register_pytree_node(
+    Tree,
+    _flatten,
+    _unflatten,
+    serialized_type_name="torch_geometric_erwin.Tree",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
+
+
+def _ceil_pow2(n: Tensor) -> Tensor:
+    # Exact up to 2^53 points: frexp splits off the exponent without rounding.
+    exponent = torch.frexp((n - 1).clamp(min=0).double()).exponent.long()
+    return torch.where(n > 0, torch.ones_like(n) << exponent, 0)
+
+
+def ball_tree(
+    pos: Tensor,
+    ptr: Optional[Tensor] = None,
+    *,
+    ball_sizes: Union[int, Sequence[int]],
+    strides: Union[int, Sequence[int]] = (),
+    rotate: float = 45.0,
+    layout: str = "balanced",
+    ties: str = "index",
+) -> Tree:
+    r"""Builds the ball trees of a batch of clouds, as in `"Erwin: A Tree-based
+    Hierarchical Transformer for Large-scale Physical Systems"
+    <https://arxiv.org/abs/2502.17019>`_.
+
+    Every cloud is split by count along its widest axis, recursively, down to single
+    points. The result is the same on every thread count and does not depend on the
+    other clouds of the batch. Positions on another device are copied to the host, and
+    the tree is copied back.
+
+    Args:
+        pos: The node positions; float64 ones are compared as float64, others as
+            float32.
+        ptr: The row offsets of the clouds. (default: one cloud)
+        ball_sizes: The largest number of rows in a ball, one value or one per level.
+        strides: The number of rows that each coarsening pools.
+        rotate: The angle of the second tree, in degrees; zero for none.
+        layout: :obj:`"balanced"` or :obj:`"perfect"`, see :class:`TreeConfig`.
+        ties: What orders points of equal coordinate on the split axis:
+            :obj:`"index"`, or :obj:`"coordinates"` to compare the other axes first, so
+            that the order of the input has no effect on grids either.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
+        - **ptr:** :math:`(G + 1)`.
+
+    Raises:
+        TypeError: If a tensor has another kind of dtype.
+        ValueError: If an argument is malformed, or a position is not finite.
+
+    Example:
+        >>> pos = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+        >>> ball_tree(pos, ball_sizes=2).perm
+        tensor([3, 1, 2, 0])
+    """
+    config = TreeConfig(ball_sizes, strides, rotate, layout)
+    if ties not in ("index", "coordinates"):
+        raise ValueError(f"'ties' must be 'index' or 'coordinates' (got {ties!r})")
+    pos = check_pos(pos)
+    device = pos.device
+    ptr = check_ptr(ptr, pos.size(0), device)
+    pos, ptr = pos.cpu(), ptr.cpu()
+    order = _coordinate_order(pos, ptr) if ties == "coordinates" else None
+    tensors = torch.ops.erwin.ball_tree(
+        pos if order is None else pos[order],
+        ptr,
+        config.ball_sizes,
+        config.strides,
+        config.rotate,
+        config.layout,
+    )
+    perm, level, mask, *tables = tensors
+    if order is not None:
+        start = ptr[segment_ids(level[:, 0], perm.size(0))]
+        perm = order[perm + start] - start
+    levels = config.num_levels
+    tree = Tree(
+        perm,
+        level,
+        ball_len=tuple(tables[:levels]),
+        group_len=tuple(tables[levels : 2 * levels - 1]),
+        perm_rot=tuple(tables[2 * levels - 1 :]),
+        mask=mask if config.layout == "perfect" else None,
+        config=config,
+    )
+    return tree if device.type == "cpu" else tree.to(device)
+
+
+def _coordinate_order(pos: Tensor, ptr: Tensor) -> Tensor:
+    # Stable sorts from the last axis to the first, then by cloud.
+    order = torch.arange(pos.size(0))
+    for axis in reversed(range(pos.size(1))):
+        order = order[torch.sort(pos[order, axis], stable=True).indices]
+    cloud = segment_ids(ptr[1:] - ptr[:-1], pos.size(0))
+    return order[torch.sort(cloud[order], stable=True).indices]

@@ -1,0 +1,1 @@
+r"""Helpers that more than one part of the package needs."""

@@ -1,0 +1,172 @@
+r"""Checks at the public boundary: a bad argument is named once, here.
+
+Checks that read values wait for a GPU; they are skipped while a graph is traced, where
+there are no values.
+"""
+
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def check_pos(pos: Tensor) -> Tensor:
+    r"""Returns positions as the native operators take them.
+
+    They are detached; float16 and bfloat16 become float32, which is exact.
+
+    Args:
+        pos: The node positions.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with :math:`D \geq 1`.
+        - **output:** :math:`(N, D)`, float32 or float64.
+
+    Raises:
+        TypeError: If the positions are not a floating-point tensor.
+        ValueError: If they are not two-dimensional or not finite.
+
+    Example:
+        >>> check_pos(torch.zeros(4, 3, dtype=torch.float16)).dtype
+        torch.float32
+    """
+    if not isinstance(pos, Tensor):
+        raise TypeError(f"'pos' must be a tensor (got '{type(pos).__name__}')")
+    if pos.dim() != 2 or pos.size(1) < 1:
+        raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
+    if pos.dtype in _HALF:
+        pos = pos.float()
+    if pos.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
+    if not torch.compiler.is_compiling():
+        finite = torch.isfinite(pos.detach()).all(dim=1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise ValueError(
+                f"'pos' must be finite (row {row} is {pos[row].tolist()})"
+            )
+    return pos.detach()
+
+
+def check_ptr(ptr: Optional[Tensor], num_rows: int, device: torch.device) -> Tensor:
+    r"""Returns the row offsets of the clouds; one cloud if none are given.
+
+    Args:
+        ptr: The offsets, as in :class:`torch_geometric.data.Batch`.
+        num_rows: The number of rows :math:`N` that they divide.
+        device: The device that they must be on.
+
+    Shapes:
+        - **ptr:** :math:`(G + 1)`, int64, ascending from 0 to :math:`N`.
+
+    Raises:
+        TypeError: If the offsets are not int64.
+        ValueError: If they are malformed or on another device.
+
+    Example:
+        >>> check_ptr(None, 5, torch.device("cpu"))
+        tensor([0, 5])
+    """
+    if ptr is None:
+        return torch.tensor([0, num_rows], device=device)
+    if not isinstance(ptr, Tensor) or ptr.dtype != torch.int64:
+        kind = ptr.dtype if isinstance(ptr, Tensor) else f"'{type(ptr).__name__}'"
+        raise TypeError(f"'ptr' must be an int64 tensor (got {kind})")
+    if ptr.dim() != 1 or ptr.size(0) < 1:
+        raise ValueError(f"'ptr' must have shape [G + 1] (got {list(ptr.shape)})")
+    if ptr.device != device:
+        raise ValueError(f"'ptr' is on {ptr.device}, the positions are on {device}")
+    if not torch.compiler.is_compiling():
+        if int(ptr[0]) != 0:
+            raise ValueError(f"'ptr' must start at 0 (got {int(ptr[0])})")
+        descents = (ptr[1:] < ptr[:-1]).nonzero()
+        if descents.numel() > 0:
+            i = int(descents[0])
+            raise ValueError(
+                f"'ptr' must not descend (entry {i} is {int(ptr[i])}, entry {i + 1} "
+                f"is {int(ptr[i + 1])})"
+            )
+        if int(ptr[-1]) != num_rows:
+            raise ValueError(
+                f"'ptr' must end at the number of rows {num_rows} (got {int(ptr[-1])})"
+            )
+    return ptr
+
+
+def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
+    r"""Turns a sorted assignment vector into row offsets.
+
+    Args:
+        batch: The cloud of every row.
+        num_clouds: The number of clouds :math:`G`, if the last ones may be empty.
+
+    Shapes:
+        - **batch:** :math:`(N)`, int64, ascending.
+        - **output:** :math:`(G + 1)`.
+
+    Raises:
+        TypeError: If the vector is not int64.
+        ValueError: If it is not one-dimensional, not sorted or negative.
+
+    Example:
+        >>> batch_to_ptr(torch.tensor([0, 0, 2]))
+        tensor([0, 2, 2, 3])
+    """
+    if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
+        kind = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
+        raise TypeError(f"'batch' must be an int64 tensor (got {kind})")
+    if batch.dim() != 1:
+        raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
+    if batch.numel() > 0:
+        descents = (batch[1:] < batch[:-1]).nonzero()
+        if descents.numel() > 0:
+            i = int(descents[0]) + 1
+            raise ValueError(
+                f"'batch' must be sorted (entry {i} is {int(batch[i])} after "
+                f"{int(batch[i - 1])}); sort the nodes by cloud first"
+            )
+        if int(batch[0]) < 0:
+            raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+    if num_clouds is None:
+        num_clouds = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+    elif batch.numel() > 0 and int(batch[-1]) >= num_clouds:
+        raise ValueError(
+            f"'batch' names cloud {int(batch[-1])} of only {num_clouds} clouds"
+        )
+    clouds = torch.arange(num_clouds + 1, device=batch.device)
+    return torch.searchsorted(batch.contiguous(), clouds)
+
+
+def per_level(
+    name: str, value: Union[int, Sequence[int]], levels: int, minimum: int = 1
+) -> tuple[int, ...]:
+    r"""Repeats a scalar for every level, or checks one value per level.
+
+    Args:
+        name: The argument's name, for messages.
+        value: One number, or one per level.
+        levels: The number of levels.
+        minimum: The smallest value that is allowed.
+
+    Raises:
+        TypeError: If a value is not an integer.
+        ValueError: If their number or one of them is out of range.
+
+    Example:
+        >>> per_level("ball_sizes", 128, 3)
+        (128, 128, 128)
+    """
+    values = [value] * levels if isinstance(value, int) else list(value)
+    for v in values:
+        if not isinstance(v, int) or isinstance(v, bool):
+            raise TypeError(f"'{name}' must hold integers (got {v!r})")
+        if v < minimum:
+            raise ValueError(f"'{name}' must be at least {minimum} (got {v})")
+    if len(values) != levels:
+        raise ValueError(
+            f"'{name}' must have one value or {levels} (got {len(values)}: {values})"
+        )
+    return tuple(values)

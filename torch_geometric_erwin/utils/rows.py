@@ -1,0 +1,220 @@
+r"""Moving rows: between clouds, tree order, rotated order and the dense view of balls."""
+
+import torch
+from torch import Tensor
+
+
+def segment_ids(lengths: Tensor, size: int) -> Tensor:
+    r"""The segment of every row, for consecutive segments of given lengths.
+
+    Offsets are sums on the lengths' device and the size is given, so nothing waits for
+    a GPU and shapes stay symbolic under :func:`torch.compile`.
+
+    Args:
+        lengths: The rows of every segment; zero is allowed.
+        size: Their sum.
+
+    Shapes:
+        - **lengths:** :math:`(G)`; **output:** :math:`(N)`, ascending.
+
+    Example:
+        >>> segment_ids(torch.tensor([2, 0, 1]), 3)
+        tensor([0, 0, 2])
+    """
+    rows = torch.arange(size, device=lengths.device)
+    return torch.searchsorted(lengths.cumsum(0), rows, right=True)
+
+
+def slots_of(lengths: Tensor, size: int, width: int) -> Tensor:
+    r"""Where each row lies in the dense view :obj:`[segments, width]`, flattened.
+
+    Args:
+        lengths: The rows of every segment, at most :obj:`width`.
+        size: Their sum.
+        width: The slots of a segment.
+
+    Shapes:
+        - **lengths:** :math:`(K)`; **output:** :math:`(N)`, ascending.
+
+    Example:
+        >>> slots_of(torch.tensor([2, 1]), size=3, width=4)
+        tensor([0, 1, 4])
+    """
+    segment = segment_ids(lengths, size)
+    start = torch.arange(lengths.size(0), device=lengths.device) * width
+    shift = start - (lengths.cumsum(0) - lengths)
+    return torch.arange(size, device=lengths.device) + shift[segment]
+
+
+def put_rows(x: Tensor, index: Tensor, size: int) -> Tensor:
+    r"""Writes row :obj:`i` to place :obj:`index[i]` of :obj:`size` places.
+
+    Args:
+        x: The rows.
+        index: A different place for every row.
+        size: The number of places; those that get no row are zero.
+
+    Shapes:
+        - **x:** :math:`(N, *)`; **index:** :math:`(N)`; **output:** :math:`(M, *)`.
+
+    Example:
+        >>> put_rows(torch.tensor([5.0, 6.0]), torch.tensor([2, 0]), 3)
+        tensor([6., 0., 5.])
+    """
+    return x.new_zeros(size, *x.shape[1:]).index_copy(0, index, x)
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    r"""Reads the rows :obj:`index`, none of them twice.
+
+    Equal to :obj:`x[index]`. As no row is read twice, its gradient is written, not
+    accumulated.
+
+    Args:
+        x: The rows.
+        index: Distinct rows.
+
+    Shapes:
+        - **x:** :math:`(M, *)`; **index:** :math:`(N)`; **output:** :math:`(N, *)`.
+
+    Example:
+        >>> take_rows(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([2, 0]))
+        tensor([7., 5.])
+    """
+    return _TakeRows.apply(x, index)
+
+
+class _TakeRows(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+        return x.index_select(0, index)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        x, index = inputs
+        ctx.size = x.size(0)
+        ctx.save_for_backward(index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
+        (index,) = ctx.saved_tensors
+        return put_rows(grad, index, ctx.size), None
+
+
+def row_mask(lengths: Tensor, width: int) -> Tensor:
+    r"""Which slots of the dense view hold a row.
+
+    Args:
+        lengths: The rows of every segment.
+        width: The slots of a segment.
+
+    Shapes:
+        - **lengths:** :math:`(K)`; **output:** :math:`(K, B)`, bool.
+
+    Example:
+        >>> row_mask(torch.tensor([2, 0]), 2).tolist()
+        [[True, True], [False, False]]
+    """
+    return torch.arange(width, device=lengths.device) < lengths[:, None]
+
+
+def to_dense(x: Tensor, lengths: Tensor, width: int) -> Tensor:
+    r"""The dense view of consecutive segments; slots without a row are zero.
+
+    Args:
+        x: The rows.
+        lengths: The rows of every segment, at most :obj:`width`.
+        width: The slots of a segment.
+
+    Shapes:
+        - **x:** :math:`(N, *)`; **lengths:** :math:`(K)`;
+          **output:** :math:`(K, B, *)`.
+
+    Example:
+        >>> to_dense(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2, 1]), 2).tolist()
+        [[1.0, 2.0], [3.0, 0.0]]
+    """
+    shape = (lengths.size(0), width, *x.shape[1:])
+    if _is_full(lengths, x.size(0), width):
+        return x.reshape(shape)
+    slots = slots_of(lengths, x.size(0), width)
+    return put_rows(x, slots, lengths.size(0) * width).view(shape)
+
+
+def from_dense(x: Tensor, lengths: Tensor, size: int) -> Tensor:
+    r"""Reads the rows of a dense view: the inverse of :func:`to_dense`.
+
+    Args:
+        x: The dense view.
+        lengths: The rows of every segment.
+        size: Their sum.
+
+    Shapes:
+        - **x:** :math:`(K, B, *)`; **lengths:** :math:`(K)`;
+          **output:** :math:`(N, *)`.
+
+    Example:
+        >>> dense = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+        >>> from_dense(dense, torch.tensor([2, 1]), 3)
+        tensor([1., 2., 3.])
+    """
+    width, flat = x.size(1), x.flatten(0, 1)
+    if _is_full(lengths, size, width):
+        return flat
+    return take_rows(flat, slots_of(lengths, size, width))
+
+
+def dense_width(lengths: Tensor, limit: int) -> int:
+    r"""The slots that a segment needs in the dense view.
+
+    Args:
+        lengths: The rows of every segment.
+        limit: The largest length that is possible.
+
+    Shapes:
+        - **lengths:** :math:`(K)`.
+
+    Example:
+        >>> dense_width(torch.tensor([3, 2]), limit=256)
+        3
+    """
+    # On the host the longest segment is at hand: a batch of small clouds is narrow.
+    if torch.compiler.is_compiling() or lengths.device.type != "cpu":
+        return limit
+    return int(lengths.max()) if lengths.size(0) > 0 else 1
+
+
+def centre_dense(pos: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    r"""The dense view of positions relative to their segment's mean, and the means.
+
+    Means are taken relative to a segment's first row, so that they are as exact far
+    from the origin as near it.
+
+    Args:
+        pos: The positions.
+        lengths: The rows of every segment, at most :obj:`width`.
+        width: The slots of a segment.
+
+    Shapes:
+        - **pos:** :math:`(N, D)`; **lengths:** :math:`(K)`; **output:**
+          :math:`(K, B, D)`, zero in slots without a row, and :math:`(K, D)`.
+
+    Example:
+        >>> centre_dense(torch.tensor([[1.0], [3.0]]), torch.tensor([2]), 2)
+        (tensor([[[-1.],
+                 [ 1.]]]), tensor([[2.]]))
+    """
+    dense = to_dense(pos, lengths, width)
+    first = dense[:, :1]
+    mask = row_mask(lengths, width).unsqueeze(-1)
+    offset = (dense - first) * mask
+    mean = offset.sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
+    return (offset - mean) * mask, (first + mean).squeeze(1)
+
+
+def _is_full(lengths: Tensor, size: int, width: int) -> bool:
+    # Full segments are a view. Compiled code takes the general path, whose graph does
+    # not depend on the accident that the sizes agree.
+    return not torch.compiler.is_compiling() and size == lengths.size(0) * width

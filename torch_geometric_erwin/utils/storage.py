@@ -1,0 +1,154 @@
+r"""Trees as attributes of PyG data: written, collated, separated and read."""
+
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.data.storage import NodeStorage
+
+from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.utils.checks import batch_to_ptr
+from torch_geometric_erwin.utils.rows import segment_ids
+
+Nodes = Union[Data, NodeStorage]
+
+
+def store_ptr(nodes: Nodes) -> Optional[Tensor]:
+    r"""The row offsets of the clouds, from :obj:`ptr` or a sorted :obj:`batch`.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+    """
+    ptr, batch = getattr(nodes, "ptr", None), getattr(nodes, "batch", None)
+    if ptr is not None:
+        return ptr
+    return None if batch is None else batch_to_ptr(batch)
+
+
+def global_perm(nodes: Nodes) -> Tensor:
+    r"""The node of the batch in every row of tree order.
+
+    :obj:`batch.perm` counts nodes in their own cloud and must not index a batch.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data, with a tree.
+
+    Shapes:
+        - **output:** :math:`(N_0)`, rows of :obj:`nodes.pos`.
+
+    Raises:
+        ValueError: If there is no tree.
+
+    Example:
+        >>> from torch_geometric.data import Batch, Data
+        >>> from torch_geometric_erwin.transforms import BallTree
+        >>> clouds = [Data(pos=torch.tensor([[1.0], [0.0]])) for _ in range(2)]
+        >>> batch = BallTree(ball_sizes=2)(Batch.from_data_list(clouds))
+        >>> batch.perm.tolist(), global_perm(batch).tolist()
+        ([1, 0, 1, 0], [1, 0, 3, 2])
+    """
+    if getattr(nodes, "perm", None) is None or getattr(nodes, "level", None) is None:
+        raise ValueError("the data has no tree; apply the transform 'BallTree' first")
+    ptr = store_ptr(nodes)
+    if ptr is None:
+        return nodes.perm
+    return nodes.perm + ptr[segment_ids(nodes.level[:, 0], nodes.perm.size(0))]
+
+
+def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
+    r"""The tree that :class:`BallTree` attached, or :obj:`None` if there is none.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+        config: The configuration that is needed.
+
+    Raises:
+        ValueError: If the tree was built for another configuration.
+    """
+    built = getattr(nodes, "tree_config", None)
+    if built is None:
+        return None
+    for text in [built] if isinstance(built, str) else built:
+        if text != str(config):
+            raise ValueError(
+                f"the data's tree was built for '{text}', needed is '{config}'; apply "
+                "'model.tree_transform()' to the data"
+            )
+    coarsenings = range(config.num_levels - 1)
+    levels = range(config.num_levels)
+    return Tree(
+        nodes.perm,
+        nodes.level,
+        tuple(getattr(nodes, f"ball_len_{l}") for l in levels),
+        tuple(getattr(nodes, f"group_len_{l}") for l in coarsenings),
+        tuple(getattr(nodes, f"perm_rot_{l}") for l in levels if config.rotate),
+        nodes.perm_mask if config.layout == "perfect" else None,
+        config,
+    )
+
+
+def attach_tree(
+    data: Union[Data, HeteroData, Batch], store: NodeStorage, tree: Tree
+) -> None:
+    r"""Writes a tree into a node store of :obj:`data`, in place of an earlier one.
+
+    Args:
+        data: The data or batch that owns the store.
+        store: The node store.
+        tree: The tree of its nodes.
+    """
+    for name in [name for name in store if _is_tree_attribute(name)]:
+        del store[name]
+    values: dict[str, Any] = _attributes(tree)
+    slices = {name: _slices(name, tree) for name in values}
+    incs: dict[str, Any] = {name: torch.zeros(len(tree.level)) for name in values}
+    config = str(tree.config)
+    if not hasattr(data, "_slice_dict"):  # one cloud, or a batch nobody separates
+        values["tree_config"] = config
+        store.update(values)
+        return
+    # What collation would have written, so that `to_data_list` gives every cloud its
+    # own tree. The dictionaries are shared with the batch that `data` is a copy of.
+    values["tree_config"] = [config] * len(tree.level)
+    slices["tree_config"] = torch.arange(len(tree.level) + 1)
+    incs["tree_config"] = None
+    store.update(values)
+    for attribute, new in (("_slice_dict", slices), ("_inc_dict", incs)):
+        old = getattr(data, attribute)
+        key = store._key
+        merged = {**old, **new} if key is None else {**old, key: {**old[key], **new}}
+        setattr(data, attribute, merged)
+
+
+def _attributes(tree: Tree) -> dict[str, Tensor]:
+    attributes = {"perm": tree.perm, "level": tree.level}
+    for name in ("ball_len", "group_len", "perm_rot"):
+        for l, tensor in enumerate(getattr(tree, name)):
+            attributes[f"{name}_{l}"] = tensor
+    if tree.mask is not None:
+        attributes["perm_mask"] = tree.mask
+    return attributes
+
+
+def _is_tree_attribute(name: str) -> bool:
+    stem = name.rstrip("0123456789")
+    return stem in ("ball_len_", "group_len_", "perm_rot_") or name in (
+        "perm",
+        "level",
+        "perm_mask",
+        "tree_config",
+    )
+
+
+def _slices(name: str, tree: Tree) -> Tensor:
+    # Offsets of every cloud's part of an attribute.
+    stem, _, level = name.rpartition("_")
+    if name == "level":
+        return torch.arange(len(tree.level) + 1)
+    l = int(level) + (stem == "group_len") if level.isdigit() else 0
+    rows = torch.nn.functional.pad(tree.level[:, l].cumsum(0), (1, 0)).cpu()
+    if stem != "ball_len":
+        return rows
+    # No ball is empty: a cloud's balls are those that end within its rows.
+    return torch.searchsorted(tree.ball_len[l].cumsum(0).cpu(), rows, right=True)

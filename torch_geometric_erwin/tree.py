@@ -1,7 +1,8 @@
 r"""The ball tree of a batch of clouds: what is stored, and how it is built."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Optional, Union
 
 import torch
@@ -10,8 +11,16 @@ from torch.utils import _pytree as pytree
 
 import torch_geometric_erwin.ops.ball_tree  # noqa: F401  (registers the operator)
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
-from torch_geometric_erwin.utils.checks import check_pos, check_ptr, per_level
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_pos,
+    check_ptr,
+    per_level,
+)
 from torch_geometric_erwin.utils.rows import segment_ids
+
+TIES = ("index", "coordinates")
+_LIMIT = 2**31  # of ball sizes and of the points below a row, as in csrc/layout.h
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,8 @@ class TreeConfig:
     strides: tuple[int, ...] = ()
     rotate: float = 45.0
     layout: str = "balanced"
+    # A traced comparison of two configurations is one of two constants.
+    text: str = field(init=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -53,9 +64,9 @@ class TreeConfig:
         rotate: float = 45.0,
         layout: str = "balanced",
     ) -> None:
-        if not isinstance(ball_sizes, int):
+        if isinstance(ball_sizes, Sequence):
             levels = len(ball_sizes)
-        elif not isinstance(strides, int):
+        elif isinstance(strides, Sequence):
             levels = len(strides) + 1
         else:
             raise ValueError(
@@ -66,12 +77,11 @@ class TreeConfig:
             raise ValueError(f"a tree has 1 to {MAX_LEVELS} levels (got {levels})")
         if not isinstance(rotate, (int, float)) or not abs(rotate) <= 360.0:
             raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
-        if layout not in LAYOUTS:
-            raise ValueError(f"'layout' must be one of {[*LAYOUTS]} (got {layout!r})")
+        check_choice("layout", layout, LAYOUTS)
         values = {
             "ball_sizes": per_level("ball_sizes", ball_sizes, levels),
             "strides": per_level("strides", strides, levels - 1),
-            "rotate": float(rotate),
+            "rotate": float(rotate) + 0.0,  # no negative zero: texts are compared
             "layout": layout,
         }
         for name in ("ball_sizes", "strides"):
@@ -81,8 +91,21 @@ class TreeConfig:
                     f"layout='perfect' needs powers of two in '{name}' (got {bad[0]}); "
                     "layout='balanced' takes any"
                 )
+        balls, steps = (",".join(map(str, values[n])) for n in ("ball_sizes", "strides"))
+        values["text"] = (
+            f"balls={balls} strides={steps} rotate={values['rotate']} layout={layout}"
+        )
         for name, value in values.items():
             object.__setattr__(self, name, value)
+        if max(self.ball_sizes) > _LIMIT:
+            raise ValueError(
+                f"'ball_sizes' must be at most {_LIMIT} (got {max(self.ball_sizes)})"
+            )
+        if prod(self.strides) > _LIMIT:
+            raise ValueError(
+                f"the product of 'strides' must be at most {_LIMIT} (got "
+                f"{prod(self.strides)})"
+            )
 
     @property
     def num_levels(self) -> int:
@@ -90,11 +113,7 @@ class TreeConfig:
         return len(self.ball_sizes)
 
     def __str__(self) -> str:
-        balls = ",".join(map(str, self.ball_sizes))
-        strides = ",".join(map(str, self.strides))
-        return (
-            f"balls={balls} strides={strides} rotate={self.rotate} layout={self.layout}"
-        )
+        return self.text
 
     @classmethod
     def parse(cls, text: str) -> "TreeConfig":
@@ -185,7 +204,7 @@ class Tree:
         Raises:
             ValueError: If the tree was built for other nodes or another configuration.
         """
-        if self.config != config:
+        if self.config.text != config.text:
             raise ValueError(
                 f"the tree was built for '{self.config}', needed is '{config}'; apply "
                 "'model.tree_transform()' to the data"
@@ -239,21 +258,19 @@ class Tree:
 
 
 def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    return [value for _, value in _items(tree)], str(tree.config)
+    names = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask")
+    return [getattr(tree, name) for name in names], tree.config.text
 
 
 def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:
-    keys = [(pytree.GetAttrKey(name), value) for name, value in _items(tree)]
-    return keys, str(tree.config)
+    # Numbers, not names: export's guards take the key of 'perm' for the start of that of
+    # 'perm_rot' (torch 2.13).
+    values, config = _flatten(tree)
+    return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], config
 
 
 def _unflatten(values: Iterable[Any], config: str) -> Tree:
     return Tree(*values, config=TreeConfig.parse(config))
-
-
-def _items(tree: Tree) -> list[tuple[str, Any]]:
-    names = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask")
-    return [(name, getattr(tree, name)) for name in names]
 
 
 # A tree is an input of torch.compile and torch.export like any nest of tensors.
@@ -264,6 +281,7 @@ pytree.register_pytree_node(
     serialized_type_name="torch_geometric_erwin.Tree",
     flatten_with_keys_fn=_flatten_with_keys,
 )
+torch.serialization.add_safe_globals([Tree, TreeConfig])
 
 
 def _ceil_pow2(n: Tensor) -> Tensor:
@@ -317,8 +335,7 @@ def ball_tree(
         tensor([3, 1, 2, 0])
     """
     config = TreeConfig(ball_sizes, strides, rotate, layout)
-    if ties not in ("index", "coordinates"):
-        raise ValueError(f"'ties' must be 'index' or 'coordinates' (got {ties!r})")
+    check_choice("ties", ties, TIES)
     pos = check_pos(pos)
     device = pos.device
     ptr = check_ptr(ptr, pos.size(0), device)

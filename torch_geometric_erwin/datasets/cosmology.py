@@ -81,8 +81,8 @@ class CosmologyLPT(InMemoryDataset):
         - **y:** :math:`(\mathtt{num\_halos}, 3)`, float32, peculiar velocity
 
     Raises:
-        ValueError: If an argument is out of range, or if the density has fewer
-            than :obj:`num_halos` peaks.
+        ValueError: If an argument is out of range, if the density has fewer than
+            :obj:`num_halos` peaks, or if :obj:`pre_filter` keeps no cloud.
 
     Example:
         >>> from tempfile import TemporaryDirectory

@@ -121,7 +121,7 @@ class Cosmology:
             c = 14.2 / alpha + 386 / (1 + 69.9 * q**1.08)
             return logarithm / (logarithm + c * q**2)
 
-        # Cold dark matter (eqs. 9-12, 17-18).
+        # Cold dark matter (eqs. 10-12, 17-18).
         a1 = (46.9 * omega_m) ** 0.670 * (1 + (32.1 * omega_m) ** -0.532)
         a2 = (12.0 * omega_m) ** 0.424 * (1 + (45.0 * omega_m) ** -0.582)
         alpha_c = a1**-baryons * a2 ** -(baryons**3)
@@ -131,7 +131,7 @@ class Cosmology:
         mix = 1 / (1 + (ks / 5.4) ** 4)
         cold = mix * pressureless(1, beta_c) + (1 - mix) * pressureless(alpha_c, beta_c)
 
-        # Baryons (eqs. 13-15, 21-24).
+        # Baryons (eqs. 14-15, 21-24).
         y = (1 + z_eq) / (1 + z_drag)
         root = math.sqrt(1 + y)
         g = y * (-6 * root + (2 + 3 * y) * math.log((root + 1) / (root - 1)))
@@ -158,9 +158,10 @@ class Cosmology:
         # sigma^2 = int P(k) W(kR)^2 k^3/(2 pi^2) dln k with a top-hat of 8 Mpc/h.
         # The integrand falls as k^-4 beyond 1 h/Mpc and as k^4 below 0.01.
         log_k = np.linspace(math.log(1e-5), math.log(1e2), 8192)
-        x = 8 * np.exp(log_k)
+        waves = np.exp(log_k)
+        x = 8 * waves
         window = 3 * (np.sin(x) - x * np.cos(x)) / x**3
-        integrand = self._shape(x / 8) * window**2 * (x / 8) ** 3 / (2 * math.pi**2)
+        integrand = self._shape(waves) * window**2 * waves**3 / (2 * math.pi**2)
         variance = float(np.sum(integrand)) * (log_k[1] - log_k[0])
         return self._shape(k) * (self.sigma_8**2 / variance)
 

@@ -18,9 +18,9 @@ def linear_velocity(
     mesh_size: int = 64,
 ) -> Tensor:
     r"""Reconstructs the velocities of the points of a periodic box from their
-    positions by linear theory, as in the `"Peculiar Velocities and the Mean
-    Density Parameter" <https://ui.adsabs.harvard.edu/abs/1980lssu.book.....P>`_
-    book: the physics baseline of :class:`CosmologyLPT`.
+    positions by linear theory, as in the `"The Large-Scale Structure of the
+    Universe" <https://ui.adsabs.harvard.edu/abs/1980lssu.book.....P>`_ book: the
+    physics baseline of :class:`CosmologyLPT`.
 
     The velocity is the curl-free field with :math:`\nabla \cdot \mathbf{v} = -A
     \, \delta`, where :math:`\delta` is the contrast of the number density of the
@@ -78,7 +78,6 @@ def linear_velocity(
     count = weight.new_zeros(mesh_size**3)
     count.index_add_(0, index.view(-1), weight.view(-1))
     contrast = count.view((mesh_size,) * 3) * (mesh_size**3 / max(len(pos), 1))
-    modes = torch.fft.rfftn(contrast)
 
     # Waves per cell, and wavenumbers. [M, M, M // 2 + 1]
     full = torch.fft.fftfreq(mesh_size, dtype=count.dtype, device=pos.device)
@@ -132,10 +131,9 @@ def fit_linear_velocity(
 
     Example:
         >>> cloud = Data(pos=torch.rand(100, 3), y=torch.randn(100, 3))
-        >>> smoothing, amplitude = fit_linear_velocity([cloud], box_size=1.0)
-        >>> prediction = linear_velocity(
-        ...     cloud.pos, smoothing, amplitude, box_size=1.0
-        ... )
+        >>> mesh = {"box_size": 1.0, "mesh_size": 32}
+        >>> smoothing, amplitude = fit_linear_velocity([cloud], **mesh)
+        >>> prediction = linear_velocity(cloud.pos, smoothing, amplitude, **mesh)
     """
     clouds = list(clouds)
     if not clouds:

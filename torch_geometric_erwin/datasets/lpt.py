@@ -78,8 +78,8 @@ class LPTSimulation:
         shell = (n[0] ** 2 + n[1] ** 2 + n[2] ** 2).astype(np.int64)
 
         k = fundamental * np.sqrt(np.arange(1, shell.max() + 1))
-        # Half a cell leaves one mesh point in 70 a peak; less, and peaks are noise of
-        # single cells, more, and there are few haloes and none of their fast motion.
+        # Half a cell leaves a peak in every 70 mesh points. With less, peaks are the
+        # noise of single cells; with more, they are few and in a smooth flow.
         smoothing = 0.5 * box_size / mesh_size
         variance = np.zeros(shell.max() + 1)  # Of the contrast, by mode.
         variance[1:] = cosmology.power(k) / box_size**3

@@ -7,7 +7,8 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from torch_geometric_erwin.tree import TreeConfig, ball_tree
+from torch_geometric_erwin.tree import TIES, TreeConfig, ball_tree
+from torch_geometric_erwin.utils.checks import check_choice
 from torch_geometric_erwin.utils.storage import attach_tree, store_ptr
 
 
@@ -65,6 +66,7 @@ class BallTree(BaseTransform):
         ties: str = "index",
     ) -> None:
         self.config = TreeConfig(ball_sizes, strides, rotate, layout)
+        check_choice("ties", ties, TIES)
         self.ties = ties
 
     def forward(
@@ -91,5 +93,6 @@ class BallTree(BaseTransform):
         c = self.config
         return (
             f"{self.__class__.__name__}(ball_sizes={[*c.ball_sizes]}, "
-            f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}')"
+            f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}', "
+            f"ties='{self.ties}')"
         )

@@ -4,7 +4,7 @@ Checks that read values wait for a GPU; they are skipped while a graph is traced
 there are no values.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Optional, Union
 
 import torch
@@ -116,7 +116,7 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         tensor([0, 2, 2, 3])
     """
     if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
-        kind = batch.dtype if isinstance(batch, Tensor) else type(batch).__name__
+        kind = batch.dtype if isinstance(batch, Tensor) else f"'{type(batch).__name__}'"
         raise TypeError(f"'batch' must be an int64 tensor (got {kind})")
     if batch.dim() != 1:
         raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
@@ -140,6 +140,24 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
     return torch.searchsorted(batch.contiguous(), clouds)
 
 
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    r"""Checks an argument that names one of a few choices.
+
+    Args:
+        name: The argument's name, for messages.
+        value: Its value.
+        choices: What it may be.
+
+    Raises:
+        ValueError: If it is none of them.
+
+    Example:
+        >>> check_choice("layout", "balanced", ["balanced", "perfect"])
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"'{name}' must be one of {[*choices]} (got {value!r})")
+
+
 def per_level(
     name: str, value: Union[int, Sequence[int]], levels: int, minimum: int = 1
 ) -> tuple[int, ...]:
@@ -159,7 +177,7 @@ def per_level(
         >>> per_level("ball_sizes", 128, 3)
         (128, 128, 128)
     """
-    values = [value] * levels if isinstance(value, int) else list(value)
+    values = list(value) if isinstance(value, Sequence) else [value] * levels
     for v in values:
         if not isinstance(v, int) or isinstance(v, bool):
             raise TypeError(f"'{name}' must hold integers (got {v!r})")

@@ -59,6 +59,9 @@ def global_perm(nodes: Nodes) -> Tensor:
 def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     r"""The tree that :class:`BallTree` attached, or :obj:`None` if there is none.
 
+    The configurations in a batch are a list, one per cloud. Compiled code would be
+    compiled anew for every length of it, so there they are not compared.
+
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
         config: The configuration that is needed.
@@ -66,15 +69,16 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     Raises:
         ValueError: If the tree was built for another configuration.
     """
-    built = getattr(nodes, "tree_config", None)
-    if built is None:
+    if getattr(nodes, "perm", None) is None:
         return None
-    for text in [built] if isinstance(built, str) else built:
-        if text != str(config):
-            raise ValueError(
-                f"the data's tree was built for '{text}', needed is '{config}'; apply "
-                "'model.tree_transform()' to the data"
-            )
+    if not torch.compiler.is_compiling():
+        built = getattr(nodes, "tree_config", None)
+        for text in built if isinstance(built, list) else [built]:
+            if text != config.text:
+                raise ValueError(
+                    f"the data's tree was built for '{text}', needed is '{config}'; "
+                    "apply 'model.tree_transform()' to the data"
+                )
     coarsenings = range(config.num_levels - 1)
     levels = range(config.num_levels)
     return Tree(
@@ -104,7 +108,8 @@ def attach_tree(
     slices = {name: _slices(name, tree) for name in values}
     incs: dict[str, Any] = {name: torch.zeros(len(tree.level)) for name in values}
     config = str(tree.config)
-    if not hasattr(data, "_slice_dict"):  # one cloud, or a batch nobody separates
+    batch = data.stores[0]  # where PyG keeps what `to_data_list` needs
+    if not hasattr(batch, "_slice_dict"):  # one cloud, or a batch nobody separates
         values["tree_config"] = config
         store.update(values)
         return
@@ -115,10 +120,11 @@ def attach_tree(
     incs["tree_config"] = None
     store.update(values)
     for attribute, new in (("_slice_dict", slices), ("_inc_dict", incs)):
-        old = getattr(data, attribute)
-        key = store._key
-        merged = {**old, **new} if key is None else {**old, key: {**old[key], **new}}
-        setattr(data, attribute, merged)
+        old, key = getattr(batch, attribute), store._key
+        kept = old if key is None else old.get(key, {})
+        kept = {k: v for k, v in kept.items() if not _is_tree_attribute(k)}
+        new = {**kept, **new}
+        setattr(batch, attribute, new if key is None else {**old, key: new})
 
 
 def _attributes(tree: Tree) -> dict[str, Tensor]:

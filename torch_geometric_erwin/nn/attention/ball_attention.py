@@ -207,7 +207,7 @@ class BallAttention(torch.nn.Module):
         r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
         pos = pos if self.differentiable_pos else pos.detach()
         x = x + self.lin_pos(self._relative(pos, ball_len, perm).to(x.dtype))
-        qkv = self.lin_qkv(x).view(x.size(0), 3, self.heads, -1)
+        qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         out = ball_attention(
             *qkv.unbind(1),
             pos,

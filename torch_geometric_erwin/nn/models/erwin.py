@@ -183,6 +183,7 @@ class Erwin(torch.nn.Module):
         self.tree_config = TreeConfig(
             per_level("ball_sizes", ball_sizes, levels), strides, rotate, layout
         )
+        self.strides = strides
         self.in_channels = in_channels
         self.hidden_channels = hidden
         self.out_channels = out_channels
@@ -349,7 +350,7 @@ class Erwin(torch.nn.Module):
             x, pos = x[perm], pos[perm]
         x = self._unet(x, pos, tree)
         if not self.decode:
-            return self.head(x), tree.batch(tree.config.num_levels - 1)
+            return self.head(x), tree.batch(len(self.encoder) - 1)
         num_nodes = inputs.pos.size(0)
         if tree.mask is None:
             return self.head(put_rows(x, perm, num_nodes))
@@ -387,15 +388,15 @@ class Erwin(torch.nn.Module):
         )
 
     def _unet(self, x: Tensor, pos: Tensor, tree: Tree) -> Tensor:
-        perms: list[Optional[Tensor]] = [None] * tree.config.num_levels
+        perms: list[Optional[Tensor]] = [None] * len(self.encoder)
         if tree.perm_rot:
-            perms = [tree.global_perm_rot(l) for l in range(tree.config.num_levels)]
+            perms = [tree.global_perm_rot(l) for l in range(len(self.encoder))]
         skips = []
         for l, stage in enumerate(self.encoder):
             x = stage(x, pos, tree.ball_len[l], perms[l])
             if l < len(self.pools):
                 skips.append((x, pos))
-                if tree.config.strides[l] > 1:
+                if self.strides[l] > 1:
                     x, pos = self.pools[l](x, pos, tree.group_len[l])
         for l in reversed(range(len(self.decoder))):
             skip, pos = skips[l]

@@ -1,0 +1,298 @@
+import copy
+import math
+import os
+import pickle
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import cKDTree
+from torch_geometric.loader import DataLoader
+from torch_geometric.transforms import Compose, Constant, NormalizeScale
+
+from torch_geometric_erwin.datasets import (
+    CosmologyLPT,
+    fit_linear_velocity,
+    linear_velocity,
+)
+from torch_geometric_erwin.datasets.lpt import LPTSimulation
+
+SMALL = {"num_clouds": 3, "num_halos": 100, "box_size": 60.0, "mesh_size": 32}
+
+
+def files(root):
+    return [name for _, _, names in os.walk(root) for name in names]
+
+
+def equal(first, second):
+    return len(first) == len(second) and all(
+        torch.equal(a.pos, b.pos) and torch.equal(a.y, b.y)
+        for a, b in zip(first, second)
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return CosmologyLPT(str(tmp_path_factory.mktemp("cosmology")), **SMALL)
+
+
+def test_clouds(dataset):
+    assert len(dataset) == 3
+    for data in dataset:
+        assert set(data.keys()) == {"pos", "y"}
+        for value in (data.pos, data.y):
+            assert value.shape == (100, 3)
+            assert value.dtype == torch.float32
+        assert data.pos.abs().max() <= np.float32(math.sqrt(3))
+        assert data.validate()
+
+
+def test_units(dataset):
+    simulation = LPTSimulation(60.0, 32)
+    assert dataset.position_scale == pytest.approx(60 / math.sqrt(12))
+    assert dataset.velocity_scale == pytest.approx(simulation.velocity_dispersion)
+    for i, data in enumerate(dataset):
+        rng = np.random.default_rng(np.random.SeedSequence([0, 0, i]))
+        pos, velocity = simulation.haloes(rng, 100)
+        # A rounding of float32 at the size of the box, and at 1000 km/s.
+        np.testing.assert_allclose(
+            data.pos * dataset.position_scale + 30, pos, atol=1e-5
+        )
+        np.testing.assert_allclose(data.y * dataset.velocity_scale, velocity, atol=1e-4)
+
+
+def test_a_cloud_of_the_default_size(tmp_path):
+    dataset = CosmologyLPT(str(tmp_path), "val", num_clouds=1)
+    data = dataset[0]
+    assert data.num_nodes == 5000
+    # Standardised: the mean is small and the spread near 1, if not 1, as a box has
+    # few large waves and the second order adds to the velocities.
+    assert data.pos.std(dim=0).sub(1).abs().max() < 0.05
+    assert data.y.mean(dim=0).abs().max() < 0.1
+    assert 0.8 < data.y.std() < 1.4
+
+    side = math.sqrt(12)
+    tree = cKDTree(data.pos.double() % side, boxsize=side)
+    pairs = tree.count_neighbors(tree, 0.1) - 5000
+    random = 5000 * 4999 * 4 / 3 * math.pi * 0.1**3 / side**3
+    assert pairs > 3 * random
+
+    # Linear theory explains about 0.45 of the variance, from 0.38 to 0.51 by cloud.
+    smoothing, amplitude = fit_linear_velocity([data], [0.12])
+    residual = data.y - linear_velocity(data.pos, smoothing, amplitude)
+    assert 0.35 < 1 - residual.square().sum() / data.y.square().sum() < 0.55
+
+
+def test_a_cloud_depends_on_its_seed_split_and_index_alone(dataset, tmp_path):
+    root = str(tmp_path)
+    fewer = CosmologyLPT(root, **{**SMALL, "num_clouds": 2})
+    assert equal(fewer, dataset[:2])
+    other = [dataset[0], dataset[1]]
+    for options in ({"split": "val"}, {"split": "test"}, {"seed": 1}):
+        other.append(CosmologyLPT(root, **{**SMALL, "num_clouds": 1, **options})[0])
+    for i, first in enumerate(other):
+        for second in other[i + 1 :]:
+            assert not torch.equal(first.pos, second.pos)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_bits_do_not_depend_on_workers(dataset, tmp_path, num_workers):
+    assert equal(CosmologyLPT(str(tmp_path), num_workers=num_workers, **SMALL), dataset)
+
+
+def test_configurations_share_a_root(dataset, tmp_path):
+    root = str(tmp_path)
+    variants = [
+        {},
+        {"split": "val"},
+        {"num_clouds": 1},
+        {"num_halos": 90},
+        {"box_size": 60.001},
+        {"mesh_size": 33},
+        {"redshift": 0.5},
+        {"seed": 1},
+    ]
+    built = [CosmologyLPT(root, **{**SMALL, **variant}) for variant in variants]
+    assert len({item.processed_paths[0] for item in built}) == len(variants)
+    for variant, item in zip(variants, built):
+        assert equal(CosmologyLPT(root, **{**SMALL, **variant}), item)
+    assert equal(built[0], dataset)
+    assert not torch.equal(built[0][0].y, built[6][0].y)
+
+
+def test_generates_once(dataset, monkeypatch):
+    monkeypatch.setattr(LPTSimulation, "haloes", None)
+    assert equal(CosmologyLPT(dataset.root, **SMALL), dataset)
+    with pytest.raises(TypeError):
+        CosmologyLPT(dataset.root, force_reload=True, **SMALL)
+    assert equal(CosmologyLPT(dataset.root, **SMALL), dataset)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_interrupted_generation(dataset, tmp_path, monkeypatch, error):
+    haloes, calls = LPTSimulation.haloes, []
+
+    def interrupted(self, rng, num_halos):
+        calls.append(num_halos)
+        if len(calls) == 3:
+            raise error("stop")
+        return haloes(self, rng, num_halos)
+
+    options = {**SMALL, "num_clouds": 50, "num_workers": 1}
+    with monkeypatch.context() as context:
+        context.setattr(LPTSimulation, "haloes", interrupted)
+        with pytest.raises(error, match="stop"):
+            CosmologyLPT(str(tmp_path), **options)
+    assert files(tmp_path) == []
+    assert len(calls) < 50
+    again = CosmologyLPT(str(tmp_path), **options)
+    assert len(again) == 50
+    assert equal(again[:3], dataset)
+
+
+def test_interrupted_writing(tmp_path, monkeypatch):
+    def interrupted(data_list, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(CosmologyLPT, "save", staticmethod(interrupted))
+        with pytest.raises(KeyboardInterrupt):
+            CosmologyLPT(str(tmp_path), **SMALL)
+    assert files(tmp_path) == []
+
+
+def test_a_failing_transform_stops_the_generation(tmp_path, monkeypatch):
+    haloes, calls = LPTSimulation.haloes, []
+
+    def counted(self, rng, num_halos):
+        calls.append(num_halos)
+        return haloes(self, rng, num_halos)
+
+    def fail(data):
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(LPTSimulation, "haloes", counted)
+    options = {**SMALL, "num_clouds": 50, "num_workers": 1}
+    with pytest.raises(RuntimeError, match="stop"):
+        CosmologyLPT(str(tmp_path), pre_transform=fail, **options)
+    assert files(tmp_path) == []
+    assert len(calls) < 50
+
+
+def test_two_writers_at_once(dataset, tmp_path, monkeypatch):
+    # Neither takes the final name before both have written; as between processes,
+    # they share nothing but the files.
+    save, both_written = CosmologyLPT.save, threading.Barrier(2, timeout=60)
+
+    def wait(data_list, path):
+        save(data_list, path)
+        both_written.wait()
+
+    with monkeypatch.context() as context, ThreadPoolExecutor(2) as executor:
+        context.setattr(CosmologyLPT, "save", staticmethod(wait))
+        writers = [
+            executor.submit(CosmologyLPT, str(tmp_path), **SMALL) for _ in range(2)
+        ]
+        for writer in writers:
+            assert equal(writer.result(), dataset)
+    assert sorted(files(tmp_path)) == ["data.pt", "pre_filter.pt", "pre_transform.pt"]
+    assert equal(CosmologyLPT(str(tmp_path), **SMALL), dataset)
+
+
+def test_progress_bar(tmp_path, capsys):
+    CosmologyLPT(str(tmp_path), **SMALL)
+    assert "CosmologyLPT train: 100%" in capsys.readouterr().err
+
+
+def test_transforms(dataset, tmp_path):
+    seen = []
+
+    def pre_filter(data):
+        seen.append(data)
+        return not torch.equal(data.pos, dataset[1].pos)
+
+    kept = CosmologyLPT(
+        str(tmp_path),
+        pre_filter=pre_filter,
+        pre_transform=Compose([NormalizeScale(), Constant(2.0)]),
+        transform=Constant(3.0),
+        **SMALL,
+    )
+    assert [set(data.keys()) for data in seen] == [{"pos", "y"}] * 3
+    assert len(kept) == 2
+    assert torch.equal(kept[1].y, dataset[2].y)
+    expected = NormalizeScale()(copy.copy(dataset[2])).pos
+    assert torch.equal(kept[1].pos, expected)
+    assert kept[1].x.unique(dim=0).tolist() == [[2.0, 3.0]]
+
+
+def test_other_pre_transform_is_noticed(tmp_path):
+    root = str(tmp_path)
+    CosmologyLPT(root, pre_transform=Constant(1.0), **SMALL)
+    with pytest.warns(UserWarning, match="`pre_transform` argument differs"):
+        CosmologyLPT(root, **SMALL)
+    with warnings.catch_warnings():  # Another configuration is not concerned.
+        warnings.simplefilter("error")
+        CosmologyLPT(root, "val", **SMALL)
+
+
+def test_loader_with_workers(dataset):
+    batches = list(DataLoader(dataset, batch_size=2, num_workers=2))
+    assert [batch.num_graphs for batch in batches] == [2, 1]
+    pos = torch.cat([batch.pos for batch in batches])
+    assert torch.equal(pos, torch.cat([data.pos for data in dataset]))
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.copy,
+        copy.deepcopy,
+        CosmologyLPT.copy,
+        lambda d: pickle.loads(pickle.dumps(d)),
+    ],
+    ids=["copy", "deepcopy", "dataset_copy", "pickle"],
+)
+def test_copies(dataset, duplicate):
+    other = duplicate(dataset)
+    assert equal(other, dataset)
+    assert other.velocity_scale == dataset.velocity_scale
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("split", "valid", "must be one of"),
+        ("num_clouds", 0, "must be an integer of at least 1"),
+        ("num_halos", 0, "must be an integer of at least 1"),
+        ("num_halos", 10.0, "must be an integer of at least 1"),
+        ("mesh_size", 4, "must be an integer of at least 8"),
+        ("seed", -1, "must be an integer of at least 0"),
+        ("num_workers", 0, "must be an integer of at least 1"),
+        ("box_size", 0.0, "must be positive and finite"),
+        ("box_size", math.inf, "must be positive and finite"),
+        ("redshift", -0.5, "must be non-negative and finite"),
+        ("redshift", math.nan, "must be non-negative and finite"),
+    ],
+)
+def test_bad_arguments(tmp_path, name, value, message):
+    with pytest.raises(ValueError, match=rf"'{name}' {message} .*\(got '?{value}'?\)"):
+        CosmologyLPT(str(tmp_path), **{**SMALL, name: value})
+    assert files(tmp_path) == []
+
+
+def test_more_haloes_than_peaks(tmp_path):
+    with pytest.raises(ValueError, match=r"'num_halos' is 5000, .*a finer mesh"):
+        CosmologyLPT(str(tmp_path), mesh_size=32)
+    assert files(tmp_path) == []
+
+
+def test_filter_that_keeps_nothing(tmp_path):
+    with pytest.raises(ValueError, match="'pre_filter' keeps none of the 3 clouds"):
+        CosmologyLPT(str(tmp_path), pre_filter=lambda data: False, **SMALL)
+    assert files(tmp_path) == []

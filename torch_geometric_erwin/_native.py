@@ -70,7 +70,7 @@ _SIGNATURES = {
 
 @cache
 def library() -> ctypes.CDLL:
-    r"""Loads the library once per process; :obj:`ImportError` if it is not installed."""
+    r"""Loads the library once per process, or raises :obj:`ImportError`."""
     # An editable install redirects modules, so the file need not lie beside this one.
     spec = find_spec(f"{__package__}._kernels")
     if spec is None or spec.origin is None:
@@ -104,8 +104,8 @@ def call(name: str, *args: object) -> None:
 def context(tensor: Tensor) -> Context:
     r"""The context of a call on :obj:`tensor`'s device.
 
-    A DataLoader worker reports one thread, and one thread never enters an OpenMP region:
-    a team of two inside a forked process would hang.
+    A DataLoader worker reports one thread, and one thread never enters an OpenMP
+    region: a team of two inside a forked process would hang.
     """
     if tensor.device.type == "cpu":
         return Context(-1, torch.get_num_threads(), None)

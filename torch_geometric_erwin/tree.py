@@ -78,34 +78,34 @@ class TreeConfig:
         if not isinstance(rotate, (int, float)) or not abs(rotate) <= 360.0:
             raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
         check_choice("layout", layout, LAYOUTS)
-        values = {
-            "ball_sizes": per_level("ball_sizes", ball_sizes, levels),
-            "strides": per_level("strides", strides, levels - 1),
-            "rotate": float(rotate) + 0.0,  # no negative zero: texts are compared
-            "layout": layout,
-        }
-        for name in ("ball_sizes", "strides"):
-            bad = [v for v in values[name] if v & (v - 1)]  # type: ignore[attr-defined]
+        sizes = per_level("ball_sizes", ball_sizes, levels)
+        steps = per_level("strides", strides, levels - 1)
+        if max(sizes) > _LIMIT:
+            raise ValueError(
+                f"'ball_sizes' must be at most {_LIMIT} (got {max(sizes)})"
+            )
+        if prod(steps) > _LIMIT:
+            raise ValueError(
+                f"the product of 'strides' must be at most {_LIMIT} (got {prod(steps)})"
+            )
+        for name, numbers in (("ball_sizes", sizes), ("strides", steps)):
+            bad = [v for v in numbers if v & (v - 1)]
             if layout == "perfect" and bad:
                 raise ValueError(
                     f"layout='perfect' needs powers of two in '{name}' (got {bad[0]}); "
                     "layout='balanced' takes any"
                 )
-        balls, steps = (",".join(map(str, values[n])) for n in ("ball_sizes", "strides"))
-        values["text"] = (
-            f"balls={balls} strides={steps} rotate={values['rotate']} layout={layout}"
-        )
+        angle = float(rotate) + 0.0  # no negative zero: texts are compared
+        values = {
+            "ball_sizes": sizes,
+            "strides": steps,
+            "rotate": angle,
+            "layout": layout,
+            "text": f"balls={','.join(map(str, sizes))} "
+            f"strides={','.join(map(str, steps))} rotate={angle} layout={layout}",
+        }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        if max(self.ball_sizes) > _LIMIT:
-            raise ValueError(
-                f"'ball_sizes' must be at most {_LIMIT} (got {max(self.ball_sizes)})"
-            )
-        if prod(self.strides) > _LIMIT:
-            raise ValueError(
-                f"the product of 'strides' must be at most {_LIMIT} (got "
-                f"{prod(self.strides)})"
-            )
 
     @property
     def num_levels(self) -> int:
@@ -220,8 +220,8 @@ class Tree:
     def _problem(self, ptr: Tensor, num_nodes: int, values: bool) -> Optional[str]:
         clouds, levels = ptr.size(0) - 1, self.config.num_levels
         if list(self.level.shape) != [clouds, levels]:
-            expected = [clouds, levels]
-            return f"'level' has shape {list(self.level.shape)}, expected {expected}"
+            shape = list(self.level.shape)
+            return f"'level' has shape {shape}, expected {[clouds, levels]}"
         if self.mask is None and self.perm.size(0) != num_nodes:
             return f"'perm' has {self.perm.size(0)} entries for {num_nodes} nodes"
         if not values:
@@ -257,20 +257,22 @@ class Tree:
         return totals
 
 
+_TENSORS = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask")
+
+
 def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    names = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask")
-    return [getattr(tree, name) for name in names], tree.config.text
+    return [getattr(tree, name) for name in _TENSORS], tree.config.text
 
 
 def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:
-    # Numbers, not names: export's guards take the key of 'perm' for the start of that of
-    # 'perm_rot' (torch 2.13).
+    # Numbers, not names: export's guards take the key of 'perm' for the start of that
+    # of 'perm_rot' (torch 2.13).
     values, config = _flatten(tree)
     return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], config
 
 
 def _unflatten(values: Iterable[Any], config: str) -> Tree:
-    return Tree(*values, config=TreeConfig.parse(config))
+    return Tree(**dict(zip(_TENSORS, values)), config=TreeConfig.parse(config))
 
 
 # A tree is an input of torch.compile and torch.export like any nest of tensors.

@@ -18,8 +18,10 @@ namespace erwin {
 namespace {
 
 constexpr int32_t kLeaf = 16;         // most points of a search leaf
+constexpr int32_t kNoNode = -1;
 constexpr int64_t kAlign = 64;        // bytes, of every section of the workspace
 constexpr int64_t kLeavesAtOnce = 8;  // search leaves that a thread takes at a time
+constexpr int64_t kThreads = 1024;    // points below which more than one thread does not pay
 
 // A candidate as one integer that orders by (squared distance, index): distances are not negative, and then their bits
 // order as they do.
@@ -52,6 +54,83 @@ T key_distance(typename Pack<T>::Key key) {
   std::memcpy(&distance, &bits, sizeof(T));
   return distance;
 }
+
+template <typename Key>
+void order(Key& a, Key& b) {
+  const Key low = a < b ? a : b, high = a < b ? b : a;
+  a = low;
+  b = high;
+}
+
+// Sorts runs of 2 * half keys that a first step of a bitonic merge has left.
+template <typename Key>
+void clean(Key* keys, int64_t size, int64_t half) {
+  for (; half > 0; half /= 2) {
+    for (int64_t first = 0; first + half < size; first += 2 * half) {
+      const int64_t last = std::min(first + half, size - half);
+      for (int64_t i = first; i < last; ++i) order(keys[i], keys[i + half]);
+    }
+  }
+}
+
+// Bitonic sort: lists are short, and a network has no branches to mispredict. The smaller key always goes to the lower
+// place, so that places beyond `size` can be left out.
+template <typename Key>
+void sort_keys(Key* keys, int64_t size) {
+  for (int64_t run = 2; run < 2 * size; run *= 2) {
+    for (int64_t first = 0; first < size; first += run) {
+      for (int64_t i = std::max<int64_t>(0, first + run - size); i < run / 2; ++i)
+        order(keys[first + i], keys[first + run - 1 - i]);
+    }
+    clean(keys, size, run / 4);
+  }
+}
+
+// The nearest candidates of a query. Those that have come in lately wait until they are worth a merge.
+template <typename T>
+class Nearest {
+  using Key = typename Pack<T>::Key;
+
+ public:
+  static int64_t width(int64_t k) { return std::max<int64_t>(kLeaf, ceil_pow2(k)); }
+  static int64_t room(int64_t k) { return 2 * width(k) + kLeaf; }
+
+  void reset(Key* keys, int64_t k) {
+    best_ = keys;
+    width_ = width(k);
+    fresh_ = end = keys + width_;
+    k_ = k;
+    // All bits of a key set: its distance is no number, and nothing exceeds it.
+    std::fill_n(best_, width_, ~Key{0});
+    limit_ = key_distance<T>(best_[k - 1]);
+  }
+
+  // The squared distance that a candidate must not exceed; it falls with every merge.
+  T limit() const { return limit_; }
+  const Key* keys() const { return best_; }
+
+  // To be called after at most kLeaf keys were written to `end`.
+  void settle() {
+    if (end - fresh_ >= width_ - 1) merge();
+  }
+
+  void merge() {
+    sort_keys(fresh_, end - fresh_);
+    const int64_t count = std::min<int64_t>(end - fresh_, width_);
+    for (int64_t i = 0; i < count; ++i) best_[width_ - 1 - i] = std::min(best_[width_ - 1 - i], fresh_[i]);
+    clean(best_, width_, width_ / 2);
+    end = fresh_;
+    limit_ = key_distance<T>(best_[k_ - 1]);
+  }
+
+  Key* end;  // where the next candidate goes
+
+ private:
+  Key* best_;   // [width], ascending
+  Key* fresh_;  // [width + kLeaf]
+  int64_t width_, k_;
+  T limit_;
+};
 
 // Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
 // left subtree.
@@ -122,13 +201,19 @@ class Search {
     const T* boxes;  // [nodes, 2, dim]
   };
 
+  // A leaf that is near a leaf of queries.
+  struct Near {
+    T distance;  // squared, between the boxes
+    int32_t node;
+  };
+
   // What one thread needs to answer a leaf of queries.
   struct Scratch {
-    std::vector<T> query;                        // [dim]
-    std::vector<std::pair<T, int32_t>> gathered; // (squared distance to the leaf of queries, node)
-    std::vector<T> boxes;                        // [2, dim, gathered]
-    std::vector<T> distance;                     // [gathered], to the query
-    std::vector<Key> keys;                       // [kLeaf, capacity]
+    std::vector<T> query;    // [dim]
+    std::vector<Near> near;  // [leaves]
+    std::vector<T> boxes;    // [leaves / kLeaf, 2, dim, kLeaf], of `near`
+    std::vector<Key> keys;
+    Nearest<T> nearest[kLeaf];  // of every query
   };
 
  public:
@@ -141,7 +226,7 @@ class Search {
         runtime_dim_(static_cast<int32_t>(dim)),
         perm_(perm),
         workspace_(static_cast<char*>(workspace)),
-        num_threads_(num_threads),
+        num_threads_(ptr[clouds] < kThreads ? 1 : std::max(num_threads, 1)),
         first_leaf_(reinterpret_cast<int64_t*>(workspace_)) {}
 
   static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
@@ -191,34 +276,40 @@ class Search {
       first_edge[g + 1] = first_edge[g] + points * std::min(k, points - (loop ? 0 : 1));
       largest = std::max(largest, points);
     }
-    k = std::min(k, largest);
-    const int64_t capacity = std::min(4 * k, largest) + 3 * kLeaf;
-    std::vector<Scratch> scratch = make_scratch(kLeaf * capacity);
-    for_each_leaf([&](Scratch& own, const Cloud& cloud, int64_t g, int32_t leaf) {
+    const int64_t room = Nearest<T>::room(std::min(k, largest));
+    std::vector<Scratch> scratch = make_scratch(kLeaf * room);
+    for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t g, int32_t leaf) {
       const int64_t neighbors = std::min(k, cloud.points - (loop ? 0 : 1));
-      if (neighbors > 0)
-        knn_leaf(own, cloud, leaf, neighbors, capacity, loop, source + first_edge[g], target + first_edge[g]);
-    }, scratch);
+      if (neighbors == 0) return;
+      knn_leaf(own, cloud, leaf, neighbors, room, loop);
+      const SearchNode& queries = cloud.nodes[leaf];
+      for (int32_t i = 0; i < queries.size; ++i) {
+        const int32_t self = cloud.index[queries.begin + i];
+        const int64_t edge = first_edge[g] + self * neighbors;
+        write(cloud, self, own.nearest[i].keys(), neighbors, source + edge, target + edge);
+      }
+    });
   }
 
   void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) {
     std::vector<Scratch> scratch = make_scratch(0);
-    for_each_leaf([&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
-      gather(own, cloud, box(cloud, leaf), limit, cloud.num_nodes);
-      copy_boxes(own, cloud);
+    for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
+      gather(own, cloud, leaf, limit, kNoNode);
       const SearchNode& queries = cloud.nodes[leaf];
       for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
         load_query(own, cloud, i);
         int64_t count = loop ? 0 : -1;  // itself
         visit_near(own, cloud, limit, [&](const SearchNode& node, const T* distance) {
-          int32_t hits = 0;
-          for (int32_t j = 0; j < node.size; ++j) hits += !(distance[j] > limit);
-          count += hits;
+          const int32_t size = node.size;
+          typename Pack<T>::Bits within = 0;
+#pragma omp simd reduction(+ : within)
+          for (int32_t j = 0; j < kLeaf; ++j) within += (j < size) & !(distance[j] > limit);
+          count += within;
           return limit;
         });
         degree[cloud.first + cloud.index[i]] = cap < 0 ? count : std::min(cap, count);
       }
-    }, scratch);
+    });
   }
 
   void radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
@@ -226,22 +317,24 @@ class Search {
     std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
     for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
     std::vector<Scratch> scratch = make_scratch(largest_cloud() + 1);
-    for_each_leaf([&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
-      gather(own, cloud, box(cloud, leaf), limit, cloud.num_nodes);
-      copy_boxes(own, cloud);
+    for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
+      gather(own, cloud, leaf, limit, kNoNode);
       const SearchNode& queries = cloud.nodes[leaf];
       for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
         load_query(own, cloud, i);
         const int32_t self = cloud.index[i], excluded = loop ? -1 : self;
-        Key* end = own.keys.data();
+        Key* const keys = own.keys.data();
+        Key* end = keys;
         visit_near(own, cloud, limit, [&](const SearchNode& node, const T* distance) {
           end = append(cloud, node, distance, limit, excluded, end);
           return limit;
         });
-        const int64_t row = cloud.first + self;
-        write(cloud, self, own.keys.data(), end, degree[row], source + first_edge[row], target + first_edge[row]);
+        const int64_t row = cloud.first + self, count = degree[row];
+        if (count < end - keys) std::nth_element(keys, keys + count, end);
+        sort_keys(keys, count);
+        write(cloud, self, keys, count, source + first_edge[row], target + first_edge[row]);
       }
-    }, scratch);
+    });
   }
 
  private:
@@ -322,19 +415,18 @@ class Search {
   std::vector<Scratch> make_scratch(int64_t keys) const {
     int64_t leaves = 0;
     for (int64_t g = 0; g < clouds_; ++g) leaves = std::max(leaves, first_leaf_[g + 1] - first_leaf_[g]);
-    std::vector<Scratch> scratch(static_cast<size_t>(std::max(num_threads_, 1)));
+    std::vector<Scratch> scratch(static_cast<size_t>(num_threads_));
     for (Scratch& own : scratch) {
       own.query.resize(dim());
-      own.gathered.reserve(leaves);
-      own.boxes.resize(2 * dim() * leaves);
-      own.distance.resize(leaves);
-      own.keys.resize(keys + kLeaf);
+      own.near.reserve(leaves);
+      own.boxes.resize(ceil_div(leaves, kLeaf) * kLeaf * 2 * dim());
+      own.keys.resize(keys);
     }
     return scratch;
   }
 
   template <typename F>
-  void for_each_leaf(const F& body, std::vector<Scratch>& scratch) const {
+  void for_each_leaf(std::vector<Scratch>& scratch, const F& body) const {
     parallel_for(num_threads_, first_leaf_[clouds_], kLeavesAtOnce, [&](int32_t worker, int64_t leaf) {
       const int64_t g = cloud_of(leaf);
       body(scratch[worker], cloud(g), g, leaves_[leaf]);
@@ -345,73 +437,96 @@ class Search {
     for (int32_t a = 0; a < dim(); ++a) own.query[a] = cloud.coords[a * cloud.points + i];
   }
 
-  // Squared distances from the query to a leaf; those beyond its points mean nothing.
-  void leaf_distances(const Scratch& own, const Cloud& cloud, const SearchNode& node, T* distance) const {
-    T sum[kLeaf] = {};
-    for (int32_t a = 0; a < dim(); ++a) {
-      const T* const x = cloud.coords + a * cloud.points + node.begin;
-      const T q = own.query[a];
-      for (int32_t j = 0; j < kLeaf; ++j) {
-        const T d = x[j] - q;
-        sum[j] += d * d;
+  // The loops below run over kLeaf lanes whatever the leaf's size, so that compilers vectorise them.
+
+  // Squared distances of the query to the points of a leaf; lanes beyond its size mean nothing.
+  void leaf_distances(const T* query, const Cloud& cloud, const SearchNode& node, T* __restrict distance) const {
+    const T* const x = cloud.coords + node.begin;
+    const int64_t points = cloud.points;
+#pragma omp simd
+    for (int32_t j = 0; j < kLeaf; ++j) {
+      T sum = 0;
+      for (int32_t a = 0; a < dim(); ++a) {
+        const T d = x[a * points + j] - query[a];
+        sum += d * d;
       }
+      distance[j] = sum;
     }
-    for (int32_t j = 0; j < kLeaf; ++j) distance[j] = sum[j];
   }
 
-  // Lists the leaves outside the subtree of `home` that come within `limit` of a box.
-  void gather(Scratch& own, const Cloud& cloud, const T* query, T limit, int32_t home) const {
-    own.gathered.clear();
+  // Squared distances of the query to boxes [2, dim, kLeaf].
+  void box_distances(const T* query, const T* boxes, T* __restrict distance) const {
+    const T* const low = boxes;
+    const T* const high = boxes + dim() * kLeaf;
+#pragma omp simd
+    for (int32_t j = 0; j < kLeaf; ++j) {
+      T sum = 0;
+      for (int32_t a = 0; a < dim(); ++a) {
+        const T q = query[a];
+        T x = q < low[a * kLeaf + j] ? low[a * kLeaf + j] : q;
+        x = x > high[a * kLeaf + j] ? high[a * kLeaf + j] : x;
+        sum += (x - q) * (x - q);
+      }
+      distance[j] = sum;
+    }
+  }
+
+  // A bit for each of the first `size` lanes that is within the limit.
+  static uint32_t lanes_within(const T* distance, T limit, int64_t size) {
+    typename Pack<T>::Bits lanes = 0;
+#pragma omp simd reduction(| : lanes)
+    for (int32_t j = 0; j < kLeaf; ++j) lanes |= distance[j] > limit ? 0 : 1 << j;
+    return static_cast<uint32_t>(lanes) & ((1u << size) - 1);
+  }
+
+  // Lists the leaves outside the subtree of `home` that come within `limit` of a leaf of queries.
+  void gather(Scratch& own, const Cloud& cloud, int32_t leaf, T limit, int32_t home) const {
+    const T* const query_low = box(cloud, leaf);
+    const T* const query_high = query_low + dim();
+    own.near.clear();
     for (int32_t id = 0; id < cloud.num_nodes;) {
       const SearchNode& node = cloud.nodes[id];
       const T* const low = box(cloud, id);
+      const T* const high = low + dim();
       T sum = 0;
       for (int32_t a = 0; a < dim(); ++a) {
-        const T below = low[a] - query[dim() + a], above = query[a] - low[dim() + a];
-        T d = below > above ? below : above;
-        d = d > 0 ? d : 0;
+        const T below = low[a] - query_high[a], above = query_low[a] - high[a];
+        const T d = std::max(std::max(below, above), T{0});
         sum += d * d;
       }
       if (id == home || sum > limit) {
         id = node.next;
-        continue;
+      } else {
+        if (node.next == id + 1) own.near.push_back({sum, id});
+        ++id;
       }
-      if (node.next == id + 1) own.gathered.emplace_back(sum, id);
-      ++id;
+    }
+    if (home != kNoNode)
+      std::sort(own.near.begin(), own.near.end(), [](const Near& a, const Near& b) { return a.distance < b.distance; });
+    for (size_t c = 0; c < own.near.size(); ++c) {
+      const T* const from = box(cloud, own.near[c].node);
+      T* const to = own.boxes.data() + c / kLeaf * kLeaf * 2 * dim() + c % kLeaf;
+      for (int32_t a = 0; a < 2 * dim(); ++a) to[a * kLeaf] = from[a];
     }
   }
 
-  void copy_boxes(Scratch& own, const Cloud& cloud) const {
-    const int64_t count = static_cast<int64_t>(own.gathered.size());
-    for (int64_t c = 0; c < count; ++c) {
-      const T* const from = box(cloud, own.gathered[c].second);
-      for (int32_t a = 0; a < 2 * dim(); ++a) own.boxes[a * count + c] = from[a];
-    }
-  }
-
-  // Calls body(leaf, squared distances) for the gathered leaves that may hold a point within the limit, which the body
+  // Calls body(leaf, squared distances) for the near leaves that may hold a point within the limit, which the body
   // returns anew.
   template <typename F>
-  void visit_near(Scratch& own, const Cloud& cloud, T limit, const F& body) const {
-    const int64_t count = static_cast<int64_t>(own.gathered.size());
-    T* const near = own.distance.data();
-    for (int32_t a = 0; a < dim(); ++a) {
-      const T* const low = own.boxes.data() + a * count;
-      const T* const high = low + dim() * count;
-      const T q = own.query[a];
-      for (int64_t c = 0; c < count; ++c) {
-        const T below = low[c] - q, above = q - high[c];
-        T d = below > above ? below : above;
-        d = d > 0 ? d : 0;
-        near[c] = (a == 0 ? T{0} : near[c]) + d * d;
+  void visit_near(const Scratch& own, const Cloud& cloud, T limit, const F& body) const {
+    const T* const query = own.query.data();
+    T box_distance[kLeaf], distance[kLeaf];
+    const int64_t count = static_cast<int64_t>(own.near.size());
+    for (int64_t first = 0; first < count; first += kLeaf) {
+      box_distances(query, own.boxes.data() + first * 2 * dim(), box_distance);
+      uint32_t lanes = lanes_within(box_distance, limit, std::min<int64_t>(kLeaf, count - first));
+      for (; lanes != 0; lanes &= lanes - 1) {
+        const int j = __builtin_ctz(lanes);
+        if (box_distance[j] > limit) continue;
+        const SearchNode& node = cloud.nodes[own.near[first + j].node];
+        leaf_distances(query, cloud, node, distance);
+        limit = body(node, distance);
       }
-    }
-    T distance[kLeaf];
-    for (int64_t c = 0; c < count; ++c) {
-      if (near[c] > limit) continue;
-      const SearchNode& node = cloud.nodes[own.gathered[c].second];
-      leaf_distances(own, cloud, node, distance);
-      limit = body(node, distance);
     }
   }
 
@@ -419,24 +534,23 @@ class Search {
   Key* append(const Cloud& cloud, const SearchNode& node, const T* distance, T limit, int32_t excluded,
               Key* end) const {
     const int32_t* const index = cloud.index + node.begin;
-    for (int32_t j = 0; j < node.size; ++j) {
+    for (uint32_t lanes = lanes_within(distance, limit, node.size); lanes != 0; lanes &= lanes - 1) {
+      const int j = __builtin_ctz(lanes);
       *end = make_key(distance[j], index[j]);
-      end += !(distance[j] > limit) & (index[j] != excluded);
+      end += index[j] != excluded;
     }
     return end;
   }
 
-  void write(const Cloud& cloud, int32_t self, Key* keys, Key* end, int64_t count, int64_t* source,
+  void write(const Cloud& cloud, int32_t self, const Key* keys, int64_t count, int64_t* source,
              int64_t* target) const {
-    if (count < end - keys) std::nth_element(keys, keys + count, end);
-    std::sort(keys, keys + count);
     for (int64_t j = 0; j < count; ++j) {
       source[j] = cloud.first + static_cast<uint32_t>(keys[j]);
       target[j] = cloud.first + self;
     }
   }
 
-  // The smallest node that has the leaf and at least `points` points.
+  // The smallest node that holds the leaf and at least `points` points.
   int32_t find_home(const Cloud& cloud, int32_t leaf, int64_t points) const {
     int32_t id = 0;
     while (id != leaf) {
@@ -448,56 +562,39 @@ class Search {
     return id;
   }
 
-  void knn_leaf(Scratch& own, const Cloud& cloud, int32_t leaf, int64_t k, int64_t capacity, bool loop,
-                int64_t* source, int64_t* target) const {
+  void knn_leaf(Scratch& own, const Cloud& cloud, int32_t leaf, int64_t k, int64_t room, bool loop) const {
     const SearchNode& queries = cloud.nodes[leaf];
-    Key* ends[kLeaf];
-    T limits[kLeaf];
-    // Nearest of the points around: a first limit.
+    // The nearest of the points around set the first limits.
     const int32_t home = find_home(cloud, leaf, k + 1);
     T limit = 0;
-    T distance[kLeaf];
     for (int32_t i = 0; i < queries.size; ++i) {
       load_query(own, cloud, queries.begin + i);
-      Key* const keys = own.keys.data() + i * capacity;
       const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
-      Key* end = keys;
-      T bound = std::numeric_limits<T>::infinity();
+      Nearest<T>& nearest = own.nearest[i];
+      nearest.reset(own.keys.data() + i * room, k);
       for (int32_t id = home; id < cloud.nodes[home].next; ++id) {
         const SearchNode& node = cloud.nodes[id];
         if (node.next != id + 1) continue;
-        leaf_distances(own, cloud, node, distance);
-        end = append(cloud, node, distance, bound, excluded, end);
-        if (end - keys > capacity - kLeaf) end = shrink(keys, end, k, &bound);
+        T distance[kLeaf];
+        leaf_distances(own.query.data(), cloud, node, distance);
+        nearest.end = append(cloud, node, distance, nearest.limit(), excluded, nearest.end);
+        nearest.settle();
       }
-      if (end - keys >= k) end = shrink(keys, end, k, &bound);
-      ends[i] = end;
-      limits[i] = bound;
-      limit = limit > bound ? limit : bound;
+      nearest.merge();
+      limit = std::max(limit, nearest.limit());
     }
-    gather(own, cloud, box(cloud, leaf), limit, home);
-    std::sort(own.gathered.begin(), own.gathered.end());
-    copy_boxes(own, cloud);
+    gather(own, cloud, leaf, limit, home);
     for (int32_t i = 0; i < queries.size; ++i) {
       load_query(own, cloud, queries.begin + i);
-      Key* const keys = own.keys.data() + i * capacity;
-      const int32_t self = cloud.index[queries.begin + i], excluded = loop ? -1 : self;
-      Key* end = ends[i];
-      T bound = limits[i];
-      visit_near(own, cloud, bound, [&](const SearchNode& node, const T* near) {
-        end = append(cloud, node, near, bound, excluded, end);
-        if (end - keys > capacity - kLeaf) end = shrink(keys, end, k, &bound);
-        return bound;
+      const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
+      Nearest<T>& nearest = own.nearest[i];
+      visit_near(own, cloud, nearest.limit(), [&](const SearchNode& node, const T* distance) {
+        nearest.end = append(cloud, node, distance, nearest.limit(), excluded, nearest.end);
+        nearest.settle();
+        return nearest.limit();
       });
-      write(cloud, self, keys, end, k, source + self * k, target + self * k);
+      nearest.merge();
     }
-  }
-
-  // Keeps the k nearest.
-  static Key* shrink(Key* keys, Key* end, int64_t k, T* bound) {
-    std::nth_element(keys, keys + k - 1, end);
-    *bound = key_distance<T>(keys[k - 1]);
-    return keys + k;
   }
 
   const Layout& layout_;

@@ -1,6 +1,6 @@
 r"""The transformer block of Erwin."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class ErwinBlock(torch.nn.Module):
         ball_size: int,
         mlp_ratio: int = 4,
         dim: int = 3,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         super().__init__()
         self.norm_attention = RMSNorm(channels)

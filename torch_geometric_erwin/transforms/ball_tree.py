@@ -30,11 +30,12 @@ class BallTree(BaseTransform):
     - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are
       no repetitions.
 
-    All of them collate without offsets. It works on :class:`~torch_geometric.data.Data`,
-    on every node store with positions of :class:`~torch_geometric.data.HeteroData`, and
-    on batches of both. As transforms that remove or reorder nodes make the tree stale,
-    it comes last; :meth:`torch_geometric_erwin.nn.Erwin.tree_transform` returns the one
-    that fits a model.
+    All of them collate without offsets. It works on
+    :class:`~torch_geometric.data.Data`, on every node store with positions of
+    :class:`~torch_geometric.data.HeteroData`, and on batches of both. As transforms
+    that remove or reorder nodes make the tree stale, it comes last;
+    :meth:`torch_geometric_erwin.nn.Erwin.tree_transform` returns the one that fits a
+    model.
 
     Args:
         ball_sizes: The largest number of rows in a ball, one value or one per level.
@@ -54,7 +55,7 @@ class BallTree(BaseTransform):
         >>> from torch_geometric.data import Data
         >>> data = BallTree(ball_sizes=4, strides=[2])(Data(pos=torch.rand(10, 3)))
         >>> data.level.tolist(), data.ball_len_0.tolist(), data.ball_len_1.tolist()
-        ([[10, 5]], [4, 4, 2], [4, 1])
+        ([[10, 5]], [4, 2, 4], [3, 2])
     """
 
     def __init__(

@@ -45,9 +45,7 @@ def check_pos(pos: Tensor) -> Tensor:
         finite = torch.isfinite(pos.detach()).all(dim=1)
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
-            raise ValueError(
-                f"'pos' must be finite (row {row} is {pos[row].tolist()})"
-            )
+            raise ValueError(f"'pos' must be finite (row {row} is {pos[row].tolist()})")
     return pos.detach()
 
 

@@ -1,4 +1,6 @@
-r"""Moving rows: between clouds, tree order, rotated order and the dense view of balls."""
+r"""Moving rows between clouds, tree order, rotated order and the dense view."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,17 +90,17 @@ class _TakeRows(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, index: Tensor) -> Tensor:
         return x.index_select(0, index)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         x, index = inputs
         ctx.size = x.size(0)
         ctx.save_for_backward(index)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[no-untyped-def,override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return put_rows(grad, index, ctx.size), None
 
@@ -183,7 +185,7 @@ def dense_width(lengths: Tensor, limit: int) -> int:
     # On the host the longest segment is at hand: a batch of small clouds is narrow.
     if torch.compiler.is_compiling() or lengths.device.type != "cpu":
         return limit
-    return int(lengths.max()) if lengths.size(0) > 0 else 1
+    return max(1, int(lengths.max())) if lengths.size(0) > 0 else 1
 
 
 def centre_dense(pos: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:

@@ -67,6 +67,7 @@ def ball_attention(
           **perm:** :math:`(N)`; **output:** :math:`(N, H, d)`.
 
     Raises:
+        TypeError: If a dtype does not fit.
         ValueError: If shapes do not fit, or the backend cannot serve the call.
 
     Example:
@@ -101,6 +102,13 @@ def _check(
     if q.dim() != 3 or q.shape != k.shape or q.shape != v.shape:
         shapes = [list(t.shape) for t in (q, k, v)]
         raise ValueError(f"'q', 'k', 'v' must have one shape [N, H, d] (got {shapes})")
+    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+        dtypes = [t.dtype for t in (q, k, v)]
+        raise TypeError(
+            f"'q', 'k', 'v' must have one floating-point dtype (got {dtypes})"
+        )
+    if not pos.is_floating_point():
+        raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
     if pos.dim() != 2 or pos.size(0) != q.size(0):
         shape = list(pos.shape)
         raise ValueError(f"'pos' must have shape [{q.size(0)}, D] (got {shape})")
@@ -207,9 +215,11 @@ class BallAttention(torch.nn.Module):
         r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
         pos = pos if self.differentiable_pos else pos.detach()
         x = x + self.lin_pos(self._relative(pos, ball_len, perm).to(x.dtype))
-        qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
+        q, k, v = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
         out = ball_attention(
-            *qkv.unbind(1),
+            q,
+            k,
+            v,
             pos,
             ball_len,
             self.sigma,

@@ -5,6 +5,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 from torch.nn import Linear, ModuleList, Parameter
+from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.conv import MPNNConv
 from torch_geometric_erwin.nn.inits import reset_linear
@@ -48,17 +49,16 @@ class MPNNEmbedding(torch.nn.Module):
             reset_linear(self.start)
         if self.constant is not None:
             torch.nn.init.trunc_normal_(self.constant, std=0.02)
-        for conv in self.convs:
-            conv.reset_parameters()
+        reset(self.convs)
 
     def forward(
         self, x: Optional[Tensor], pos: Tensor, edge_index: Optional[Tensor]
     ) -> Tensor:
         r"""Runs the forward pass of the module."""
         if self.start is not None:
-            x = self.start(x)
-        else:
-            x = self.constant.expand(pos.size(0), -1)
+            out = self.start(x)
+        elif self.constant is not None:
+            out = self.constant.expand(pos.size(0), -1)
         for conv in self.convs:
-            x = conv(x, pos, edge_index)
-        return x
+            out = conv(out, pos, edge_index)
+        return out

@@ -165,7 +165,7 @@ class Erwin(torch.nn.Module):
             ("mlp_ratio", mlp_ratio, 1),
             ("out_channels", 1 if out_channels is None else out_channels, 1),
         ):
-            per_level(name, value, 1, minimum)
+            per_level(name, [value], 1, minimum)
         for name, heads in (("enc_heads", enc_heads), ("dec_heads", dec_heads)):
             for l, (h, channels) in enumerate(zip(heads, hidden, strict=False)):
                 if channels % h != 0:
@@ -298,16 +298,16 @@ class Erwin(torch.nn.Module):
         self._reset_head()
 
     def _reset_head(self) -> None:
-        if isinstance(self.head, Sequential):
-            for linear in (self.head[0], self.head[2]):
-                reset_linear(linear)
+        for module in self.head.modules():
+            if isinstance(module, Linear):
+                reset_linear(module)
 
     def tree_transform(self) -> BallTree:
         r"""The transform that attaches the tree that this model needs.
 
         Example:
-            >>> Erwin(1, [16, 16], ball_sizes=8).tree_transform()
-            BallTree(ball_sizes=[8, 8], strides=[2], rotate=45.0, layout='balanced')
+            >>> Erwin(1, [16, 16], ball_sizes=8).tree_transform().config
+            TreeConfig(ball_sizes=(8, 8), strides=(2,), rotate=45.0, layout='balanced')
         """
         c = self.tree_config
         return BallTree(c.ball_sizes, c.strides, c.rotate, c.layout)
@@ -362,7 +362,10 @@ class Erwin(torch.nn.Module):
 
     def _tree(self, inputs: Inputs, tree: Optional[Tree]) -> Tree:
         if tree is None and inputs.nodes is not None:
-            if reference.has_tree(inputs.nodes) and self.tree_config.layout == "perfect":
+            if (
+                reference.has_tree(inputs.nodes)
+                and self.tree_config.layout == "perfect"
+            ):
                 tree = reference.read_tree(inputs.nodes, self.tree_config, inputs.ptr)
             else:
                 tree = read_tree(inputs.nodes, self.tree_config)
@@ -418,11 +421,14 @@ def _num_levels(arguments: dict[str, tuple[Optional[IntOrList], int]]) -> int:
     lengths = {
         name: len(value) + short
         for name, (value, short) in arguments.items()
-        if value is not None and not isinstance(value, int)
+        if isinstance(value, Sequence)
     }
     if not lengths:
         raise ValueError(
             "the number of levels is unknown: one of 'hidden_channels', 'ball_sizes', "
             "'strides', 'enc_depths', 'enc_heads' must be a list"
         )
+    for name, length in lengths.items():
+        if length < 1:
+            raise ValueError(f"'{name}' must not be empty")
     return max(lengths.values())

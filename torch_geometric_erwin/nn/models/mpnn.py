@@ -56,7 +56,7 @@ class MPNN(torch.nn.Module):
             ("num_layers", num_layers, 1),
             ("dim", dim, 1),
         ):
-            per_level(name, value, 1, minimum)
+            per_level(name, [value], 1, minimum)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels
@@ -73,8 +73,9 @@ class MPNN(torch.nn.Module):
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         self.embed.reset_parameters()
-        for linear in (self.head[0], self.head[2]):
-            reset_linear(linear)
+        for module in self.head:
+            if isinstance(module, Linear):
+                reset_linear(module)
 
     def forward(
         self,

@@ -49,9 +49,7 @@ def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def convert_state_dict(
-    state: Mapping[str, Tensor], model: torch.nn.Module
-) -> dict[str, Tensor]:
+def convert_state_dict(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
     r"""The weights by our names, in our order of rows.
 
     Args:
@@ -104,7 +102,7 @@ def convert_state_dict(
 def _copy_block(
     new: str,
     old: str,
-    block: torch.nn.Module,
+    block: Any,
     state: Mapping[str, Tensor],
     out: dict[str, Tensor],
 ) -> None:

@@ -1,9 +1,8 @@
 r"""Batch normalisation over the rows that count."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -21,11 +20,12 @@ class BatchNorm(torch.nn.BatchNorm1d):
         **kwargs: Further arguments of :class:`torch.nn.BatchNorm1d`.
 
     Shapes:
-        - **x:** :math:`(N, C)`; **mask:** :math:`(N)`, bool; **output:**
+        - **input:** :math:`(N, C)`; **mask:** :math:`(N)`, bool; **output:**
           :math:`(N, C)`.
 
     Raises:
-        ValueError: If the input is not two-dimensional.
+        TypeError: If the mask is not boolean.
+        ValueError: If a shape does not fit, or running statistics are not tracked.
 
     Example:
         >>> norm = BatchNorm(4)
@@ -33,10 +33,24 @@ class BatchNorm(torch.nn.BatchNorm1d):
         torch.Size([1, 4])
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, **kwargs: Any) -> None:
+        super().__init__(num_features, **kwargs)
+        if not self.track_running_stats:
+            raise ValueError(
+                "'track_running_stats' must be true: running statistics serve where "
+                "there are fewer than two rows (got False)"
+            )
+
     def forward(self, input: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         r"""Runs the forward pass; rows where :obj:`mask` is false are not counted."""
         self._check_input_dim(input)
-        if not (self.training and self.track_running_stats):
+        if mask is not None:
+            self._check_mask(input, mask)
+        if not self.training:
             return super().forward(input)
         if mask is not None:
             return self._masked(input, mask)
@@ -45,21 +59,19 @@ class BatchNorm(torch.nn.BatchNorm1d):
         return super().forward(input)
 
     def _masked(self, input: Tensor, mask: Tensor) -> Tensor:
-        keep = mask.to(input.dtype)[:, None]
-        count = keep.sum()
-        mean = (input * keep).sum(0) / count.clamp(min=1)
-        var = ((input - mean).square() * keep).sum(0) / count.clamp(min=1)
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        keep, count = mask[:, None], mask.sum()
+        mean = torch.where(keep, x, 0).sum(0) / count.clamp(min=1)
+        var = torch.where(keep, x - mean, 0).square().sum(0) / count.clamp(min=1)
         enough = count >= 2
-        self._update(mean.detach(), var.detach(), count, enough)
-        # The old statistics are the new ones where there are too few rows.
+        self._update(mean, var, count, enough)
+        # With too few rows the running statistics serve, and stay as they are.
         mean = torch.where(enough, mean, self.running_mean)
         var = torch.where(enough, var, self.running_var)
         return self._normalise(input, mean, var)
 
     @torch.no_grad()
-    def _update(
-        self, mean: Tensor, var: Tensor, count: Tensor, enough: Tensor
-    ) -> None:
+    def _update(self, mean: Tensor, var: Tensor, count: Tensor, enough: Tensor) -> None:
         self.num_batches_tracked += enough
         rate: Tensor | float
         if self.momentum is None:
@@ -72,7 +84,9 @@ class BatchNorm(torch.nn.BatchNorm1d):
             buffer += rate * step
 
     def _normalise(self, input: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-        x = (input - mean) * (var + self.eps).rsqrt()
+        # Half precision is normalised in float32, as torch's own norm does.
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        x = (x - mean) * (var.to(x.dtype) + self.eps).rsqrt()
         if self.affine:
             x = x * self.weight + self.bias
         return x.to(input.dtype)
@@ -80,3 +94,11 @@ class BatchNorm(torch.nn.BatchNorm1d):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 2:
             raise ValueError(f"'input' must have shape [N, C] (got {[*input.shape]})")
+
+    def _check_mask(self, input: Tensor, mask: Tensor) -> None:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"'mask' must be boolean (got {mask.dtype})")
+        if mask.shape != input.shape[:1]:
+            raise ValueError(
+                f"'mask' must have shape [{input.size(0)}] (got {[*mask.shape]})"
+            )

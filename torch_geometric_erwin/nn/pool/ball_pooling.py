@@ -167,7 +167,8 @@ class BallUnpooling(torch.nn.Module):
         _check(skip.size(0), pos, group_len, self.stride)
         if x.size(0) != group_len.size(0):
             raise ValueError(
-                f"'x' must have one row per group, {group_len.size(0)} (got {x.size(0)})"
+                f"'x' must have one row per group, {group_len.size(0)} (got "
+                f"{x.size(0)})"
             )
         offset, _ = centre_dense(pos, group_len, self.stride)
         children = self.lin(torch.cat([x, offset.to(x.dtype).flatten(1)], -1))

@@ -14,7 +14,9 @@ from torch_geometric_erwin.nn.attention.backends import reference, sdpa
 BACKENDS: dict[str, ModuleType] = {"sdpa": sdpa, "reference": reference}
 
 
-def explain_backends(q: Tensor, pos: Tensor, differentiable_pos: bool) -> dict[str, str]:
+def explain_backends(
+    q: Tensor, pos: Tensor, differentiable_pos: bool
+) -> dict[str, str]:
     r"""Says for every backend of ball attention why it cannot serve a call.
 
     Args:

@@ -27,7 +27,10 @@ def run(
 ) -> Tensor:
     r"""Rows in tree order, :obj:`[N, H, d]` in and out."""
     size = pos.size(0)
-    dense_pos = to_dense(pos, ball_len, width)
+    # Distances of half precision are computed in float32, as its cdist is missing.
+    dense_pos = to_dense(
+        pos.to(torch.promote_types(pos.dtype, torch.float32)), ball_len, width
+    )
     # The matrix form, the default above 25 points, cancels far from the origin.
     distance = torch.cdist(
         dense_pos, dense_pos, compute_mode="donot_use_mm_for_euclid_dist"

@@ -1,0 +1,5 @@
+from hypothesis import settings
+
+# The same examples in every run: a failure in CI is a failure here.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")

@@ -1,0 +1,193 @@
+import ctypes
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from torch_geometric_erwin import _native
+
+HEADER = Path(__file__).parents[1] / "csrc" / "erwin.h"
+C_TYPES = {
+    "int32_t": ctypes.c_int32,
+    "int64_t": ctypes.c_int64,
+    "double": ctypes.c_double,
+    "const erwin_context*": ctypes.POINTER(_native.Context),
+    "const erwin_layout*": ctypes.POINTER(_native.Layout),
+    "int64_t* const*": ctypes.POINTER(ctypes.c_void_p),
+}
+
+
+def header():
+    """The C header without its comments."""
+    return re.sub(r"//.*", "", HEADER.read_text(encoding="utf-8"))
+
+
+def declared():
+    """The arguments' types of every function in the header, as ctypes."""
+    functions = {}
+    for name, args in re.findall(r"ERWIN_API int32_t (\w+)\(([^)]*)\);", header()):
+        types = [re.sub(r"\s*\w+$", "", arg.strip()) for arg in args.split(",")]
+        functions[name] = [C_TYPES.get(t, ctypes.c_void_p) for t in types if t]
+        assert all(t in C_TYPES or t.endswith("*") for t in types if t), types
+    return functions
+
+
+def enum(name):
+    body = re.search(rf"typedef enum \{{([^}}]*)\}} {name};", header())
+    return {k: int(v) for k, v in re.findall(r"(\w+) = (\d+)", body[1])}
+
+
+def fields(name):
+    body = re.search(rf"typedef struct \{{([^}}]*)\}} {name};", header())
+    return re.findall(r"(\w+(?:\s*\*)?)\s+(\w+)(?:\[(\w+)\])?;", body[1])
+
+
+def test_every_function_is_declared_as_in_the_header():
+    functions = declared()
+    without_arguments = {k for k, v in functions.items() if not v}
+    assert without_arguments == {
+        "erwin_abi_version",
+        "erwin_has_openmp",
+        "erwin_has_cuda",
+    }
+    assert set(_native._SIGNATURES) == set(functions) - without_arguments
+    for name, types in _native._SIGNATURES.items():
+        assert types == functions[name], name
+
+
+def test_every_function_is_in_the_library():
+    library = _native.library()
+    for name in declared():
+        assert getattr(library, name)
+
+
+def test_numbers_are_those_of_the_header():
+    defines = dict(re.findall(r"#define (ERWIN_\w+) (\d+)", header()))
+    assert int(defines["ERWIN_ABI_VERSION"]) == _native.ABI_VERSION
+    assert int(defines["ERWIN_MAX_LEVELS"]) == _native.MAX_LEVELS
+    assert _native.library().erwin_abi_version() == _native.ABI_VERSION
+    assert enum("erwin_layout_kind") == {
+        f"ERWIN_{kind.upper()}": value for kind, value in _native.LAYOUTS.items()
+    }
+    assert enum("erwin_dtype") == {
+        f"ERWIN_{str(dtype).removeprefix('torch.').upper()}": value
+        for dtype, value in _native.DTYPES.items()
+    }
+    statuses = enum("erwin_status")
+    assert statuses.pop("ERWIN_OK") == 0
+    assert set(_native._STATUS) == set(statuses.values())
+
+
+def test_structs_are_those_of_the_header():
+    kinds = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64}
+    for struct, name in [
+        (_native.Context, "erwin_context"),
+        (_native.Layout, "erwin_layout"),
+    ]:
+        expected = []
+        for kind, field, size in fields(name):
+            base = kinds.get(kind, ctypes.c_void_p)
+            expected.append((field, base * _native.MAX_LEVELS if size else base))
+        assert struct._fields_ == expected
+
+
+@pytest.fixture
+def fresh():
+    """Forgets the library that was loaded, before the test and after it."""
+    _native.library.cache_clear()
+    yield
+    _native.library.cache_clear()
+
+
+@pytest.mark.parametrize("spec", [None, SimpleNamespace(origin=None)])
+def test_missing_library(spec, fresh, monkeypatch):
+    monkeypatch.setattr(_native, "find_spec", lambda name: spec)
+    with pytest.raises(
+        ImportError, match=r"native library .* is missing; .*pip install"
+    ):
+        _native.library()
+
+
+def test_library_of_another_version(fresh, monkeypatch):
+    origin = _native.find_spec("torch_geometric_erwin._kernels").origin
+    monkeypatch.setattr(_native, "ABI_VERSION", 999)
+    message = re.escape(f"'{origin}' has ABI 1, expected 999; reinstall")
+    with pytest.raises(ImportError, match=message):
+        _native.library()
+
+
+def test_openmp_and_cuda_are_flags():
+    library = _native.library()
+    assert library.erwin_has_openmp() in (0, 1)
+    assert library.erwin_has_cuda() in (0, 1)
+
+
+def workspace(layout, ptr, dim=3):
+    ptr = torch.tensor(ptr)
+    args = (layout, 0, ptr.data_ptr(), ptr.numel() - 1, dim)
+    return _native.size_of("erwin_tree_workspace", *args)
+
+
+def test_size_of():
+    layout = _native.layout([8, 8], [2], "balanced")
+    assert workspace(layout, [0]) == workspace(layout, [0, 0]) == 0
+    assert 0 < workspace(layout, [0, 10]) < workspace(layout, [0, 10, 30])
+
+
+@pytest.mark.parametrize(
+    ("layout", "ptr", "dim"),
+    [
+        (([8], [], "balanced"), [1, 5], 3),
+        (([8], [], "balanced"), [0, 5, 3], 3),
+        (([8], [], "balanced"), [0, 5], 0),
+        (([0], [], "balanced"), [0, 5], 3),
+        (([8, 8], [0], "balanced"), [0, 5], 3),
+        (([2**40], [], "balanced"), [0, 5], 3),
+        (([8] * 3, [2**16, 2**16], "balanced"), [0, 5], 3),
+        (([12], [], "perfect"), [0, 5], 3),
+        (([], [], "balanced"), [0, 5], 3),
+    ],
+)
+def test_a_configuration_out_of_range_is_an_error(layout, ptr, dim):
+    with pytest.raises(RuntimeError, match="erwin_tree_workspace: invalid argument"):
+        workspace(_native.layout(*layout), ptr, dim)
+
+
+def build(context, workspace_bytes):
+    pos, ptr, perm = torch.rand(5, 3), torch.tensor([0, 5]), torch.empty(5).long()
+    scratch = torch.empty(10_000, dtype=torch.uint8)
+    layout = _native.layout([8], [], "balanced")
+    cloud = (pos.data_ptr(), ptr.data_ptr(), 1, 3, None)
+    space = (scratch.data_ptr(), workspace_bytes)
+    out = (perm.data_ptr(), None, _native.pointers([]))
+    _native.call("erwin_tree_build", context, layout, 0, *cloud, *space, *out)
+    return perm
+
+
+def test_status_of_a_call():
+    host = _native.context(torch.empty(0))
+    assert build(host, 10_000).sort().values.tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(RuntimeError, match="erwin_tree_build: workspace too small"):
+        build(host, 8)
+
+
+def test_a_status_without_a_name(monkeypatch):
+    monkeypatch.setattr(_native, "_function", lambda name: lambda: 77)
+    with pytest.raises(RuntimeError, match="erwin_tree_build: status 77"):
+        _native.call("erwin_tree_build")
+
+
+def test_context_follows_the_number_of_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    context = _native.context(torch.empty(0))
+    torch.set_num_threads(before)
+    assert (context.device, context.num_threads, context.stream) == (-1, 3, None)
+
+
+def test_pointers():
+    tensors = [torch.rand(3), torch.rand(2)]
+    assert list(_native.pointers(tensors)) == [t.data_ptr() for t in tensors]
+    assert len(_native.pointers([])) == 1  # an array of no elements has no address

@@ -1,0 +1,750 @@
+import copy
+import dataclasses
+import pickle
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from oracles.ball_tree import balanced, maximal
+from oracles.ball_tree import ball_tree as oracle
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader
+from torch_geometric.data import Data
+from torch_geometric.testing import onlyCUDA
+from torch_geometric.transforms import Compose
+
+from torch_geometric_erwin import Tree, TreeConfig, ball_tree
+from torch_geometric_erwin.ops.ball_tree import rotation_matrix
+from torch_geometric_erwin.transforms import BallTree
+
+DATA = Path(__file__).parent / "data"
+SHARED = Path(__file__).parents[2] / "shared" / "parity"
+ORIGINAL = [
+    *[DATA / f"tiny_{name}.pt" for name in ["d2_rot0_mp0", "d2_rot45_levels3"]],
+    *[DATA / f"tiny_{name}.pt" for name in ["d3_rot30_flat", "d3_rot45_mp2"]],
+    *[SHARED / f"d2_rot45_{name}.pt" for name in ["mp0_odd", "mp3_stride1"]],
+    *[SHARED / f"d3_{name}.pt" for name in ["rot0_mp0_p2one", "rot45_mp0_latent"]],
+    *[SHARED / f"d3_rot45_mp3_{name}.pt" for name in ["odd", "strides42"]],
+]
+
+B = 8
+ALL_SIZES = list(range(5 * B + 4))  # clouds of 0 to 5B + 3 points
+MIXED = [0, 37, 1, 0, 64, 2, 100, 3, 0]
+CONFIGS = [  # ball sizes, strides
+    ((8,), ()),
+    ((8, 8), (2,)),
+    ((8, 8, 8), (2, 2)),
+    ((8, 8, 8), (4, 2)),
+    ((8, 8), (3,)),
+    ((8, 8, 8), (1, 2)),
+    ((9, 9, 9), (3, 3)),
+    ((7, 7), (2,)),
+    ((1, 1), (2,)),
+    ((4, 4, 4), (2, 6)),  # a row of the last level spans more points than a ball
+    ((8, 5, 3, 1), (2, 2, 2)),  # no ball size is a power of two times the first
+    ((4, 8, 16), (2, 2)),
+    ((16, 16, 16, 8, 4), (2, 2, 2, 2)),
+]
+PERFECT = [(b, s) for b, s in CONFIGS if all(v & (v - 1) == 0 for v in (*b, *s))]
+LAYOUTS = [("balanced", *c) for c in CONFIGS] + [("perfect", *c) for c in PERFECT]
+
+
+def offsets(sizes):
+    return torch.tensor([0, *np.cumsum(sizes, dtype=int)])
+
+
+def random_pos(n, dim=3, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(n, dim, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def tensors(tree):
+    return [t for t in pytree.tree_leaves(tree) if t is not None]
+
+
+def assert_same(a, b):
+    assert a.config == b.config
+    for x, y in zip(tensors(a), tensors(b), strict=True):
+        assert x.dtype == y.dtype
+        assert torch.equal(x, y)
+
+
+def assert_equals_oracle(pos, ptr, **kwargs):
+    tree = ball_tree(pos, ptr, **kwargs)
+    config = tree.config
+    keys = pos if pos.dtype == torch.float64 else pos.float()
+    rotation = rotation_matrix(config.rotate, pos.size(1)).numpy()
+    expected = oracle(
+        keys.numpy(),
+        ptr.tolist(),
+        config.ball_sizes,
+        config.strides,
+        rotation if config.rotate else None,
+        config.layout,
+        kwargs.get("ties", "index"),
+    )
+    assert tree.perm.tolist() == expected.perm.tolist()
+    assert tree.level.tolist() == expected.level.tolist()
+    assert [t.tolist() for t in tree.ball_len] == expected.ball_len
+    assert [t.tolist() for t in tree.group_len] == expected.group_len
+    assert [t.tolist() for t in tree.perm_rot] == [
+        rows.tolist() for rows in expected.perm_rot
+    ]
+    if config.layout == "perfect":
+        assert tree.mask.tolist() == expected.mask.tolist()
+    else:
+        assert tree.mask is None
+    tree.validate(ptr, pos.size(0), config)
+    return tree
+
+
+def split(tree, ptr):
+    """The trees of the single clouds."""
+    rows = torch.nn.functional.pad(tree.level.cumsum(0), (0, 0, 1, 0))
+    balls = [
+        torch.searchsorted(lengths.cumsum(0), rows[:, l].contiguous(), right=True)
+        for l, lengths in enumerate(tree.ball_len)
+    ]
+
+    def part(tensors, ends, i):
+        return tuple(t[e[i] : e[i + 1]] for t, e in zip(tensors, ends))
+
+    return [
+        Tree(
+            *part([tree.perm], rows.T, i),
+            tree.level[i : i + 1],
+            part(tree.ball_len, balls, i),
+            part(tree.group_len, rows.T[1:], i),
+            part(tree.perm_rot, rows.T, i),
+            None if tree.mask is None else part([tree.mask], rows.T, i)[0],
+            tree.config,
+        )
+        for i in range(ptr.size(0) - 1)
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("layout", "ball_sizes", "strides"), LAYOUTS)
+def test_any_cloud_size(layout, ball_sizes, strides, dtype):
+    ptr = offsets(ALL_SIZES)
+    assert_equals_oracle(
+        random_pos(int(ptr[-1]), dtype=dtype),
+        ptr,
+        ball_sizes=ball_sizes,
+        strides=strides,
+        layout=layout,
+    )
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0, 45, -30.0])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 7])
+def test_any_dimension_and_rotation(dim, rotate, layout):
+    ptr = offsets(MIXED)
+    for dtype in [torch.float32, torch.float64]:
+        pos = random_pos(int(ptr[-1]), dim, dtype=dtype)
+        config = {"ball_sizes": 8, "strides": [2, 2], "layout": layout}
+        tree = assert_equals_oracle(pos, ptr, rotate=rotate, **config)
+        assert len(tree.perm_rot) == (3 if rotate else 0)
+
+
+def test_a_negative_angle_turns_the_other_way():
+    pos = random_pos(100, dim=2)
+    left, right = (ball_tree(pos, ball_sizes=8, rotate=a) for a in [30, -30])
+    assert torch.equal(left.perm, right.perm)
+    assert not torch.equal(left.perm_rot[0], right.perm_rot[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_converted_exactly(dtype):
+    ptr = offsets(MIXED)
+    pos = random_pos(int(ptr[-1]), dtype=dtype)  # many equal coordinates
+    tree = assert_equals_oracle(pos, ptr, ball_sizes=8, strides=[2])
+    assert_same(tree, ball_tree(pos.double().float(), ptr, ball_sizes=8, strides=[2]))
+
+
+def test_float64_keys_see_what_float32_rounds_away():
+    pos = 1.0 + torch.tensor([[2.0], [1.0], [0.0]], dtype=torch.float64) * 1e-12
+    assert ball_tree(pos, ball_sizes=1).perm.tolist() == [2, 1, 0]
+    assert ball_tree(pos.float(), ball_sizes=1).perm.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda pos: pos.T.contiguous().T,
+        lambda pos: pos.repeat_interleave(2, dim=0)[::2],
+        lambda pos: torch.cat([pos, pos], dim=1)[:, :3],
+        lambda pos: pos[:, [0]].expand(-1, 3),
+    ],
+    ids=["transposed", "strided rows", "sliced columns", "expanded"],
+)
+def test_any_memory_layout(view):
+    ptr = offsets(MIXED)
+    pos = view(random_pos(int(ptr[-1])))
+    assert not pos.is_contiguous()
+    tree = ball_tree(pos, ptr.repeat_interleave(2)[::2], ball_sizes=8, strides=[2])
+    assert_same(tree, ball_tree(pos.contiguous(), ptr, ball_sizes=8, strides=[2]))
+
+
+def coincident(n, dim):
+    return torch.zeros(n, dim)
+
+
+def duplicates(n, dim):
+    return random_pos(n, dim)[torch.arange(n) % 7]
+
+
+def grid(n, dim):
+    return torch.randint(-2, 3, (n, dim), generator=torch.Generator().manual_seed(n))
+
+
+def signed_zeros(n, dim):
+    return torch.where(grid(n, dim) > 0, 0.0, -0.0)
+
+
+@pytest.mark.parametrize("ties", ["index", "coordinates"])
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("make", [coincident, duplicates, grid, signed_zeros])
+def test_ties(make, layout, ties):
+    ptr = offsets(MIXED)
+    # On a grid, rotated coordinates and centroids of three differ by rounding alone.
+    strides = [2, 2] if layout == "perfect" else [3, 2]
+    for dim in [1, 2, 3]:
+        pos = make(int(ptr[-1]), dim).float()
+        assert_equals_oracle(
+            pos, ptr, ball_sizes=4, strides=strides, layout=layout, ties=ties
+        )
+
+
+def test_coincident_points_keep_their_order():
+    tree = ball_tree(torch.ones(21, 3), ball_sizes=4, strides=[2])
+    assert torch.equal(tree.perm, torch.arange(21))
+    assert all(torch.equal(p, torch.arange(p.size(0))) for p in tree.perm_rot)
+
+
+def test_negative_zero_counts_as_zero():
+    pos = torch.tensor([[0.0], [-0.0], [0.0], [-0.0]])
+    assert ball_tree(pos, ball_sizes=1).perm.tolist() == [0, 1, 2, 3]
+
+
+def test_lowest_axis_wins_a_tie_of_extents():
+    pos = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert ball_tree(pos, ball_sizes=1).perm.tolist() == [0, 1]
+
+
+def test_huge_finite_coordinates():
+    pos = random_pos(200) / random_pos(200).abs().max() * 3e38  # sums overflow
+    tree = ball_tree(pos, ball_sizes=8, strides=[2, 2])
+    for rows in [tree.perm, *tree.perm_rot]:
+        assert torch.equal(rows.sort().values, torch.arange(rows.size(0)))
+
+
+@pytest.mark.parametrize(
+    ("n", "ball_sizes", "expected"),
+    [
+        (
+            1000,
+            (128, 128, 128, 128, 128),
+            [[128] * 7 + [104], [128, 128, 128, 116], [128, 122], [125], [63]],
+        ),
+        (
+            1000,
+            (128, 128, 128, 64, 32),
+            [[128] * 7 + [104], [128, 128, 128, 116], [128, 122], [64, 61], [32, 31]],
+        ),
+        (37, (128, 128, 128, 128, 128), [[37], [19], [10], [5], [3]]),
+    ],
+)
+def test_worked_examples(n, ball_sizes, expected):
+    pos = random_pos(n)
+    tree = assert_equals_oracle(
+        pos, offsets([n]), ball_sizes=ball_sizes, strides=[2, 2, 2, 2]
+    )
+    assert [balls.tolist() for balls in tree.ball_len] == expected
+    assert tree.level.tolist() == [[sum(balls) for balls in expected]]
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("ball_sizes", [128, (128, 128, 128, 64, 32)])
+def test_published_configurations(ball_sizes, layout):
+    ptr = offsets([1500, 0, 37, 129])
+    assert_equals_oracle(
+        random_pos(1666),
+        ptr,
+        ball_sizes=ball_sizes,
+        strides=[2, 2, 2, 2],
+        layout=layout,
+    )
+
+
+configs = st.integers(0, 4).flatmap(
+    lambda strides: st.tuples(
+        st.lists(st.integers(1, 40), min_size=strides + 1, max_size=strides + 1),
+        st.lists(st.integers(1, 5), min_size=strides, max_size=strides),
+    )
+)
+
+
+def tables(n, ball_sizes, strides):
+    # Boundaries do not depend on coordinates: points on a line build fastest.
+    pos = torch.arange(n, dtype=torch.float64).unsqueeze(1)
+    return ball_tree(pos, ball_sizes=ball_sizes, strides=strides, rotate=0)
+
+
+@given(st.integers(0, 1000), configs)
+def test_invariants_of_every_configuration(n, config):
+    ball_sizes, strides = config
+    tree = tables(n, ball_sizes, strides)
+    runs = set()
+    for l, size in enumerate(ball_sizes):
+        span = prod(strides[:l])
+        rows = -(-n // span)
+        assert tree.level[0, l] == rows == tree.num_rows(l)
+        fills = tree.ball_len[l]
+        assert fills.sum() == rows
+        assert ((fills >= 1) & (fills <= size)).all()
+        groups = [] if l == len(strides) else [tree.group_len[l]]
+        for group in groups:
+            assert group.sum() == rows
+            assert (group[:-1] == strides[l]).all()
+            assert ((group >= 1) & (group <= strides[l])).all()
+        for lengths in [fills, *groups]:
+            ends = (lengths.cumsum(0) * span).clamp(max=n).tolist()
+            runs.update(zip([0, *ends], ends))
+    # Runs are nodes of one tree, so that they are nested or disjoint.
+    open_ends = []
+    for start, end in sorted(runs, key=lambda run: (run[0], -run[1])):
+        while open_ends and open_ends[-1] <= start:
+            open_ends.pop()
+        assert not open_ends or end <= open_ends[-1]
+        open_ends.append(end)
+
+
+@st.composite
+def dividing_configs(draw):
+    """Strides whose product divides the ball size, as in all published models."""
+    strides = draw(st.lists(st.integers(1, 4), max_size=3))
+    size = prod(strides) * draw(st.integers(1, 8))
+    levels = range(len(strides) + 1)
+    doublings = [draw(st.integers(0, 3)) for _ in levels]
+    ball_sizes = [size << doublings[0]]
+    for l in levels[1:]:  # B_l S_l = 2^j B_0
+        ball_sizes.append((ball_sizes[0] << doublings[l]) // prod(strides[:l]))
+    return ball_sizes, strides
+
+
+@given(st.integers(1, 20_000), dividing_configs())
+def test_ball_counts_are_as_small_as_can_be(n, config):
+    ball_sizes, strides = config
+    tree = tables(n, ball_sizes, strides)
+    for l, size in enumerate(ball_sizes):
+        rows = int(tree.level[0, l])
+        assert tree.ball_len[l].size(0) == -(-rows // size)
+    blocks = -(-tree.ball_len[0] // prod(strides))
+    assert blocks.max() - blocks.min() <= 1
+
+
+@given(st.integers(1, 2_000), dividing_configs())
+def test_invariants_of_the_definition(n, config):
+    (size, *_), strides = config
+    block = prod(strides)
+    root = balanced(n, size, strides)
+
+    def depth(node):
+        if node.rows <= size:
+            return 0
+        left, right = node.children
+        balls = len(maximal(left, lambda rows: rows <= size))
+        assert balls & (balls - 1) == 0
+        assert node.rows / 3 - block <= left.rows <= 2 * node.rows / 3 + block
+        return 1 + max(depth(left), depth(right))
+
+    assert depth(root) == (-(-n // size) - 1).bit_length()
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "waste"), [(4_000, 16_000, 0.017), (16_000, 100_000, 0.004)]
+)
+def test_dense_view_wastes_little(low, high, waste):
+    # Empty slots per point over log-uniform sizes, with balls of 256: 128 <1/n>, as on
+    # average half a ball is empty. The figures are known to a tenth of a percent.
+    sizes = np.geomspace(low, high, 51).astype(int)
+    balls = [tables(n, 256, [2, 2]).ball_len[0].size(0) for n in sizes]
+    assert np.mean(np.array(balls) * 256 / sizes - 1) == pytest.approx(waste, abs=5e-4)
+
+
+@pytest.fixture
+def num_threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+def test_same_bits_on_any_number_of_threads(layout, num_threads):
+    # Subtrees of more than 8,192 points become tasks.
+    pos, ptr = random_pos(60_000), offsets([40_000, 5, 0, 3_000, 16_995])
+    config = {"ball_sizes": 128, "strides": [2, 2], "layout": layout}
+    num_threads(1)
+    expected = ball_tree(pos, ptr, **config)
+    for threads in [2, 3, 4]:
+        num_threads(threads)
+        assert_same(ball_tree(pos, ptr, **config), expected)
+
+
+@pytest.mark.parametrize(
+    ("layout", "ball_sizes", "strides"),
+    [
+        ("balanced", (8, 8, 8), (2, 2)),
+        ("balanced", (7, 5), (3,)),
+        ("perfect", (8, 8), (2,)),
+    ],
+)
+def test_a_cloud_alone_equals_the_cloud_in_a_batch(layout, ball_sizes, strides):
+    # The original lets balls straddle clouds where a cloud is smaller than a ball.
+    ptr = offsets(ALL_SIZES[::-1])
+    pos = random_pos(int(ptr[-1]))
+    config = {"ball_sizes": ball_sizes, "strides": strides, "layout": layout}
+    batch = ball_tree(pos, ptr, **config)
+    for i, part in enumerate(split(batch, ptr)):
+        assert_same(ball_tree(pos[ptr[i] : ptr[i + 1]], **config), part)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+def test_order_is_a_function_of_the_coordinates(layout):
+    # The original keeps the order of the input inside leaf pairs.
+    config = {"ball_sizes": 8, "strides": [2, 2], "layout": layout}
+    for n in [2, 3, 37, 300]:
+        pos, shuffle = random_pos(n), torch.randperm(n)
+        tree, shuffled = ball_tree(pos, **config), ball_tree(pos[shuffle], **config)
+        assert torch.equal(shuffle[shuffled.perm], tree.perm)
+        for a, b in zip(tree.perm_rot, shuffled.perm_rot, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+def test_order_on_a_grid_is_a_function_of_the_coordinates_on_request(layout):
+    axis = torch.arange(7.0)
+    pos = torch.cartesian_prod(axis, axis[:6], axis[:5])
+    pos = torch.cat([pos, pos[::3]])  # coincident points are interchangeable
+    shuffle = torch.randperm(pos.size(0), generator=torch.Generator().manual_seed(0))
+    config = {"ball_sizes": 8, "strides": [2, 2], "layout": layout}
+
+    def orders(ties):
+        trees = [ball_tree(p, ties=ties, **config) for p in (pos, pos[shuffle])]
+        return [pos[trees[0].perm], *trees[0].perm_rot], [
+            pos[shuffle][trees[1].perm],
+            *trees[1].perm_rot,
+        ]
+
+    for a, b in zip(*orders("coordinates"), strict=True):
+        assert torch.equal(a, b)
+    before, after = orders("index")
+    assert not torch.equal(before[0], after[0])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # Python >= 3.12
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_after_a_multi_threaded_build(method, num_threads):
+    if method not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip(f"this platform cannot {method}")
+    num_threads(2)
+    clouds = [Data(pos=random_pos(20_000, seed=seed)) for seed in range(3)]
+    config = {"ball_sizes": 128, "strides": [2]}
+    expected = [ball_tree(data.pos, **config) for data in clouds]
+    loader = DataLoader(
+        clouds,
+        collate_fn=Compose([BallTree(**config)]),
+        num_workers=1,
+        multiprocessing_context=method,
+        timeout=120,  # seconds; a deadlock would hang
+    )
+    for (data,), tree in zip(loader, expected, strict=True):
+        assert torch.equal(data.perm, tree.perm)
+        assert torch.equal(data.perm_rot_1, tree.perm_rot[1])
+
+
+@pytest.mark.parametrize("path", ORIGINAL, ids=lambda path: path.stem)
+def test_perfect_layout_is_the_original_tree(path):
+    if not path.exists():
+        pytest.skip(f"the file '{path.name}' is not in '../shared/parity'")
+    run = torch.load(path, weights_only=True)
+    config, ptr = run["config"], offsets(run["sizes"])
+    tree = ball_tree(
+        run["pos"],
+        ptr,
+        ball_sizes=config["ball_sizes"],
+        strides=config["strides"],
+        rotate=config["rotate"],
+        layout="perfect",
+    )
+    # Leaf pairs are the same up to the order inside; so are the points below a row of
+    # any level, and a ball of the rotated tree is compared as a set of such rows.
+    points = [tree.global_perm(ptr), run["tree_idx"]]
+    pairs = [p.view(-1, 2).sort(dim=1).values for p in points]
+    assert torch.equal(*pairs)
+    assert torch.equal(tree.mask, run["tree_mask"])
+    for l, size in enumerate(config["ball_sizes"]):
+        assert (tree.ball_len[l] == size).all()
+        if not config["rotate"]:
+            continue
+        span = prod(config["strides"][:l])
+        orders = [tree.global_perm_rot(l), run["tree_idx_rot"][l]]
+        ours, theirs = (
+            [
+                sorted(sorted(row) for row in ball)
+                for ball in p.view(-1, span)[order].view(-1, size, span).tolist()
+            ]
+            for p, order in zip(points, orders)
+        )
+        assert ours == theirs
+
+
+def test_perfect_layout_repeats_lone_points():
+    tree = ball_tree(
+        torch.tensor([[2.0], [0.0], [1.0]]), ball_sizes=2, layout="perfect"
+    )
+    assert tree.perm.tolist() == [1, 1, 2, 0]
+    assert tree.mask.tolist() == [True, False, True, True]
+
+
+def test_layouts_agree_on_powers_of_two():
+    for n in [1, 2, 64]:
+        pos = random_pos(n)
+        balanced, perfect = (
+            ball_tree(pos, ball_sizes=8, strides=[2, 2], layout=layout)
+            for layout in ["balanced", "perfect"]
+        )
+        assert torch.equal(balanced.perm, perfect.perm)
+        assert all(map(torch.equal, balanced.perm_rot, perfect.perm_rot))
+        assert all(map(torch.equal, balanced.ball_len, perfect.ball_len))
+        assert perfect.mask.all()
+
+
+def test_no_clouds():
+    tree = ball_tree(torch.empty(0, 3), torch.tensor([0]), ball_sizes=8, strides=[2])
+    assert tree.level.shape == (0, 2)
+    assert [t.numel() for t in tensors(tree)] == [0] * 7
+
+
+def test_positions_that_need_a_gradient():
+    pos = random_pos(50)
+    tree = ball_tree(pos.clone().requires_grad_(), ball_sizes=8, strides=[2])
+    assert_same(tree, ball_tree(pos, ball_sizes=8, strides=[2]))
+
+
+@onlyCUDA
+def test_positions_on_a_gpu():
+    ptr = offsets(MIXED)
+    pos = random_pos(int(ptr[-1]))
+    expected = ball_tree(pos, ptr, ball_sizes=8, strides=[2], layout="perfect")
+    tree = ball_tree(
+        pos.cuda(), ptr.cuda(), ball_sizes=8, strides=[2], layout="perfect"
+    )
+    assert all(t.is_cuda for t in tensors(tree))
+    assert_same(tree.to("cpu"), expected)
+    tree.validate(ptr.cuda(), pos.size(0), tree.config)
+
+
+def test_rows_of_a_batch():
+    ptr = offsets([5, 0, 3])
+    pos = random_pos(8)
+    tree = ball_tree(pos, ptr, ball_sizes=2, strides=[2])
+    assert tree.level.tolist() == [[5, 3], [0, 0], [3, 2]]
+    assert tree.num_rows(0) == 8
+    assert tree.num_rows(1) == 5
+    assert tree.batch(0).tolist() == [0, 0, 0, 0, 0, 2, 2, 2]
+    assert tree.batch(1).tolist() == [0, 0, 0, 2, 2]
+    assert tree.global_perm(ptr).tolist() == [
+        *tree.perm[:5].tolist(),
+        *(tree.perm[5:] + 5).tolist(),
+    ]
+    assert tree.global_perm_rot(1).tolist() == [
+        *tree.perm_rot[1][:3].tolist(),
+        *(tree.perm_rot[1][3:] + 3).tolist(),
+    ]
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0.0, -12.5])
+def test_tree_is_a_nest_of_tensors(layout, rotate):
+    tree = ball_tree(
+        random_pos(20), ball_sizes=4, strides=[2], rotate=rotate, layout=layout
+    )
+    leaves, spec = pytree.tree_flatten(tree)
+    count = 5 + (2 if rotate else 0) + (layout == "perfect")
+    assert len(tensors(tree)) == count
+    assert_same(pytree.tree_unflatten(leaves, spec), tree)
+    paths = [pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)]
+    assert len(paths) == len(set(paths)) == len(leaves)
+    for other in [
+        copy.copy(tree),
+        copy.deepcopy(tree),
+        pickle.loads(pickle.dumps(tree)),
+        tree.to("cpu"),
+        pytree.treespec_loads(pytree.treespec_dumps(spec)).unflatten(leaves),
+    ]:
+        assert_same(other, tree)
+
+
+def test_tree_is_loaded_as_weights_are(tmp_path):
+    tree = ball_tree(random_pos(20), ball_sizes=4, strides=[2])
+    torch.save(tree, tmp_path / "tree.pt")
+    assert_same(torch.load(tmp_path / "tree.pt", weights_only=True), tree)
+
+
+def without_the_last_row(tree):
+    return dataclasses.replace(tree, perm=tree.perm[:-1])
+
+
+def of_another_cloud(tree):
+    return ball_tree(random_pos(12), ptr=offsets([5, 7]), ball_sizes=4, strides=[2])
+
+
+def with_a_repeated_row(tree):
+    return dataclasses.replace(tree, perm=torch.tensor([0] * 6 + [0] * 6))
+
+
+def with_a_row_outside(tree):
+    return dataclasses.replace(tree, perm=torch.tensor([*range(6), *range(1, 7)]))
+
+
+def with_filtered_balls(tree):
+    return dataclasses.replace(tree, ball_len=(tree.ball_len[0][:-1], tree.ball_len[1]))
+
+
+def with_filtered_groups(tree):
+    return dataclasses.replace(tree, group_len=(tree.group_len[0][:-1],))
+
+
+def with_a_filtered_rotation(tree):
+    return dataclasses.replace(tree, perm_rot=(tree.perm_rot[0], tree.perm_rot[1][1:]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "ptr", "problem"),
+    [
+        (lambda tree: tree, [0, 12], r"'level' has shape \[2, 2\], expected \[1, 2\]"),
+        (without_the_last_row, [0, 6, 12], "'perm' has 11 entries for 12 nodes"),
+        (of_another_cloud, [0, 6, 12], "cloud 0 has 5 rows in 'level' and 6 nodes"),
+        (with_a_repeated_row, [0, 6, 12], "'perm' is not a permutation"),
+        (with_a_row_outside, [0, 6, 12], "'perm' has entries outside its cloud"),
+        (with_filtered_balls, [0, 6, 12], "'ball_len_0' covers \\d+ rows of 12"),
+        (with_filtered_groups, [0, 6, 12], "'group_len_0' covers"),
+        (with_a_filtered_rotation, [0, 6, 12], "'perm_rot_1' covers 5 rows of 6"),
+    ],
+)
+def test_a_stale_tree_is_refused(damage, ptr, problem):
+    tree = ball_tree(random_pos(12), offsets([6, 6]), ball_sizes=4, strides=[2])
+    tree.validate(offsets([6, 6]), 12, tree.config)
+    with pytest.raises(
+        ValueError, match=f"does not fit its data: {problem}.*'BallTree'"
+    ):
+        damage(tree).validate(torch.tensor(ptr), 12, tree.config)
+
+
+def test_a_stale_mask_is_refused():
+    tree = ball_tree(random_pos(6), ball_sizes=4, layout="perfect")
+    tree.validate(offsets([6]), 6, tree.config)
+    stale = dataclasses.replace(tree, mask=torch.ones(8, dtype=torch.bool))
+    with pytest.raises(ValueError, match="'perm' has 8 entries for 6 nodes"):
+        stale.validate(offsets([6]), 6, tree.config)
+
+
+def test_shapes_are_checked_without_values():
+    tree = ball_tree(random_pos(12), offsets([6, 6]), ball_sizes=4)
+    tree.validate(offsets([5, 7]), 12, tree.config, values=False)
+    with pytest.raises(ValueError, match="'perm' has 12 entries for 13 nodes"):
+        tree.validate(offsets([6, 7]), 13, tree.config, values=False)
+
+
+def test_a_tree_for_other_ball_sizes_is_refused():
+    tree = ball_tree(random_pos(12), ball_sizes=4)
+    with pytest.raises(ValueError, match=r"'balls=4 .* needed is 'balls=8 .*transform"):
+        tree.validate(offsets([12]), 12, TreeConfig(8, ()))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TreeConfig(128, (2, 2)),
+        TreeConfig((128, 64), 2),
+        TreeConfig([8], rotate=0),
+        TreeConfig((7, 5), (3,), rotate=-12.5),
+        TreeConfig((8, 4), (2,), layout="perfect"),
+    ],
+)
+def test_config_is_read_from_its_text(config):
+    assert TreeConfig.parse(str(config)) == config
+    assert hash(TreeConfig.parse(str(config))) == hash(config)
+    assert config.num_levels == len(config.strides) + 1
+
+
+def test_config_repeats_scalars():
+    assert TreeConfig(128, (2, 2)).ball_sizes == (128, 128, 128)
+    assert TreeConfig((8, 4, 2), 2).strides == (2, 2)
+    assert TreeConfig(128, ()) == TreeConfig([128])
+    assert TreeConfig(8, (), rotate=45) == TreeConfig(8, ())
+    assert str(TreeConfig(8, (), rotate=-0.0)) == str(TreeConfig(8, (), rotate=0))
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((128, 2), ValueError, r"number of levels is unknown.*128 and 2"),
+        (([], ()), ValueError, r"1 to 16 levels \(got 0\)"),
+        (([8] * 17, 2), ValueError, r"1 to 16 levels \(got 17\)"),
+        (([8, 8, 8], [2]), ValueError, r"'strides' must have one value or 2 \(got 1"),
+        (([8, 0], 2), ValueError, r"'ball_sizes' must be at least 1 \(got 0\)"),
+        ((8, [-2]), ValueError, r"'strides' must be at least 1 \(got -2\)"),
+        (([8.0], ()), TypeError, r"'ball_sizes' must hold integers \(got 8.0\)"),
+        ((8.0, [2]), TypeError, r"'ball_sizes' must hold integers \(got 8.0\)"),
+        (([8, 8], 2.0), TypeError, r"'strides' must hold integers \(got 2.0\)"),
+        ((True, [2]), TypeError, r"'ball_sizes' must hold integers \(got True\)"),
+        ((8, (), "45"), ValueError, r"'rotate' must be an angle .* \(got '45'\)"),
+        ((8, (), float("nan")), ValueError, r"'rotate' must be an angle .* \(got nan"),
+        ((8, (), 1e3), ValueError, r"'rotate' must be an angle .* \(got 1000.0\)"),
+        ((8, (), 45, "ball"), ValueError, r"'layout' must be one of .* \(got 'ball'\)"),
+        (
+            (12, [2], 45, "perfect"),
+            ValueError,
+            r"powers of two in 'ball_sizes' \(got 12",
+        ),
+        ((8, [3], 45, "perfect"), ValueError, r"powers of two in 'strides' \(got 3\)"),
+        ((2**40, ()), ValueError, r"'ball_sizes' must be at most"),
+        ((8, [2**16, 2**16]), ValueError, r"product of 'strides' must be at most"),
+    ],
+)
+def test_bad_configuration(args, error, message):
+    with pytest.raises(error, match=message):
+        TreeConfig(*args)
+    with pytest.raises(error, match=message):
+        ball_tree(
+            torch.rand(4, 3),
+            **dict(zip(["ball_sizes", "strides", "rotate", "layout"], args)),
+        )
+
+
+def test_bad_ties():
+    with pytest.raises(ValueError, match=r"'ties' must be one of .* \(got 'random'\)"):
+        ball_tree(torch.rand(4, 3), ball_sizes=2, ties="random")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_position_that_is_not_finite_is_refused_with_its_row(value):
+    pos = torch.zeros(10, 2)
+    pos[7, 1] = value
+    with pytest.raises(
+        ValueError, match=rf"'pos' must be finite \(row 7 is \[0.0, {value}"
+    ):
+        ball_tree(pos, ball_sizes=2)
+
+
+def test_a_malformed_ptr_is_refused():
+    with pytest.raises(ValueError, match="'ptr' must end at the number of rows 10"):
+        ball_tree(torch.zeros(10, 2), offsets([4, 5]), ball_sizes=2)

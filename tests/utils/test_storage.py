@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch_geometric.data import Batch, Data, HeteroData
+
+from torch_geometric_erwin import TreeConfig, ball_tree, global_perm
+from torch_geometric_erwin.transforms import BallTree
+from torch_geometric_erwin.utils.storage import attach_tree, read_tree, store_ptr
+
+SIZES = [9, 0, 1, 20]
+
+
+def cloud(n):
+    generator = torch.Generator().manual_seed(n)
+    return Data(pos=torch.randn(n, 2, generator=generator))
+
+
+def batch_of(sizes):
+    return Batch.from_data_list([cloud(n) for n in sizes])
+
+
+def tree_of(data, config):
+    return ball_tree(
+        data.pos,
+        store_ptr(data),
+        ball_sizes=config.ball_sizes,
+        strides=config.strides,
+        rotate=config.rotate,
+        layout=config.layout,
+    )
+
+
+def assert_same(a, b):
+    assert a.config == b.config
+    for name in ["perm", "level", "mask"]:
+        x, y = getattr(a, name), getattr(b, name)
+        assert x is y is None or torch.equal(x, y)
+    for name in ["ball_len", "group_len", "perm_rot"]:
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=True):
+            assert torch.equal(x, y)
+
+
+def test_store_ptr():
+    batch = batch_of(SIZES)
+    assert store_ptr(batch).tolist() == [0, 9, 9, 10, 30]
+    assert store_ptr(cloud(3)) is None
+    sorted_batch = Data(pos=torch.zeros(3, 2), batch=torch.tensor([0, 0, 2]))
+    assert store_ptr(sorted_batch).tolist() == [0, 2, 2, 3]
+    data = HeteroData()
+    data["atom"].pos = torch.zeros(3, 2)
+    assert store_ptr(data["atom"]) is None
+    assert store_ptr(Batch.from_data_list([data, data])["atom"]).tolist() == [0, 3, 6]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TreeConfig(4, ()),
+        TreeConfig((4, 4, 2), (2, 2)),
+        TreeConfig((5, 3), (3,), rotate=0),
+        TreeConfig((4, 4), (2,), layout="perfect"),
+        TreeConfig((4, 4), (2,), rotate=0, layout="perfect"),
+    ],
+    ids=str,
+)
+def test_read_tree_returns_what_attach_tree_wrote(config):
+    for data in [cloud(13), cloud(0), batch_of(SIZES), batch_of([3]), batch_of([0, 0])]:
+        tree = tree_of(data, config)
+        attach_tree(data, data._store, tree)
+        assert_same(read_tree(data, config), tree)
+        ptr = store_ptr(data)
+        ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr
+        tree.validate(ptr, data.num_nodes, config)
+
+
+def test_read_tree_of_a_node_store():
+    config = TreeConfig(4, (2,))
+    data = HeteroData()
+    data["atom"].pos = torch.rand(7, 3)
+    attach_tree(data, data["atom"], tree_of(data["atom"], config))
+    assert_same(read_tree(data["atom"], config), tree_of(data["atom"], config))
+
+
+def test_read_tree_without_a_tree():
+    assert read_tree(cloud(3), TreeConfig(4, ())) is None
+    assert read_tree(batch_of(SIZES), TreeConfig(4, ())) is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        TreeConfig(8, (2,)),
+        TreeConfig(4, (4,)),
+        TreeConfig(4, ()),
+        TreeConfig(4, (2,), rotate=30),
+        TreeConfig(4, (2,), layout="perfect"),
+    ],
+    ids=str,
+)
+def test_a_tree_for_another_configuration_is_refused(other):
+    config = TreeConfig(4, (2,))
+    separate = [cloud(9), cloud(5)]
+    for data, c in zip(separate, [other, config], strict=True):
+        attach_tree(data, data._store, tree_of(data, c))
+    for data in [separate[0], batch_of(SIZES)]:
+        attach_tree(data, data._store, tree_of(data, other))
+        message = f"built for '{other}', needed is '{config}'; apply 'model.tree_trans"
+        with pytest.raises(ValueError, match=message):
+            read_tree(data, config)
+
+
+def test_a_batch_with_trees_for_two_configurations_is_refused():
+    transforms = [BallTree(4, [2]), BallTree(8, [2])]
+    batch = Batch.from_data_list([t(cloud(9)) for t in transforms])
+    for transform in transforms:
+        with pytest.raises(ValueError, match="the data's tree was built for"):
+            read_tree(batch, transform.config)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+def test_global_perm(layout):
+    transform = BallTree(4, [2], layout=layout)
+    batch = transform(batch_of(SIZES))
+    tree = read_tree(batch, transform.config)
+    assert torch.equal(global_perm(batch), tree.global_perm(batch.ptr))
+    expected = [
+        start + p
+        for start, n in zip(batch.ptr.tolist(), SIZES)
+        for p in transform(cloud(n)).perm.tolist()
+    ]
+    assert global_perm(batch).tolist() == expected
+    single = transform(cloud(9))
+    assert torch.equal(global_perm(single), single.perm)
+
+
+def test_global_perm_without_a_tree():
+    with pytest.raises(ValueError, match="no tree; apply the transform 'BallTree'"):
+        global_perm(batch_of(SIZES))
+
+
+def test_an_attribute_of_the_user_is_kept():
+    data = cloud(9)
+    data.perm_rotation, data.levels, data.ball_length = 1, 2, 3
+    data = BallTree(4, [2])(BallTree(4, [2, 2])(data))
+    assert (data.perm_rotation, data.levels, data.ball_length) == (1, 2, 3)

@@ -1,0 +1,166 @@
+r"""Graphs by exact neighbour search over a ball tree."""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+import torch_geometric_erwin.ops.neighbors  # noqa: F401  (registers the operators)
+from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.utils.checks import check_pos, check_ptr
+
+_FLOWS = ("source_to_target", "target_to_source")
+
+# The search stops at nodes of at most 16 points (csrc/cpu/neighbors.cpp): balls of 16
+# fill them. Balls of 8 to 12 points were 10 to 40 % slower, measured in 3-D.
+_BALL_SIZE = 16
+
+
+def knn_graph(
+    pos: Tensor,
+    k: int,
+    ptr: Optional[Tensor] = None,
+    *,
+    loop: bool = False,
+    flow: str = "source_to_target",
+    tree: Optional[Tree] = None,
+) -> Tensor:
+    r"""Connects every node to its :obj:`k` nearest nodes of the same cloud.
+
+    The search is exact and the result unique, on any number of threads: of nodes at
+    the same distance the one of lower index is nearer. Squared distances are computed
+    in the dtype of the positions (float16 and bfloat16 ones in float32), which get no
+    gradient.
+
+    Args:
+        pos: The node positions, on the CPU.
+        k: The number of neighbours. A node of a smaller cloud is connected to all of
+            its cloud.
+        ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
+            :func:`torch_geometric_erwin.utils.checks.batch_to_ptr` makes them from a
+            sorted vector of cloud indices. (default: one cloud)
+        loop: Whether a node is its own neighbour. Other nodes at the same position
+            always are.
+        flow: :obj:`"source_to_target"`, or :obj:`"target_to_source"` to swap the rows.
+        tree: A tree of the positions with the balanced layout, which is searched in
+            place of a new one; the result is the same.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
+        - **ptr:** :math:`(G + 1)`.
+        - **output:** :math:`(2, E)`, int64: the neighbours in the first row, nearest
+          first, of the ascending nodes in the second.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If an argument is malformed, on another device, or the tree was
+            built for other nodes.
+
+    Example:
+        >>> knn_graph(torch.tensor([[0.0], [1.0], [3.0]]), k=1)
+        tensor([[1, 0, 1],
+                [0, 1, 2]])
+    """
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise TypeError(f"'k' must be an integer (got {k!r})")
+    if k < 1:
+        raise ValueError(f"'k' must be at least 1 (got {k})")
+    search = _search_args(pos, ptr, flow, tree)
+    return _directed(torch.ops.erwin.knn(*search, k, loop), flow)
+
+
+def radius_graph(
+    pos: Tensor,
+    r: float,
+    ptr: Optional[Tensor] = None,
+    *,
+    loop: bool = False,
+    max_num_neighbors: Optional[int] = None,
+    flow: str = "source_to_target",
+    tree: Optional[Tree] = None,
+) -> Tensor:
+    r"""Connects every node to the nodes of the same cloud within a distance.
+
+    The search is exact and the result unique, on any number of threads. Neighbours are
+    those with :math:`d^2 \leq r^2`, both squares computed in the dtype of the positions
+    (float16 and bfloat16 ones in float32), which get no gradient.
+
+    Args:
+        pos: The node positions, on the CPU.
+        r: The distance, in the unit of the positions.
+        ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
+            :func:`torch_geometric_erwin.utils.checks.batch_to_ptr` makes them from a
+            sorted vector of cloud indices. (default: one cloud)
+        loop: Whether a node is its own neighbour. Other nodes at the same position
+            always are.
+        max_num_neighbors: Keeps this many of a node's neighbours, the nearest ones; of
+            nodes at the same distance the one of lower index is nearer. (default: all)
+        flow: :obj:`"source_to_target"`, or :obj:`"target_to_source"` to swap the rows.
+        tree: A tree of the positions with the balanced layout, which is searched in
+            place of a new one; the result is the same.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
+        - **ptr:** :math:`(G + 1)`.
+        - **output:** :math:`(2, E)`, int64: the neighbours in the first row, nearest
+          first, of the ascending nodes in the second.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If an argument is malformed, on another device, or the tree was
+            built for other nodes.
+
+    Example:
+        >>> radius_graph(torch.tensor([[0.0], [1.0], [3.0]]), r=2.0)
+        tensor([[1, 0, 2, 1],
+                [0, 1, 1, 2]])
+    """
+    if not isinstance(r, (int, float)) or isinstance(r, bool):
+        raise TypeError(f"'r' must be a number (got {r!r})")
+    if not r >= 0:
+        raise ValueError(f"'r' must not be negative (got {r})")
+    cap = max_num_neighbors
+    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool)):
+        raise TypeError(f"'max_num_neighbors' must be an integer or None (got {cap!r})")
+    if cap is not None and cap < 1:
+        raise ValueError(f"'max_num_neighbors' must be at least 1 (got {cap})")
+    search = _search_args(pos, ptr, flow, tree)
+    edge_index = torch.ops.erwin.radius(
+        *search, float(r), -1 if cap is None else cap, loop
+    )
+    return _directed(edge_index, flow)
+
+
+def _search_args(
+    pos: Tensor, ptr: Optional[Tensor], flow: str, tree: Optional[Tree]
+) -> tuple[Any, ...]:
+    # The arguments that the operators share: positions, offsets and a balanced tree.
+    if flow not in _FLOWS:
+        raise ValueError(f"'flow' must be one of {[*_FLOWS]} (got {flow!r})")
+    if isinstance(pos, Tensor) and pos.device.type != "cpu":
+        raise ValueError(
+            f"'pos' must be on the CPU, where the search runs (got {pos.device}); "
+            "search in the transform, or copy the positions"
+        )
+    pos = check_pos(pos)
+    ptr = check_ptr(ptr, pos.size(0), pos.device)
+    if tree is None:
+        perm = torch.ops.erwin.ball_tree(
+            pos, ptr, [_BALL_SIZE], [], 0.0, "balanced"
+        )[0]
+        return pos, ptr, perm, [_BALL_SIZE], []
+    if not isinstance(tree, Tree):
+        raise TypeError(f"'tree' must be a Tree (got '{type(tree).__name__}')")
+    config = tree.config
+    if config.layout != "balanced":
+        raise ValueError(
+            f"'tree' must have layout='balanced' (got '{config.layout}'); without a "
+            "tree, one is built for the search"
+        )
+    values = not torch.compiler.is_compiling()
+    tree.validate(ptr, pos.size(0), config, values=values)
+    return pos, ptr, tree.perm, [*config.ball_sizes], [*config.strides]
+
+
+def _directed(edge_index: Tensor, flow: str) -> Tensor:
+    return edge_index if flow == "source_to_target" else edge_index.flip(0)

@@ -1,0 +1,154 @@
+r"""Transforms that attach a graph by exact neighbour search."""
+
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+from torch_geometric.data.datapipes import functional_transform
+from torch_geometric.transforms import BaseTransform
+from torch_geometric.utils import to_undirected
+
+from torch_geometric_erwin.neighbors import knn_graph, radius_graph
+from torch_geometric_erwin.utils.storage import store_ptr
+
+
+@functional_transform("tree_knn_graph")
+class TreeKNNGraph(BaseTransform):
+    r"""Creates the k-NN graph of the node positions :obj:`data.pos` by
+    :func:`~torch_geometric_erwin.neighbors.knn_graph` (functional name:
+    :obj:`tree_knn_graph`).
+
+    It sets :obj:`data.edge_index` and removes :obj:`data.edge_attr`, as
+    :class:`torch_geometric.transforms.KNNGraph` does, without its optional
+    dependencies. It works on :class:`~torch_geometric.data.Data` and on batches of it,
+    whose clouds stay apart.
+
+    Args:
+        k: The number of neighbours.
+        loop: Whether a node is its own neighbour.
+        force_undirected: Whether every edge gets its reverse; edges are then sorted by
+            the first row of :obj:`edge_index`.
+        flow: :obj:`"source_to_target"`, where every target has :obj:`k` sources, or
+            :obj:`"target_to_source"`.
+
+    Raises:
+        TypeError: If the data is not homogeneous.
+        ValueError: If there are no positions, or one is not finite.
+
+    Example:
+        >>> data = TreeKNNGraph(k=1)(Data(pos=torch.tensor([[0.0], [1.0], [3.0]])))
+        >>> data.edge_index
+        tensor([[1, 0, 1],
+                [0, 1, 2]])
+    """
+
+    def __init__(
+        self,
+        k: int = 6,
+        loop: bool = False,
+        force_undirected: bool = False,
+        flow: str = "source_to_target",
+    ) -> None:
+        self.k = k
+        self.loop = loop
+        self.force_undirected = force_undirected
+        self.flow = flow
+
+    def forward(self, data: Union[Data, Batch]) -> Union[Data, Batch]:
+        r"""Attaches the graph to a shallow copy of the data."""
+        pos, ptr = _cloud(data, self)
+        edge_index = knn_graph(pos, self.k, ptr, loop=self.loop, flow=self.flow)
+        if self.force_undirected:
+            edge_index = to_undirected(edge_index, num_nodes=pos.size(0))
+        return _attach(data, edge_index, ptr)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(k={self.k})"
+
+
+@functional_transform("tree_radius_graph")
+class TreeRadiusGraph(BaseTransform):
+    r"""Creates the graph of all nodes within a distance, from the node positions
+    :obj:`data.pos`, by :func:`~torch_geometric_erwin.neighbors.radius_graph`
+    (functional name: :obj:`tree_radius_graph`).
+
+    It sets :obj:`data.edge_index` and removes :obj:`data.edge_attr`, as
+    :class:`torch_geometric.transforms.RadiusGraph` does, without its optional
+    dependencies and without a limit on the neighbours unless one is given. It works on
+    :class:`~torch_geometric.data.Data` and on batches of it, whose clouds stay apart.
+
+    Args:
+        r: The distance, in the unit of the positions.
+        loop: Whether a node is its own neighbour.
+        max_num_neighbors: Keeps this many of a node's neighbours, the nearest ones.
+            (default: all)
+        flow: :obj:`"source_to_target"` or :obj:`"target_to_source"`.
+
+    Raises:
+        TypeError: If the data is not homogeneous.
+        ValueError: If there are no positions, or one is not finite.
+
+    Example:
+        >>> data = Data(pos=torch.tensor([[0.0], [1.0], [3.0]]))
+        >>> TreeRadiusGraph(r=1.0)(data).edge_index
+        tensor([[1, 0],
+                [0, 1]])
+    """
+
+    def __init__(
+        self,
+        r: float,
+        loop: bool = False,
+        max_num_neighbors: Optional[int] = None,
+        flow: str = "source_to_target",
+    ) -> None:
+        self.r = r
+        self.loop = loop
+        self.max_num_neighbors = max_num_neighbors
+        self.flow = flow
+
+    def forward(self, data: Union[Data, Batch]) -> Union[Data, Batch]:
+        r"""Attaches the graph to a shallow copy of the data."""
+        pos, ptr = _cloud(data, self)
+        edge_index = radius_graph(
+            pos,
+            self.r,
+            ptr,
+            loop=self.loop,
+            max_num_neighbors=self.max_num_neighbors,
+            flow=self.flow,
+        )
+        return _attach(data, edge_index, ptr)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}(r={self.r})"
+
+
+def _cloud(
+    data: Union[Data, Batch], transform: BaseTransform
+) -> tuple[Tensor, Optional[Tensor]]:
+    name = transform.__class__.__name__
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"'{name}' works on Data and batches of Data (got "
+            f"'{type(data).__name__}'); for heterogeneous data call the function on "
+            "the positions of a node type"
+        )
+    if data.pos is None:
+        raise ValueError(f"'{name}' needs node positions: 'data.pos' is missing")
+    return data.pos, store_ptr(data)
+
+
+def _attach(
+    data: Union[Data, Batch], edge_index: Tensor, ptr: Optional[Tensor]
+) -> Union[Data, Batch]:
+    data.edge_index, data.edge_attr = edge_index, None
+    if ptr is not None and hasattr(data, "_slice_dict"):
+        # What collation would have written, so that `to_data_list` gives every cloud
+        # its own edges. The dictionaries are shared with the batch `data` is a copy of.
+        cloud = torch.searchsorted(ptr, edge_index[0], right=True)  # counted from 1
+        slices = torch.bincount(cloud, minlength=ptr.size(0)).cumsum(0)
+        data._slice_dict = {**data._slice_dict, "edge_index": slices}
+        data._inc_dict = {**data._inc_dict, "edge_index": ptr[:-1]}
+    return data

@@ -1,0 +1,101 @@
+r"""Pictures of ball trees."""
+
+from typing import TYPE_CHECKING, Any, Optional
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.utils.rows import segment_ids
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def ball_of_row(tree: Tree, level: int) -> Tensor:
+    r"""The ball of a level that every row of level 0 belongs to.
+
+    Args:
+        tree: The tree.
+        level: The level of the balls.
+
+    Shapes:
+        - **output:** :math:`(N_0)`, ascending.
+
+    Example:
+        >>> from torch_geometric_erwin import ball_tree
+        >>> tree = ball_tree(torch.rand(6, 2), ball_sizes=2, strides=[2])
+        >>> ball_of_row(tree, 0).tolist(), ball_of_row(tree, 1).tolist()
+        ([0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1])
+    """
+    row = torch.arange(tree.num_rows(0), device=tree.perm.device)
+    for l in range(level):
+        row = segment_ids(tree.group_len[l], tree.num_rows(l))[row]
+    return segment_ids(tree.ball_len[level], tree.num_rows(level))[row]
+
+
+def plot_ball_tree(
+    pos: Tensor,
+    tree: Tree,
+    level: int = 0,
+    *,
+    ptr: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    axes: tuple[int, int] = (0, 1),
+    ax: Optional["Axes"] = None,
+    **kwargs: Any,
+) -> "Axes":
+    r"""Draws points in the colour of their ball, as in the figures of `"Erwin: A
+    Tree-based Hierarchical Transformer for Large-scale Physical Systems"
+    <https://arxiv.org/abs/2502.17019>`_; needs :obj:`matplotlib`.
+
+    Args:
+        pos: The node positions.
+        tree: Their tree.
+        level: The level of the balls.
+        ptr: The row offsets of the clouds. (default: one cloud)
+        mask: The nodes to draw, such as a slice. (default: all)
+        axes: The two coordinates to draw.
+        ax: Where to draw. (default: the current axes)
+        **kwargs: Further arguments of :func:`matplotlib.axes.Axes.scatter`.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with :math:`D \geq 2`; **ptr:** :math:`(G + 1)`;
+          **mask:** :math:`(N)`.
+
+    Raises:
+        ValueError: If the level or the coordinates do not exist.
+
+    Example:
+        >>> import matplotlib
+        >>> matplotlib.use("Agg")
+        >>> from torch_geometric_erwin import ball_tree
+        >>> pos = torch.rand(100, 2)
+        >>> ax = plot_ball_tree(pos, ball_tree(pos, ball_sizes=16))
+        >>> len(ax.collections)
+        1
+    """
+    import matplotlib.pyplot as plt
+
+    if not 0 <= level < tree.config.num_levels:
+        levels = tree.config.num_levels
+        raise ValueError(f"'level' must be below {levels} and not negative (got {level})")
+    if pos.dim() != 2 or not all(0 <= axis < pos.size(1) for axis in axes):
+        raise ValueError(
+            f"'axes' must be coordinates of 'pos' (got {axes} for {[*pos.shape]})"
+        )
+    if ptr is None:
+        ptr = torch.tensor([0, pos.size(0)], device=pos.device)
+    ball = torch.empty(pos.size(0), dtype=torch.long, device=pos.device)
+    ball[tree.global_perm(ptr)] = ball_of_row(tree, level)
+    keep = slice(None) if mask is None else mask.cpu()
+    x, y = (pos[:, axis].detach().cpu()[keep] for axis in axes)
+    ax = plt.gca() if ax is None else ax
+    # Neighbouring balls have neighbouring numbers: steps of a golden ratio keep their
+    # colours apart.
+    colour = torch.frac(ball.cpu()[keep] * 0.6180339887)
+    kwargs = {"s": 4, "cmap": "hsv", "linewidths": 0, "vmin": 0, "vmax": 1, **kwargs}
+    ax.scatter(x.numpy(), y.numpy(), c=colour.numpy(), **kwargs)
+    ax.set_aspect("equal")
+    ax.set_title(f"level {level}: {tree.ball_len[level].size(0)} balls")
+    return ax

@@ -150,7 +150,6 @@ def test_centre_dense_of_a_cloud_far_away_in_float32():
 
 
 # torch.compile itself instantiates a context to trace an autograd function.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compile():
     def function(x, lengths, index):
         dense = put_rows(x, slots_of(lengths, x.size(0), 8), lengths.size(0) * 8)

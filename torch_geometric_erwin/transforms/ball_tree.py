@@ -27,6 +27,8 @@ class BallTree(BaseTransform):
     - :obj:`ball_len_{l}`: the rows of every ball; :obj:`group_len_{l}`: the children of
       every pooled row; :obj:`perm_rot_{l}`: the rows of the rotated tree;
     - :obj:`tree_config`: what it was built for, so that another model refuses it;
+    - :obj:`tree_node` :math:`(n)`: the nodes' numbers, by which a tree whose nodes were
+      dropped or reordered is refused;
     - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are
       no repetitions.
 

@@ -83,6 +83,8 @@ def take_rows(x: Tensor, index: Tensor) -> Tensor:
         >>> take_rows(torch.tensor([5.0, 6.0, 7.0]), torch.tensor([2, 0]))
         tensor([7., 5.])
     """
+    if torch.compiler.is_compiling():  # the compiler writes the gradient itself
+        return x.index_select(0, index)
     return _TakeRows.apply(x, index)
 
 

@@ -67,7 +67,7 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         config: The configuration that is needed.
 
     Raises:
-        ValueError: If the tree was built for another configuration.
+        ValueError: If the tree was built for another configuration, or for other nodes.
     """
     if getattr(nodes, "perm", None) is None:
         return None
@@ -79,6 +79,7 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
                     f"the data's tree was built for '{text}', needed is '{config}'; "
                     "apply 'model.tree_transform()' to the data"
                 )
+        _check_nodes(nodes)
     coarsenings = range(config.num_levels - 1)
     levels = range(config.num_levels)
     return Tree(
@@ -90,6 +91,27 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         nodes.perm_mask if config.layout == "perfect" else None,
         config,
     )
+
+
+def _local_nodes(nodes: Nodes) -> Tensor:
+    # The number of every node in its own cloud.
+    pos, ptr = nodes.pos, store_ptr(nodes)
+    rows = torch.arange(pos.size(0), device=pos.device)
+    if ptr is None:
+        return rows
+    return rows - ptr[segment_ids(ptr[1:] - ptr[:-1], pos.size(0))]
+
+
+def _check_nodes(nodes: Nodes) -> None:
+    # PyG drops and reorders whatever has one entry per node, so the numbers that the
+    # nodes had when the tree was built tell whether they are still the same ones.
+    if nodes.pos.device.type != "cpu":
+        return
+    if not torch.equal(nodes.tree_node, _local_nodes(nodes)):
+        raise ValueError(
+            "the tree does not fit its data: nodes were added, removed or reordered "
+            "after it was built, so apply 'BallTree' again, as the last transform"
+        )
 
 
 def attach_tree(
@@ -106,6 +128,8 @@ def attach_tree(
         del store[name]
     values: dict[str, Any] = _attributes(tree)
     slices = {name: _slices(name, tree) for name in values}
+    values["tree_node"] = _local_nodes(store)
+    slices["tree_node"] = store_ptr(store)
     incs: dict[str, Any] = {name: torch.zeros(len(tree.level)) for name in values}
     config = str(tree.config)
     batch = data.stores[0]  # where PyG keeps what `to_data_list` needs
@@ -143,6 +167,7 @@ def _is_tree_attribute(name: str) -> bool:
         "perm",
         "level",
         "perm_mask",
+        "tree_node",
         "tree_config",
     )
 

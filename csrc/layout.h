@@ -117,6 +117,15 @@ inline bool make_layout(const erwin_layout* config, Layout* layout) {
   return true;
 }
 
+// Whether offsets start at 0 and ascend, by clouds that 32-bit indices can number, repeated points included.
+inline bool valid_ptr(const int64_t* ptr, int64_t clouds) {
+  if (ptr == nullptr || clouds < 0 || ptr[0] != 0) return false;
+  for (int64_t g = 0; g < clouds; ++g) {
+    if (ptr[g + 1] < ptr[g] || ptr[g + 1] - ptr[g] > int64_t{1} << 30) return false;
+  }
+  return true;
+}
+
 }  // namespace erwin
 
 #endif  // ERWIN_LAYOUT_H_

@@ -1,9 +1,12 @@
-"""Random clouds that every test can make again from their size and a seed."""
+"""Random clouds and weights that every test can make again from a seed."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch_geometric.data import Batch, Data
+
+M = TypeVar("M", bound=torch.nn.Module)
 
 
 def cloud(
@@ -32,3 +35,16 @@ def ragged(sizes: Sequence[int], **kwargs) -> Batch:
     """A batch of clouds of these sizes."""
     clouds = [cloud(n, **{"seed": i, **kwargs}) for i, n in enumerate(sizes)]
     return Batch.from_data_list(clouds)
+
+
+def randomised(module: M, seed: int = 0) -> M:
+    """The module in float64; no weight, bias or running statistic is trivial."""
+    generator = torch.Generator().manual_seed(seed)
+    module = module.double()
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            noise = torch.randn(tensor.shape, generator=generator)
+            if name.endswith("running_var"):
+                noise = 0.5 + noise.square()
+            tensor.copy_(noise / max(1, tensor.shape[-1]) ** 0.5)
+    return module

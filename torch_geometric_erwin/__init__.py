@@ -2,9 +2,17 @@ r"""Erwin, the ball-tree transformer, as a plugin for PyTorch Geometric."""
 
 from importlib.metadata import version
 
+from torch_geometric_erwin.neighbors import knn_graph, radius_graph
 from torch_geometric_erwin.tree import Tree, TreeConfig, ball_tree
 from torch_geometric_erwin.utils.storage import global_perm
 
 __version__ = version("torch-geometric-erwin")
 
-__all__ = ["Tree", "TreeConfig", "ball_tree", "global_perm"]
+__all__ = [
+    "Tree",
+    "TreeConfig",
+    "ball_tree",
+    "global_perm",
+    "knn_graph",
+    "radius_graph",
+]

@@ -145,9 +145,7 @@ def _search_args(
     pos = check_pos(pos)
     ptr = check_ptr(ptr, pos.size(0), pos.device)
     if tree is None:
-        perm = torch.ops.erwin.ball_tree(
-            pos, ptr, [_BALL_SIZE], [], 0.0, "balanced"
-        )[0]
+        perm = torch.ops.erwin.ball_tree(pos, ptr, [_BALL_SIZE], [], 0.0, "balanced")[0]
         return pos, ptr, perm, [_BALL_SIZE], []
     if not isinstance(tree, Tree):
         raise TypeError(f"'tree' must be a Tree (got '{type(tree).__name__}')")

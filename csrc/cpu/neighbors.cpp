@@ -5,132 +5,21 @@
 // order, of the distance to a point, and rounding is monotonic, so it never exceeds that of a point inside.
 // Comparisons are negated where NaN may meet them: positions that nobody checked give odd edges, but valid ones.
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "../layout.h"
+#include "nearest.h"
 #include "parallel.h"
 
 namespace erwin {
 namespace {
 
-constexpr int32_t kLeaf = 16;         // most points of a search leaf
-constexpr int32_t kNoNode = -1;
 constexpr int64_t kAlign = 64;        // bytes, of every section of the workspace
 constexpr int64_t kLeavesAtOnce = 8;  // search leaves that a thread takes at a time
-constexpr int64_t kThreads = 1024;    // points below which more than one thread does not pay
-
-// A candidate as one integer that orders by (squared distance, index): distances are not negative, and then their bits
-// order as they do.
-template <typename T>
-struct Pack;
-
-template <>
-struct Pack<float> {
-  using Bits = uint32_t;
-  using Key = uint64_t;
-};
-
-template <>
-struct Pack<double> {
-  using Bits = uint64_t;
-  using Key = unsigned __int128;
-};
-
-template <typename T>
-typename Pack<T>::Key make_key(T distance, int32_t index) {
-  typename Pack<T>::Bits bits;
-  std::memcpy(&bits, &distance, sizeof(T));
-  return static_cast<typename Pack<T>::Key>(bits) << 32 | static_cast<uint32_t>(index);
-}
-
-template <typename T>
-T key_distance(typename Pack<T>::Key key) {
-  const auto bits = static_cast<typename Pack<T>::Bits>(key >> 32);
-  T distance;
-  std::memcpy(&distance, &bits, sizeof(T));
-  return distance;
-}
-
-template <typename Key>
-void order(Key& a, Key& b) {
-  const Key low = a < b ? a : b, high = a < b ? b : a;
-  a = low;
-  b = high;
-}
-
-// Sorts runs of 2 * half keys that a first step of a bitonic merge has left.
-template <typename Key>
-void clean(Key* keys, int64_t size, int64_t half) {
-  for (; half > 0; half /= 2) {
-    for (int64_t first = 0; first + half < size; first += 2 * half) {
-      const int64_t last = std::min(first + half, size - half);
-      for (int64_t i = first; i < last; ++i) order(keys[i], keys[i + half]);
-    }
-  }
-}
-
-// Bitonic sort: lists are short, and a network has no branches to mispredict. The smaller key always goes to the lower
-// place, so that places beyond `size` can be left out.
-template <typename Key>
-void sort_keys(Key* keys, int64_t size) {
-  for (int64_t run = 2; run < 2 * size; run *= 2) {
-    for (int64_t first = 0; first < size; first += run) {
-      for (int64_t i = std::max<int64_t>(0, first + run - size); i < run / 2; ++i)
-        order(keys[first + i], keys[first + run - 1 - i]);
-    }
-    clean(keys, size, run / 4);
-  }
-}
-
-// The nearest candidates of a query. Those that have come in lately wait until they are worth a merge.
-template <typename T>
-class Nearest {
-  using Key = typename Pack<T>::Key;
-
- public:
-  static int64_t width(int64_t k) { return std::max<int64_t>(kLeaf, ceil_pow2(k)); }
-  static int64_t room(int64_t k) { return 2 * width(k) + kLeaf; }
-
-  void reset(Key* keys, int64_t k) {
-    best_ = keys;
-    width_ = width(k);
-    fresh_ = end = keys + width_;
-    k_ = k;
-    // All bits of a key set: its distance is no number, and nothing exceeds it.
-    std::fill_n(best_, width_, ~Key{0});
-    limit_ = key_distance<T>(best_[k - 1]);
-  }
-
-  // The squared distance that a candidate must not exceed; it falls with every merge.
-  T limit() const { return limit_; }
-  const Key* keys() const { return best_; }
-
-  // To be called after at most kLeaf keys were written to `end`.
-  void settle() {
-    if (end - fresh_ >= width_ - 1) merge();
-  }
-
-  void merge() {
-    sort_keys(fresh_, end - fresh_);
-    const int64_t count = std::min<int64_t>(end - fresh_, width_);
-    for (int64_t i = 0; i < count; ++i) best_[width_ - 1 - i] = std::min(best_[width_ - 1 - i], fresh_[i]);
-    clean(best_, width_, width_ / 2);
-    end = fresh_;
-    limit_ = key_distance<T>(best_[k_ - 1]);
-  }
-
-  Key* end;  // where the next candidate goes
-
- private:
-  Key* best_;   // [width], ascending
-  Key* fresh_;  // [width + kLeaf]
-  int64_t width_, k_;
-  T limit_;
-};
+constexpr int32_t kNoNode = -1;
 
 // Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
 // left subtree.
@@ -138,10 +27,11 @@ struct SearchNode {
   int32_t next;   // first node after the subtree; `this + 1` marks a leaf
   int32_t begin;  // first point, in tree order
   int32_t size;   // points
+  int32_t index;  // of a leaf: the lowest index of its points
 };
 
 int64_t count_leaves(const Layout& layout, const Node& node) {
-  if (node.points <= kLeaf) return 1;
+  if (node.points <= kLeaf) return node.points > 0;
   const Children children = layout.split(node);
   return count_leaves(layout, children.left) + count_leaves(layout, children.right);
 }
@@ -167,23 +57,6 @@ struct Sections {
   }
 };
 
-// Calls body(worker, i) for every i, workers on threads of their own; nothing may be thrown.
-template <typename F>
-void parallel_for(int32_t num_threads, int64_t count, int64_t chunk, const F& body) {
-  if (num_threads <= 1) {
-    for (int64_t i = 0; i < count; ++i) body(0, i);
-    return;
-  }
-  std::atomic<int64_t> next{0};
-#pragma omp parallel for num_threads(num_threads) schedule(static, 1)
-  for (int32_t worker = 0; worker < num_threads; ++worker) {
-    for (int64_t first = next.fetch_add(chunk); first < count; first = next.fetch_add(chunk)) {
-      const int64_t last = std::min(first + chunk, count);
-      for (int64_t i = first; i < last; ++i) body(worker, i);
-    }
-  }
-}
-
 // D is the dimension, or 0 where it is known at run time only.
 template <typename T, int D>
 class Search {
@@ -195,7 +68,6 @@ class Search {
     int64_t points;
     const T* coords;       // [dim, points], in tree order
     const int32_t* index;  // [points]
-    const int32_t* leaves;
     const SearchNode* nodes;
     int32_t num_nodes;
     const T* boxes;  // [nodes, 2, dim]
@@ -205,6 +77,10 @@ class Search {
   struct Near {
     T distance;  // squared, between the boxes
     int32_t node;
+    int32_t index;  // the lowest of its points
+    bool operator<(const Near& other) const {
+      return distance < other.distance || (distance == other.distance && index < other.index);
+    }
   };
 
   // What one thread needs to answer a leaf of queries.
@@ -226,24 +102,19 @@ class Search {
         runtime_dim_(static_cast<int32_t>(dim)),
         perm_(perm),
         workspace_(static_cast<char*>(workspace)),
-        num_threads_(ptr[clouds] < kThreads ? 1 : std::max(num_threads, 1)),
+        num_threads_(ptr[clouds] < kSerialPoints ? 1 : std::max(num_threads, 1)),
         first_leaf_(reinterpret_cast<int64_t*>(workspace_)) {}
 
   static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
     int64_t leaves = 0;
-    for (int64_t g = 0; g < clouds; ++g) {
-      const Node root = layout.root(ptr[g + 1] - ptr[g]);
-      leaves += root.points == 0 ? 0 : count_leaves(layout, root);
-    }
+    for (int64_t g = 0; g < clouds; ++g) leaves += count_leaves(layout, layout.root(ptr[g + 1] - ptr[g]));
     return Sections(clouds, ptr[clouds], leaves, dim, sizeof(T)).end;
   }
 
   void build() {
     first_leaf_[0] = 0;
-    for (int64_t g = 0; g < clouds_; ++g) {
-      const Node root = layout_.root(ptr_[g + 1] - ptr_[g]);
-      first_leaf_[g + 1] = first_leaf_[g] + (root.points == 0 ? 0 : count_leaves(layout_, root));
-    }
+    for (int64_t g = 0; g < clouds_; ++g)
+      first_leaf_[g + 1] = first_leaf_[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
     attach();
     parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) {
       if (ptr_[g + 1] == ptr_[g]) return;
@@ -270,13 +141,11 @@ class Search {
   void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
     // First edge of every cloud.
     std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
-    int64_t largest = 0;
     for (int64_t g = 0; g < clouds_; ++g) {
       const int64_t points = ptr_[g + 1] - ptr_[g];
       first_edge[g + 1] = first_edge[g] + points * std::min(k, points - (loop ? 0 : 1));
-      largest = std::max(largest, points);
     }
-    const int64_t room = Nearest<T>::room(std::min(k, largest));
+    const int64_t room = Nearest<T>::room(std::min(k, largest_cloud()));
     std::vector<Scratch> scratch = make_scratch(kLeaf * room);
     for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t g, int32_t leaf) {
       const int64_t neighbors = std::min(k, cloud.points - (loop ? 0 : 1));
@@ -292,6 +161,7 @@ class Search {
   }
 
   void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) {
+    const Key bound = make_key(limit, -1);  // every index
     std::vector<Scratch> scratch = make_scratch(0);
     for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
       gather(own, cloud, leaf, limit, kNoNode);
@@ -299,13 +169,13 @@ class Search {
       for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
         load_query(own, cloud, i);
         int64_t count = loop ? 0 : -1;  // itself
-        visit_near(own, cloud, limit, [&](const SearchNode& node, const T* distance) {
+        visit_near(own, cloud, bound, [&](const SearchNode& node, const T* distance) {
           const int32_t size = node.size;
           typename Pack<T>::Bits within = 0;
 #pragma omp simd reduction(+ : within)
           for (int32_t j = 0; j < kLeaf; ++j) within += (j < size) & !(distance[j] > limit);
           count += within;
-          return limit;
+          return bound;
         });
         degree[cloud.first + cloud.index[i]] = cap < 0 ? count : std::min(cap, count);
       }
@@ -316,6 +186,7 @@ class Search {
     const int64_t points = ptr_[clouds_];
     std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
     for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
+    const Key bound = make_key(limit, -1);  // every index
     std::vector<Scratch> scratch = make_scratch(largest_cloud() + 1);
     for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
       gather(own, cloud, leaf, limit, kNoNode);
@@ -325,9 +196,9 @@ class Search {
         const int32_t self = cloud.index[i], excluded = loop ? -1 : self;
         Key* const keys = own.keys.data();
         Key* end = keys;
-        visit_near(own, cloud, limit, [&](const SearchNode& node, const T* distance) {
-          end = append(cloud, node, distance, limit, excluded, end);
-          return limit;
+        visit_near(own, cloud, bound, [&](const SearchNode& node, const T* distance) {
+          end = append(cloud, node, distance, limit, kNoBound<T>, excluded, end);
+          return bound;
         });
         const int64_t row = cloud.first + self, count = degree[row];
         if (count < end - keys) std::nth_element(keys, keys + count, end);
@@ -364,7 +235,6 @@ class Search {
             ptr_[g + 1] - first,
             coords_ + first * dim(),
             index_ + first,
-            leaves_ + leaf,
             nodes_ + 2 * leaf,
             static_cast<int32_t>(2 * (first_leaf_[g + 1] - leaf) - 1),
             boxes_ + 2 * leaf * 2 * dim()};
@@ -376,12 +246,14 @@ class Search {
   void fill_leaf(int64_t leaf) const {
     const int64_t g = cloud_of(leaf), first = ptr_[g], points = ptr_[g + 1] - first;
     const int32_t id = leaves_[leaf];
-    const SearchNode& node = nodes_[2 * first_leaf_[g] + id];
+    SearchNode& node = nodes_[2 * first_leaf_[g] + id];
+    node.index = std::numeric_limits<int32_t>::max();
     T* const low = boxes_ + (2 * first_leaf_[g] + id) * 2 * dim();
     T* const high = low + dim();
     for (int32_t i = node.begin; i < node.begin + node.size; ++i) {
       const int64_t source = perm_[first + i];
       index_[first + i] = static_cast<int32_t>(source);
+      node.index = std::min(node.index, static_cast<int32_t>(source));
       for (int32_t a = 0; a < dim(); ++a) {
         const T x = pos_[(first + source) * dim() + a];
         coords_[first * dim() + a * points + i] = x;
@@ -437,38 +309,41 @@ class Search {
     for (int32_t a = 0; a < dim(); ++a) own.query[a] = cloud.coords[a * cloud.points + i];
   }
 
-  // The loops below run over kLeaf lanes whatever the leaf's size, so that compilers vectorise them.
+  // distance[j] = sum over the axes of difference(a, j) squared, for kLeaf lanes whatever the size of the leaf: loops
+  // that compilers vectorise. The order of the loops has no effect on the sums.
+  template <typename F>
+  void sum_squares(T* __restrict distance, const F& difference) const {
+    if constexpr (D > 0) {
+#pragma omp simd
+      for (int32_t j = 0; j < kLeaf; ++j) {
+        T sum = 0;
+        for (int32_t a = 0; a < D; ++a) sum += difference(a, j) * difference(a, j);
+        distance[j] = sum;
+      }
+    } else {
+      std::fill_n(distance, kLeaf, T{0});
+      for (int32_t a = 0; a < runtime_dim_; ++a) {
+#pragma omp simd
+        for (int32_t j = 0; j < kLeaf; ++j) distance[j] += difference(a, j) * difference(a, j);
+      }
+    }
+  }
 
   // Squared distances of the query to the points of a leaf; lanes beyond its size mean nothing.
   void leaf_distances(const T* query, const Cloud& cloud, const SearchNode& node, T* __restrict distance) const {
     const T* const x = cloud.coords + node.begin;
     const int64_t points = cloud.points;
-#pragma omp simd
-    for (int32_t j = 0; j < kLeaf; ++j) {
-      T sum = 0;
-      for (int32_t a = 0; a < dim(); ++a) {
-        const T d = x[a * points + j] - query[a];
-        sum += d * d;
-      }
-      distance[j] = sum;
-    }
+    sum_squares(distance, [=](int32_t a, int32_t j) { return x[a * points + j] - query[a]; });
   }
 
   // Squared distances of the query to boxes [2, dim, kLeaf].
-  void box_distances(const T* query, const T* boxes, T* __restrict distance) const {
-    const T* const low = boxes;
-    const T* const high = boxes + dim() * kLeaf;
-#pragma omp simd
-    for (int32_t j = 0; j < kLeaf; ++j) {
-      T sum = 0;
-      for (int32_t a = 0; a < dim(); ++a) {
-        const T q = query[a];
-        T x = q < low[a * kLeaf + j] ? low[a * kLeaf + j] : q;
-        x = x > high[a * kLeaf + j] ? high[a * kLeaf + j] : x;
-        sum += (x - q) * (x - q);
-      }
-      distance[j] = sum;
-    }
+  void box_distances(const T* query, const T* low, T* __restrict distance) const {
+    const T* const high = low + dim() * kLeaf;
+    sum_squares(distance, [=](int32_t a, int32_t j) {
+      const T q = query[a], l = low[a * kLeaf + j], h = high[a * kLeaf + j];
+      const T x = q < l ? l : q;
+      return (x > h ? h : x) - q;
+    });
   }
 
   // A bit for each of the first `size` lanes that is within the limit.
@@ -497,12 +372,11 @@ class Search {
       if (id == home || sum > limit) {
         id = node.next;
       } else {
-        if (node.next == id + 1) own.near.push_back({sum, id});
+        if (node.next == id + 1) own.near.push_back({sum, id, node.index});
         ++id;
       }
     }
-    if (home != kNoNode)
-      std::sort(own.near.begin(), own.near.end(), [](const Near& a, const Near& b) { return a.distance < b.distance; });
+    if (home != kNoNode) std::sort(own.near.begin(), own.near.end());
     for (size_t c = 0; c < own.near.size(); ++c) {
       const T* const from = box(cloud, own.near[c].node);
       T* const to = own.boxes.data() + c / kLeaf * kLeaf * 2 * dim() + c % kLeaf;
@@ -510,34 +384,37 @@ class Search {
     }
   }
 
-  // Calls body(leaf, squared distances) for the near leaves that may hold a point within the limit, which the body
+  // Calls body(leaf, squared distances) for the near leaves that may hold a point below the bound, which the body
   // returns anew.
   template <typename F>
-  void visit_near(const Scratch& own, const Cloud& cloud, T limit, const F& body) const {
+  void visit_near(const Scratch& own, const Cloud& cloud, Key bound, const F& body) const {
     const T* const query = own.query.data();
     T box_distance[kLeaf], distance[kLeaf];
     const int64_t count = static_cast<int64_t>(own.near.size());
     for (int64_t first = 0; first < count; first += kLeaf) {
+      const Near* const near = own.near.data() + first;
+      if (near[0].distance > key_distance<T>(bound)) break;  // nearest first, or all within
       box_distances(query, own.boxes.data() + first * 2 * dim(), box_distance);
-      uint32_t lanes = lanes_within(box_distance, limit, std::min<int64_t>(kLeaf, count - first));
+      uint32_t lanes = lanes_within(box_distance, key_distance<T>(bound), std::min<int64_t>(kLeaf, count - first));
       for (; lanes != 0; lanes &= lanes - 1) {
         const int j = __builtin_ctz(lanes);
-        if (box_distance[j] > limit) continue;
-        const SearchNode& node = cloud.nodes[own.near[first + j].node];
+        const T limit = key_distance<T>(bound);
+        if (box_distance[j] > limit || (box_distance[j] == limit && near[j].index > key_index<T>(bound))) continue;
+        const SearchNode& node = cloud.nodes[near[j].node];
         leaf_distances(query, cloud, node, distance);
-        limit = body(node, distance);
+        bound = body(node, distance);
       }
     }
   }
 
-  // Adds the points of a leaf within the limit; `end` may be written one place beyond them.
-  Key* append(const Cloud& cloud, const SearchNode& node, const T* distance, T limit, int32_t excluded,
+  // Adds the points of a leaf within the limit and below the bound; `end` may be written one place beyond them.
+  Key* append(const Cloud& cloud, const SearchNode& node, const T* distance, T limit, Key bound, int32_t excluded,
               Key* end) const {
     const int32_t* const index = cloud.index + node.begin;
     for (uint32_t lanes = lanes_within(distance, limit, node.size); lanes != 0; lanes &= lanes - 1) {
       const int j = __builtin_ctz(lanes);
       *end = make_key(distance[j], index[j]);
-      end += index[j] != excluded;
+      end += (*end < bound) & (index[j] != excluded);
     }
     return end;
   }
@@ -562,11 +439,19 @@ class Search {
     return id;
   }
 
+  // Adds what a leaf has to the nearest of a query.
+  void take(Nearest<T>& nearest, const Cloud& cloud, const SearchNode& node, const T* distance,
+            int32_t excluded) const {
+    const Key bound = nearest.bound();
+    nearest.end = append(cloud, node, distance, key_distance<T>(bound), bound, excluded, nearest.end);
+    nearest.settle();
+  }
+
   void knn_leaf(Scratch& own, const Cloud& cloud, int32_t leaf, int64_t k, int64_t room, bool loop) const {
     const SearchNode& queries = cloud.nodes[leaf];
-    // The nearest of the points around set the first limits.
+    // The nearest of the points around set the first bounds.
     const int32_t home = find_home(cloud, leaf, k + 1);
-    T limit = 0;
+    T limit = 0, distance[kLeaf];
     for (int32_t i = 0; i < queries.size; ++i) {
       load_query(own, cloud, queries.begin + i);
       const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
@@ -575,23 +460,20 @@ class Search {
       for (int32_t id = home; id < cloud.nodes[home].next; ++id) {
         const SearchNode& node = cloud.nodes[id];
         if (node.next != id + 1) continue;
-        T distance[kLeaf];
         leaf_distances(own.query.data(), cloud, node, distance);
-        nearest.end = append(cloud, node, distance, nearest.limit(), excluded, nearest.end);
-        nearest.settle();
+        take(nearest, cloud, node, distance, excluded);
       }
       nearest.merge();
-      limit = std::max(limit, nearest.limit());
+      limit = std::max(limit, key_distance<T>(nearest.bound()));
     }
     gather(own, cloud, leaf, limit, home);
     for (int32_t i = 0; i < queries.size; ++i) {
       load_query(own, cloud, queries.begin + i);
       const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
       Nearest<T>& nearest = own.nearest[i];
-      visit_near(own, cloud, nearest.limit(), [&](const SearchNode& node, const T* distance) {
-        nearest.end = append(cloud, node, distance, nearest.limit(), excluded, nearest.end);
-        nearest.settle();
-        return nearest.limit();
+      visit_near(own, cloud, nearest.bound(), [&](const SearchNode& node, const T* near) {
+        take(nearest, cloud, node, near, excluded);
+        return nearest.bound();
       });
       nearest.merge();
     }
@@ -620,16 +502,13 @@ using erwin::Layout;
 
 namespace {
 
+// Whether the arguments that every entry point shares can be searched.
 bool valid(const Layout& layout, int32_t dtype, const int64_t* ptr, int64_t clouds, int64_t dim) {
   if (layout.kind != ERWIN_BALANCED || (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64)) return false;
-  if (ptr == nullptr || clouds < 0 || dim < 1 || ptr[0] != 0) return false;
-  for (int64_t g = 0; g < clouds; ++g) {
-    if (ptr[g + 1] < ptr[g] || ptr[g + 1] - ptr[g] > int64_t{1} << 30) return false;
-  }
-  return true;
+  return dim >= 1 && erwin::valid_ptr(ptr, clouds);
 }
 
-// Calls f(T{}, D) as f.template operator()<T, D>(): the instance for a dtype and dimension.
+// Calls f(T{}, D) with the types of the instance for a dtype and dimension.
 template <typename F>
 auto dispatch(int32_t dtype, int64_t dim, const F& f) {
   const auto of_type = [&](auto scalar) {

@@ -202,7 +202,7 @@ struct Builder {
       const Node root = layout.root(ptr[g + 1] - ptr[g]);
       for (int32_t l = 0; l < width; ++l) first[(g + 1) * width + l] = first[g * width + l] + layout.rows(root, l);
     }
-    if (num_threads <= 1) {
+    if (num_threads <= 1 || ptr[clouds] < kSerialPoints) {
       for (int64_t g = 0; g < clouds; ++g) cloud(g, first[g * width], &first[g * width], false);
       return;
     }
@@ -250,14 +250,6 @@ void dispatch_dim(int64_t dim, Args&&... args) {
     case 3: return build<T, 3>(args...);
     default: return build<T, 0>(args...);
   }
-}
-
-bool valid_ptr(const int64_t* ptr, int64_t clouds) {
-  if (ptr == nullptr || clouds < 0 || ptr[0] != 0) return false;
-  for (int64_t g = 0; g < clouds; ++g) {
-    if (ptr[g + 1] < ptr[g] || ptr[g + 1] - ptr[g] > int64_t{1} << 30) return false;
-  }
-  return true;
 }
 
 // Writes the rows of each ball of `level` below `node`, in order.

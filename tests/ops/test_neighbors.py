@@ -56,7 +56,9 @@ def test_compile(given_ptr, given_tree):
         for sizes in [[9, 3, 0, 1], [30, 2, 8, 1, 1], [5, 0, 6, 7, 2, 3]]:
             pos = torch.rand(sum(sizes), 3)
             ptr = torch.tensor([0, *np.cumsum(sizes)]) if given_ptr else None
-            tree = ball_tree(pos, ptr, ball_sizes=4, strides=[2]) if given_tree else None
+            tree = (
+                ball_tree(pos, ptr, ball_sizes=4, strides=[2]) if given_tree else None
+            )
             expected = function(pos, ptr, tree)
             for a, b in zip(compiled(pos, ptr, tree), expected, strict=True):
                 assert torch.equal(a, b)

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from oracles.ball_attention import attend, distance
 from oracles.ball_tree import cloud_tree
+from torch import Tensor
 
 Weights = Mapping[str, Tensor]
 Rows = list[Tensor]
@@ -117,7 +116,9 @@ def block(w: Weights, x: Rows, pos: Rows, balls: list[list[int]], heads: int) ->
     normed = [rms_norm(part(w, "norm_attention"), row) for row in x]
     attended = attention(part(w, "attention"), normed, pos, balls, heads)
     x = [row + new for row, new in zip(x, attended)]
-    return [row + swiglu(part(w, "mlp"), rms_norm(part(w, "norm_mlp"), row)) for row in x]
+    return [
+        row + swiglu(part(w, "mlp"), rms_norm(part(w, "norm_mlp"), row)) for row in x
+    ]
 
 
 def pool(
@@ -129,7 +130,9 @@ def pool(
         centre = mean([pos[i] for i in group])
         missing = stride - len(group)
         features = [x[i] for i in group] + [torch.zeros_like(x[0])] * missing
-        offsets = [pos[i] - centre for i in group] + [torch.zeros_like(centre)] * missing
+        offsets = [pos[i] - centre for i in group] + [
+            torch.zeros_like(centre)
+        ] * missing
         row = linear(part(w, "lin"), torch.cat(features + offsets))
         pooled.append(batch_norm(part(w, "norm"), row))
         centres.append(centre)
@@ -143,7 +146,9 @@ def unpool(
     for row, group in zip(x, groups):
         centre = mean([pos[i] for i in group])
         missing = stride - len(group)
-        offsets = [pos[i] - centre for i in group] + [torch.zeros_like(centre)] * missing
+        offsets = [pos[i] - centre for i in group] + [
+            torch.zeros_like(centre)
+        ] * missing
         children = linear(part(w, "lin"), torch.cat([row, *offsets])).view(stride, -1)
         for child, i in enumerate(group):
             out[i] = batch_norm(part(w, "norm"), skip[i] + children[child])

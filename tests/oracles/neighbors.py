@@ -1,5 +1,7 @@
 """Neighbour lists by comparing every point with every other, one cloud at a time."""
 
+from itertools import pairwise
+
 import numpy as np
 
 
@@ -27,7 +29,7 @@ def radius(
 
 def _search(pos, ptr, limit, most, loop) -> list[list[int]]:
     sources = []
-    for start, stop in zip(ptr[:-1], ptr[1:], strict=True):
+    for start, stop in pairwise(ptr):
         distances = squared_distances(pos[start:stop])
         for i, row in enumerate(distances):
             # A stable sort leaves equal distances in the order of their index.

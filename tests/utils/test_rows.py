@@ -149,7 +149,6 @@ def test_centre_dense_of_a_cloud_far_away_in_float32():
     assert mean.tolist() == [[2.0**20 + 1.0]]
 
 
-# torch.compile itself instantiates a context to trace an autograd function.
 def test_compile():
     def function(x, lengths, index):
         dense = put_rows(x, slots_of(lengths, x.size(0), 8), lengths.size(0) * 8)

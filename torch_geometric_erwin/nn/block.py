@@ -64,5 +64,7 @@ class ErwinBlock(torch.nn.Module):
         perm: Optional[Tensor] = None,
     ) -> Tensor:
         r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
+        # Under autocast the sum of the layers keeps the precision of the weights.
+        x = x.to(self.norm_mlp.weight.dtype)
         x = x + self.attention(self.norm_attention(x), pos, ball_len, perm)
         return x + self.mlp(self.norm_mlp(x))

@@ -5,8 +5,11 @@ from torch.nn import Linear
 
 
 def reset_linear(linear: Linear) -> None:
-    r"""Truncated normal weights of deviation 0.02 and zero biases, as in the `Erwin
-    <https://arxiv.org/abs/2502.17019>`_ reference implementation.
+    r"""Truncated normal weights of deviation :math:`1 / \sqrt{\mathrm{in}}`, zero biases.
+
+    The rule of `"Efficient BackProp" <https://doi.org/10.1007/3-540-49430-8_2>`_. The
+    fixed deviation of 0.02 of the Erwin reference implementation is smaller by a factor
+    of nine at 32 channels: layers start as almost nothing and learn late.
 
     Args:
         linear: The layer.
@@ -17,6 +20,7 @@ def reset_linear(linear: Linear) -> None:
         >>> bool((linear.bias == 0).all())
         True
     """
-    torch.nn.init.trunc_normal_(linear.weight, std=0.02)
+    std = linear.in_features**-0.5
+    torch.nn.init.trunc_normal_(linear.weight, std=std, a=-2 * std, b=2 * std)
     if linear.bias is not None:
         torch.nn.init.zeros_(linear.bias)

@@ -1,0 +1,105 @@
+"""The examples run as a user runs them, for a few steps."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TRAJECTORY = ROOT.parent / "shared" / "data"
+
+
+def run(name: str, *arguments: object) -> str:
+    command = [sys.executable, ROOT / "examples" / name, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def fails(name: str, *arguments: object) -> str:
+    command = [sys.executable, ROOT / "examples" / name, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def write_trajectory(folder: Path, frames: int = 10, atoms: int = 40) -> np.ndarray:
+    """Atoms on springs: the force is that of a harmonic well around the mean."""
+    rng = np.random.default_rng(0)
+    mean = rng.uniform(0, 1, (1, atoms, 3))
+    offset = rng.normal(0, 0.01, (frames, atoms, 3))
+    forces = -1e4 * offset
+    positions = (mean + offset).astype(np.float32)
+    np.savez(folder / "arrays.npz", positions=positions, forces=forces)
+    lines = [
+        f"ATOM  {i + 1:5d}  X   ALA A   1    {0:8.3f}{0:8.3f}{0:8.3f}"
+        f"  1.00  0.00          {'CHNO'[i % 4]:>2}\n"
+        for i in range(atoms)
+    ]
+    (folder / "state.pdb").write_text("".join([*lines, "END\n"]))
+    return forces
+
+
+def mean_absolute_errors(output: str) -> dict[str, float]:
+    rows = re.findall(r"^(mean force|MPNN|Erwin) .* ([\d.]+)$", output, re.MULTILINE)
+    return {name: float(value) for name, value in rows}
+
+
+def test_forces_of_a_trajectory(tmp_path):
+    forces = write_trajectory(tmp_path)
+    out = run("polypeptide_forces.py", "--data", tmp_path, "--steps", 2)
+    assert "10 frames of 40 atoms: the first 8 for training, the last 2" in out
+    errors = mean_absolute_errors(out)
+    assert errors.keys() == {"mean force", "MPNN", "Erwin"}
+    baseline = np.abs(forces[8:] - forces[:8].mean(0)).mean()
+    assert errors["mean force"] == pytest.approx(baseline, abs=0.05)
+    # Two steps teach nothing, but predictions are on the scale of the forces.
+    assert 0 < errors["Erwin"] < 10 * baseline
+
+
+@pytest.mark.skipif(
+    not (TRAJECTORY / "1hgv-traj-arrays.npz").exists(),
+    reason="the measured trajectory lies beside the checkout of developers only",
+)
+def test_forces_of_a_measured_trajectory():
+    out = run("polypeptide_forces.py", "--data", TRAJECTORY, "--steps", 3)
+    assert "140 frames of 691 atoms" in out
+    errors = mean_absolute_errors(out)
+    assert errors["mean force"] == pytest.approx(661.0, abs=0.1)
+    assert 0 < errors["Erwin"] < 6610
+
+
+def test_forces_need_both_files(tmp_path):
+    assert "must hold one file '*.pdb' (0 do)" in fails(
+        "polypeptide_forces.py", "--data", tmp_path
+    )
+    write_trajectory(tmp_path)
+    np.savez(tmp_path / "arrays.npz", positions=np.zeros((2, 40, 3)))
+    assert "lacks the array 'forces'" in fails(
+        "polypeptide_forces.py", "--data", tmp_path
+    )
+    np.savez(tmp_path / "arrays.npz", positions=np.zeros((2, 39, 3)), forces=0)
+    assert "'positions' must have shape [2, 40, 3] for 40 atoms" in fails(
+        "polypeptide_forces.py", "--data", tmp_path
+    )
+
+
+def test_velocities_of_haloes(tmp_path):
+    arguments = [
+        *("--root", tmp_path / "data", "--out", tmp_path / "out"),
+        *("--clouds", 2, "--test-clouds", 2, "--steps", 2, "--widths", 16, 16),
+    ]
+    out = run("cosmology_velocities.py", *arguments)
+    table = (tmp_path / "out" / "table.txt").read_text()
+    assert table in out
+    rows = {line.split("  ")[0]: line.split() for line in table.splitlines()[2:]}
+    assert rows.keys() == {"linear theory", "MPNN", "Erwin"}
+    sizes = [int(rows[name][1].replace(",", "")) for name in ("MPNN", "Erwin")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
+    assert float(rows["linear theory"][4]) > 0.3  # R²: the physics is in the data
+    assert (tmp_path / "out" / "erwin.pt").stat().st_size > 10_000
+    assert (tmp_path / "out" / "velocities.png").read_bytes()[:4] == b"\x89PNG"

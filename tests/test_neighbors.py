@@ -1,0 +1,319 @@
+from contextlib import contextmanager
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+from oracles import neighbors as oracle
+from scipy.spatial import cKDTree
+
+from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin.neighbors import knn_graph, radius_graph
+
+LEAF = 16  # points at which the search stops
+SIZES = [0, 1, 2, 3, LEAF - 1, LEAF, LEAF + 1, 2 * LEAF, 2 * LEAF + 1, 100]
+
+
+def offsets(sizes):
+    return torch.tensor([0, *np.cumsum(sizes)])
+
+
+def points(kind, size, dim, dtype):
+    generator = torch.Generator().manual_seed(size + dim)
+    pos = torch.randn(size, dim, dtype=dtype, generator=generator)
+    if kind == "grid":  # ties, coincident points, both zeros
+        pos = pos.round()
+        assert bool((pos.eq(0) & pos.signbit()).any())
+    elif kind == "equal":
+        pos = pos[:1].expand(size, dim)
+    elif kind == "copies":
+        pos = pos[: size // 3 + 1].repeat(3, 1)[:size]
+    elif kind == "far":  # much rounding: distances of few distinct values
+        pos = 1000.0 + 1e-3 * pos
+    return pos
+
+
+def assert_knn(pos, ptr, k, loop, **kwargs):
+    expected = oracle.edges(oracle.knn(pos.numpy(), ptr.tolist(), k, loop))
+    actual = knn_graph(pos, k, ptr, loop=loop, **kwargs)
+    assert np.array_equal(actual.numpy(), expected)
+
+
+def assert_radius(pos, ptr, r, cap, loop, **kwargs):
+    expected = oracle.edges(oracle.radius(pos.numpy(), ptr.tolist(), r, cap, loop))
+    actual = radius_graph(pos, r, ptr, loop=loop, max_num_neighbors=cap, **kwargs)
+    assert np.array_equal(actual.numpy(), expected)
+
+
+@contextmanager
+def threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("kind", ["normal", "grid", "equal", "copies", "far"])
+def test_batch_against_brute_force(kind, dim, dtype, loop):
+    ptr = offsets(SIZES)
+    pos = points(kind, int(ptr[-1]), dim, dtype)
+    for k in (1, 6, 16, 40):
+        assert_knn(pos, ptr, k, loop)
+    for r, cap in [(0.0, None), (0.002, None), (0.8, None), (2.0, None), (2.0, 5)]:
+        assert_radius(pos, ptr, r, cap, loop)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_one_cloud_without_ptr(size):
+    pos, ptr = torch.rand(size, 3), torch.tensor([0, size])
+    assert torch.equal(knn_graph(pos, 6), knn_graph(pos, 6, ptr))
+    assert torch.equal(radius_graph(pos, 0.3), radius_graph(pos, 0.3, ptr))
+
+
+@pytest.mark.parametrize("ptr", [[0], [0, 0], [0, 0, 0]])
+def test_no_points(ptr):
+    pos, ptr = torch.empty(0, 3), torch.tensor(ptr)
+    assert knn_graph(pos, 3, ptr).shape == (2, 0)
+    assert radius_graph(pos, 1.0, ptr).shape == (2, 0)
+
+
+def test_large_cloud_against_brute_force():
+    pos, ptr = torch.rand(700, 3), torch.tensor([0, 700])
+    assert_knn(pos, ptr, 16, False)
+    assert_knn(pos, ptr, 200, False)  # more than a few leaves each
+    assert_radius(pos, ptr, 0.2, None, False)
+    assert_radius(pos, ptr, 0.5, 32, False)
+
+
+def test_k_beyond_the_cloud_takes_all():
+    pos, ptr = torch.rand(50, 2), torch.tensor([0, 7, 7, 8, 50])
+    for k in (42, 43, 10**12):
+        assert_knn(pos, ptr, k, False)
+        assert_knn(pos, ptr, k, True)
+
+
+def test_infinite_radius_takes_all():
+    edge_index = radius_graph(torch.rand(30, 3), float("inf"), loop=True)
+    assert edge_index.size(1) == 30 * 30
+
+
+def test_squares_that_overflow():
+    # 3e38 squared is infinite in float32: all that is far is equally far.
+    pos = torch.tensor([[-3e38], [0.0], [1.0], [3e38]])
+    expected = [
+        [1, 2, 3, 2, 0, 3, 1, 0, 3, 0, 1, 2],
+        [0, 0, 0, 1, 1, 1, 2, 2, 2, *[3] * 3],
+    ]
+    assert knn_graph(pos, 3).tolist() == expected
+    assert radius_graph(pos, 1e19).size(1) == 2
+    assert radius_graph(pos, 1e20).size(1) == 12
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_against_scipy(dim):
+    rng = np.random.default_rng(dim)
+    pos = rng.random((2000, dim))  # in general position: no two distances are equal
+    tree = cKDTree(pos)
+    edge_index = knn_graph(torch.from_numpy(pos), 9)
+    nearest = tree.query(pos, 10)[1]
+    assert np.array_equal(nearest[:, 0], np.arange(2000))
+    assert np.array_equal(edge_index[0].view(2000, 9).numpy(), nearest[:, 1:])
+    assert np.array_equal(edge_index[1].numpy(), np.arange(2000).repeat(9))
+
+    r = 0.5 * (0.02 ** (1 / dim))
+    pairs = tree.query_pairs(r, output_type="ndarray")
+    expected = {tuple(p) for p in np.concatenate([pairs, pairs[:, ::-1]]).tolist()}
+    edges = radius_graph(torch.from_numpy(pos), r).T.tolist()
+    assert len(edges) == len(expected) > 2000
+    assert {tuple(edge) for edge in edges} == expected
+
+
+@pytest.mark.parametrize(
+    ("ball_sizes", "strides"),
+    [(1, []), (7, []), (100, [3]), (64, [2, 2]), (256, [4, 2, 2]), (10, [5, 7])],
+)
+def test_any_balanced_tree_gives_the_same(ball_sizes, strides):
+    ptr = offsets(SIZES)
+    pos = torch.rand(int(ptr[-1]), 3)
+    tree = ball_tree(
+        pos, ptr, ball_sizes=[ball_sizes] * (len(strides) + 1), strides=strides
+    )
+    assert_knn(pos, ptr, 9, False, tree=tree)
+    assert_radius(pos, ptr, 0.4, None, False, tree=tree)
+
+
+def test_tree_of_older_positions_gives_the_same():
+    # A tree only says in which order points are searched.
+    ptr = offsets(SIZES)
+    tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr, ball_sizes=32)
+    pos = torch.rand(int(ptr[-1]), 3)
+    assert_knn(pos, ptr, 9, False, tree=tree)
+    assert_radius(pos, ptr, 0.4, None, False, tree=tree)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_same_bits_on_every_number_of_threads(number):
+    ptr = offsets([*SIZES, 2000])
+    pos = (torch.rand(int(ptr[-1]), 3) * 20).round() / 20
+    with threads(3):
+        expected = knn_graph(pos, 12, ptr), radius_graph(pos, 0.15, ptr)
+    with threads(number):
+        assert torch.equal(knn_graph(pos, 12, ptr), expected[0])
+        assert torch.equal(radius_graph(pos, 0.15, ptr), expected[1])
+
+
+def test_flow_swaps_the_rows():
+    pos = torch.rand(40, 3)
+    for graph, value in [(knn_graph, 5), (radius_graph, 0.4)]:
+        edge_index = graph(pos, value)
+        swapped = graph(pos, value, flow="target_to_source")
+        assert not torch.equal(edge_index, swapped)
+        assert torch.equal(edge_index[[1, 0]], swapped)
+        assert swapped.is_contiguous()
+
+
+def test_loop_excludes_the_node_and_not_its_copies():
+    pos = torch.zeros(3, 2)
+    assert knn_graph(pos, 1).tolist() == [[1, 0, 0], [0, 1, 2]]
+    assert knn_graph(pos, 1, loop=True).tolist() == [[0, 0, 0], [0, 1, 2]]
+    assert radius_graph(pos, 0.0).tolist() == [[1, 2, 0, 2, 0, 1], [0, 0, 1, 1, 2, 2]]
+
+
+def test_views_and_half_precision():
+    pos = torch.rand(3, 200).T  # not contiguous
+    assert torch.equal(knn_graph(pos, 5), knn_graph(pos.contiguous(), 5))
+    half = pos.half()
+    assert torch.equal(knn_graph(half, 5), knn_graph(half.float(), 5))
+    assert torch.equal(radius_graph(half, 0.1), radius_graph(half.float(), 0.1))
+
+
+def test_positions_that_need_a_gradient():
+    pos = torch.rand(20, 3, requires_grad=True)
+    assert torch.equal(knn_graph(pos, 3), knn_graph(pos.detach(), 3))
+
+
+coordinates = st.floats(-4, 4, width=32) | st.integers(-2, 2).map(float)
+clouds = st.lists(st.integers(0, 40), min_size=1, max_size=4).flatmap(
+    lambda sizes: st.tuples(
+        st.just(offsets(sizes)),
+        st.integers(1, 4).flatmap(
+            lambda dim: hnp.arrays(np.float32, (sum(sizes), dim), elements=coordinates)
+        ),
+    )
+)
+
+
+@given(clouds, st.integers(1, 50), st.booleans())
+def test_no_left_out_point_is_nearer(cloud, k, loop):
+    ptr, pos = cloud
+    edge_index = knn_graph(torch.from_numpy(pos), k, ptr, loop=loop)
+    for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
+        distances = oracle.squared_distances(pos[start:stop])
+        for i in range(stop - start):
+            sources = edge_index[0, edge_index[1] == start + i].numpy() - start
+            others = np.setdiff1d(np.arange(stop - start), [] if loop else [i])
+            left_out = np.setdiff1d(others, sources)
+            assert len(set(sources.tolist())) == len(sources) == min(k, len(others))
+            assert np.isin(sources, others).all()
+            if len(left_out) > 0:
+                assert distances[i, sources].max() <= distances[i, left_out].min()
+
+
+@given(clouds, st.floats(0, 3, width=32))
+def test_radius_graph_is_symmetric(cloud, r):
+    ptr, pos = cloud
+    edges = radius_graph(torch.from_numpy(pos), r, ptr).T.tolist()
+    assert {(s, t) for s, t in edges} == {(t, s) for s, t in edges}
+
+
+@given(clouds, st.integers(1, 20), st.floats(0, 3, width=32))
+def test_cloud_alone_equals_cloud_in_a_batch(cloud, k, r):
+    ptr, pos = cloud[0], torch.from_numpy(cloud[1])
+    for graph, value in [(knn_graph, k), (radius_graph, r)]:
+        alone = [
+            graph(pos[start:stop], value) + start
+            for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)
+        ]
+        assert torch.equal(graph(pos, value, ptr), torch.cat(alone, dim=1))
+
+
+POS = torch.zeros(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "kwargs"),
+    [
+        (TypeError, "'pos' must be a tensor", {"pos": [[0.0]]}),
+        (ValueError, r"shape \[N, D\] \(got \[4\]\)", {"pos": torch.zeros(4)}),
+        (TypeError, "floating-point .*int64", {"pos": torch.zeros(4, 3).long()}),
+        (ValueError, "on the CPU.*got meta", {"pos": torch.zeros(4, 3, device="meta")}),
+        (
+            ValueError,
+            r"row 1 is \[nan\]",
+            {"pos": torch.tensor([[0.0], [float("nan")]])},
+        ),
+        (
+            ValueError,
+            r"row 0 is \[-inf\]",
+            {"pos": torch.tensor([[-float("inf")], [0.0]])},
+        ),
+        (TypeError, "'ptr' .*int32", {"ptr": torch.tensor([0, 4]).int()}),
+        (ValueError, r"'ptr' .*got \[1, 2\]", {"ptr": torch.tensor([[0, 4]])}),
+        (ValueError, r"start at 0 \(got 1\)", {"ptr": torch.tensor([1, 4])}),
+        (ValueError, "entry 1 is 3, entry 2 is 2", {"ptr": torch.tensor([0, 3, 2, 4])}),
+        (ValueError, r"4 \(got 5\)", {"ptr": torch.tensor([0, 5])}),
+        (ValueError, "source_to_target.*'sideways'", {"flow": "sideways"}),
+        (TypeError, "'tree' must be a Tree .*Tensor", {"tree": torch.arange(4)}),
+        (
+            ValueError,
+            "layout='balanced' .*'perfect'",
+            {"tree": ball_tree(POS, ball_sizes=4, strides=[], layout="perfect")},
+        ),
+        (
+            ValueError,
+            "5 entries for 4 nodes",
+            {"tree": ball_tree(torch.zeros(5, 3), ball_sizes=4, strides=[])},
+        ),
+    ],
+)
+@pytest.mark.parametrize("graph", [knn_graph, radius_graph])
+def test_bad_input(graph, error, match, kwargs):
+    pos = kwargs.get("pos", POS)
+    kwargs = {name: value for name, value in kwargs.items() if name != "pos"}
+    with pytest.raises(error, match=match):
+        graph(pos, 1, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "k"),
+    [
+        (ValueError, r"'k' must be at least 1 \(got 0\)", 0),
+        (TypeError, r"'k' must be an integer \(got 2.0\)", 2.0),
+        (TypeError, r"'k' must be an integer \(got True\)", True),
+    ],
+)
+def test_bad_k(error, match, k):
+    with pytest.raises(error, match=match):
+        knn_graph(POS, k)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "r", "cap"),
+    [
+        (ValueError, r"'r' must not be negative \(got -0.5\)", -0.5, None),
+        (ValueError, r"'r' must not be negative \(got nan\)", float("nan"), None),
+        (TypeError, r"'r' must be a number \(got '1'\)", "1", None),
+        (ValueError, r"'max_num_neighbors' .*at least 1 \(got 0\)", 1.0, 0),
+        (TypeError, r"'max_num_neighbors' .*integer or None \(got 2.5\)", 1.0, 2.5),
+    ],
+)
+def test_bad_radius(error, match, r, cap):
+    with pytest.raises(error, match=match):
+        radius_graph(POS, r, max_num_neighbors=cap)

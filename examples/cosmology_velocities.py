@@ -13,6 +13,7 @@ import torch_geometric.transforms as T
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
+from training import count_parameters, fit, mpnn_of_size, predict, table
 
 from torch_geometric_erwin import ball_tree
 from torch_geometric_erwin.datasets import (
@@ -23,10 +24,10 @@ from torch_geometric_erwin.datasets import (
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import TreeKNNGraph
 from torch_geometric_erwin.visualization import plot_ball_tree
-from training import count_parameters, fit, mpnn_of_size, predict, table
 
 
 def parse_arguments() -> argparse.Namespace:
+    r"""The options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -78,7 +79,7 @@ def draw(path: Path, data: Data, prediction: Tensor, model: Erwin, r2: str) -> N
     slab = data.pos[:, 2].abs() < 0.12
     x, y = data.pos[slab, 0], data.pos[slab, 1]
     figure = plt.figure(figsize=(15, 8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+    top, bottom = list(figure.subfigures(2, 1, height_ratios=[1.25, 1]))  # type: ignore
     axes = top.subplots(1, 3)
     limit = float(data.y[slab].norm(dim=1).quantile(0.98))
     for ax, velocity, title in (
@@ -122,6 +123,7 @@ def draw(path: Path, data: Data, prediction: Tensor, model: Erwin, r2: str) -> N
 
 
 def main() -> None:
+    r"""Runs the comparison."""
     args = parse_arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

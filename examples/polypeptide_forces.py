@@ -16,15 +16,16 @@ import torch_geometric.transforms as T
 from torch import Tensor
 from torch_geometric.data import Data
 from torch_geometric.loader import DataLoader
+from training import count_parameters, fit, mpnn_of_size, predict, table
 
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import TreeKNNGraph
-from training import count_parameters, fit, mpnn_of_size, predict, table
 
 ANGSTROM = 10.0  # per nm
 
 
 def parse_arguments() -> argparse.Namespace:
+    r"""The options of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -42,6 +43,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def only_file(folder: Path, pattern: str) -> Path:
+    r"""The file of a folder that matches a pattern, if there is exactly one."""
     files = sorted(folder.glob(pattern))
     if len(files) != 1:
         raise SystemExit(f"'{folder}' must hold one file '{pattern}' ({len(files)} do)")
@@ -85,6 +87,7 @@ def read_trajectory(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
 def make_frames(
     positions: Tensor, forces: Tensor, elements: list[str], transform: T.BaseTransform
 ) -> list[Data]:
+    r"""A graph a frame: elements one-hot, positions in ångström, forces as targets."""
     kinds = sorted(set(elements))
     x = torch.nn.functional.one_hot(torch.tensor([kinds.index(e) for e in elements]))
     return [
@@ -94,6 +97,7 @@ def make_frames(
 
 
 def main() -> None:
+    r"""Runs the comparison."""
     args = parse_arguments()
     positions, forces, elements = read_trajectory(args.data)
     frames = len(positions)

@@ -40,9 +40,10 @@ def mpnn_of_size(model: Erwin, layers: int) -> MPNN:
         model: The model to compare with.
         layers: The number of message-passing steps.
     """
+    out_channels = model.out_channels or model.hidden_channels[0]
 
     def build(width: int) -> MPNN:
-        return MPNN(model.in_channels, width, model.out_channels, layers, model.dim)
+        return MPNN(model.in_channels, width, out_channels, layers, model.dim)
 
     # The number of weights grows as the square of the width.
     size, probe = count_parameters(model), 256

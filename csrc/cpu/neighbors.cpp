@@ -17,7 +17,7 @@
 namespace erwin {
 namespace {
 
-constexpr int64_t kAlign = 64;        // bytes, of every section of the workspace
+constexpr int64_t kAlign = 64;         // bytes, of every section of the workspace
 constexpr int64_t kLeavesAtOnce = 8;  // search leaves that a thread takes at a time
 constexpr int32_t kNoNode = -1;
 

@@ -6,7 +6,7 @@ from torch_geometric_erwin import ball_tree
 from torch_geometric_erwin.visualization import ball_of_row, plot_ball_tree
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_ball_of_row_counts_every_balls_points(sizes):
         ball = ball_of_row(tree, level)
         assert torch.equal(ball, ball.sort().values)
         points = torch.bincount(ball, minlength=len(tree.ball_len[level]))
-        # A ball of n rows holds at most n * span points, and n - 1 of its rows are full.
+        # A ball of n rows holds at most n * span points; n - 1 of its rows are full.
         assert bool((points <= tree.ball_len[level] * span).all())
         assert bool((points > (tree.ball_len[level] - 1) * span).all())
 

@@ -8,7 +8,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree import Tree, TreeConfig
-from torch_geometric_erwin.utils.checks import batch_to_ptr
+from torch_geometric_erwin.utils.checks import batch_to_ptr, check_ptr
 from torch_geometric_erwin.utils.rows import segment_ids
 
 Nodes = Union[Data, NodeStorage]
@@ -129,7 +129,9 @@ def attach_tree(
     values: dict[str, Any] = _attributes(tree)
     slices = {name: _slices(name, tree) for name in values}
     values["tree_node"] = _local_nodes(store)
-    slices["tree_node"] = store_ptr(store)
+    slices["tree_node"] = check_ptr(
+        store_ptr(store), store.pos.size(0), store.pos.device
+    )
     incs: dict[str, Any] = {name: torch.zeros(len(tree.level)) for name in values}
     config = str(tree.config)
     batch = data.stores[0]  # where PyG keeps what `to_data_list` needs

@@ -79,7 +79,9 @@ def plot_ball_tree(
 
     if not 0 <= level < tree.config.num_levels:
         levels = tree.config.num_levels
-        raise ValueError(f"'level' must be below {levels} and not negative (got {level})")
+        raise ValueError(
+            f"'level' must be below {levels} and not negative (got {level})"
+        )
     if pos.dim() != 2 or not all(0 <= axis < pos.size(1) for axis in axes):
         raise ValueError(
             f"'axes' must be coordinates of 'pos' (got {axes} for {[*pos.shape]})"

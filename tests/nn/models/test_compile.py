@@ -1,0 +1,133 @@
+import copy
+
+import pytest
+import torch
+import torch._dynamo
+from clouds import ragged
+from torch_geometric.data import Batch
+
+from torch_geometric_erwin.nn import Erwin
+from torch_geometric_erwin.utils.storage import read_tree
+
+# Sizes of 0 and 1 are constants to the compiler, and sizes that are equal in the first
+# batch are assumed to stay equal: there no two tables have the same size by accident.
+BATCHES = [[40, 27, 0, 5, 61], [21, 13, 50], [80, 11, 7, 1], [9, 12]]
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def make(hidden=(8, 16), ball_sizes=8, **kwargs):
+    torch.manual_seed(0)
+    # One block of the rotated tree and one of every other kind: each takes a second.
+    depths = {"enc_depths": [2, 1], "dec_depths": 1}
+    kwargs = {"out_channels": 3, "mp_steps": 1, **depths, **kwargs}
+    return Erwin(2, [*hidden], ball_sizes=ball_sizes, **kwargs)
+
+
+def batches(model):
+    """With their trees, built before they are collated, as a loader does."""
+    transform = model.tree_transform()
+    for sizes in BATCHES:
+        clouds = ragged(sizes, dtype=torch.float32).to_data_list()
+        yield Batch.from_data_list([transform(data) for data in clouds])
+
+
+def tensors_of(model, batch):
+    tree = read_tree(batch, model.tree_config)
+    return (batch.x, batch.pos, batch.edge_index), {"ptr": batch.ptr, "tree": tree}
+
+
+def data_of(model, batch):
+    return (batch,), {}
+
+
+def no_recompilation(step):
+    return torch._dynamo.config.patch(error_on_recompile=step > 0)
+
+
+def rows_of(out):
+    return out[0] if isinstance(out, tuple) else out
+
+
+def assert_close(actual, expected):
+    """In the Euclidean norm: float32 sums in another order."""
+    assert actual.shape == expected.shape
+    assert (actual - expected).norm() <= 1e-5 * expected.norm()
+
+
+CONFIGS = {
+    "balanced": {},
+    "perfect": {"layout": "perfect"},
+    "coarse": {"strides": 3, "decode": False},
+}
+
+
+@pytest.mark.parametrize(
+    "config, arguments",
+    [
+        ("balanced", tensors_of),
+        ("perfect", data_of),
+        ("coarse", data_of),
+    ],
+)
+def test_one_graph_for_all_batches(config, arguments):
+    model = make(**CONFIGS[config]).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for step, batch in enumerate(batches(model)):
+        args, kwargs = arguments(model, batch)
+        with no_recompilation(step):
+            out = compiled(*args, **kwargs)
+        assert_close(rows_of(out), rows_of(model(batch)))
+
+
+def test_training_is_one_graph_for_all_batches():
+    model = make().train()
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    for step, batch in enumerate(batches(model)):
+        with no_recompilation(step):
+            out = compiled(batch)
+            out.square().mean().backward()
+        expected = eager(batch)
+        expected.square().mean().backward()
+        assert_close(out, expected)
+    assert_same_gradients(model, eager)
+    for buffer, expected in zip(model.buffers(), eager.buffers(), strict=True):
+        assert_close(buffer.double(), expected.double())
+
+
+def assert_same_gradients(model, eager):
+    largest = max(parameter.grad.norm() for parameter in eager.parameters())
+    for (name, parameter), expected in zip(
+        model.named_parameters(), eager.parameters(), strict=True
+    ):
+        error = (parameter.grad - expected.grad).norm()
+        # Sums that cancel keep the roundings of their terms.
+        assert error <= 1e-5 * expected.grad.norm() + 1e-6 * largest, name
+
+
+def test_inductor_trains():
+    model = make(hidden=(8, 8), enc_depths=1, dec_depths=1, rotate=0.0)
+    eager = copy.deepcopy(model)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for step, batch in enumerate(batches(model)):
+        with no_recompilation(step):
+            out = compiled(batch)
+            out.square().mean().backward()
+        expected = eager(batch)
+        expected.square().mean().backward()
+        assert_close(out, expected)
+    assert_same_gradients(model, eager)
+
+
+def test_data_without_tree_is_refused():
+    model = make().eval()
+    batch = ragged(BATCHES[0], dtype=torch.float32)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    with pytest.raises(Exception, match=r"a compiled model needs the tree; apply"):
+        compiled(batch)

@@ -1,0 +1,63 @@
+import io
+
+import pytest
+import torch
+from clouds import ragged
+from torch.export import Dim
+
+from torch_geometric_erwin.nn import Erwin
+from torch_geometric_erwin.utils.storage import read_tree
+
+ROWS = {0: Dim.AUTO}
+
+
+def arguments(model, sizes):
+    batch = ragged(sizes, dtype=torch.float32)
+    tree = read_tree(model.tree_transform()(batch), model.tree_config)
+    args = (batch.x, batch.pos, batch.edge_index)
+    return batch, args, {"ptr": batch.ptr, "tree": tree}
+
+
+def dynamic_shapes(tree):
+    """Every table may have any number of rows; a tree is the list of its parts."""
+    tables = [
+        tuple(ROWS for _ in part)
+        for part in (tree.ball_len, tree.group_len, tree.perm_rot)
+    ]
+    mask = None if tree.mask is None else ROWS
+    return {
+        "x": ROWS,
+        "pos": ROWS,
+        "edge_index": {1: Dim.AUTO},
+        "ptr": ROWS,
+        "tree": [ROWS, ROWS, *tables, mask],
+    }
+
+
+CONFIGS = {
+    "balanced": {"strides": 2},
+    "perfect": {"layout": "perfect"},
+    "flat": {"hidden_channels": [8, 8], "strides": 1, "rotate": 0.0},
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=[*CONFIGS])
+def test_exported_model_runs_on_other_sizes(config):
+    torch.manual_seed(0)
+    depths = {"enc_depths": [2, 1], "dec_depths": 1, "mp_steps": 1}
+    config = {"hidden_channels": [8, 16], "ball_sizes": 8, **depths, **config}
+    model = Erwin(in_channels=2, out_channels=3, **config).eval()
+    _, args, kwargs = arguments(model, [30, 17, 41])
+    shapes = dynamic_shapes(kwargs["tree"])
+    program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    loaded = torch.export.load(buffer)
+    for sizes in ([30, 17, 41], [21, 13, 0, 50, 1], [9, 2]):
+        batch, args, kwargs = arguments(model, sizes)
+        expected = model(batch)
+        for exported in (program, loaded):
+            out = exported.module()(*args, **kwargs)
+            # float32 sums in another order.
+            assert (out - expected).norm() <= 1e-5 * expected.norm()

@@ -1,0 +1,100 @@
+import pytest
+import torch
+from clouds import randomised
+from oracles import erwin as plain
+
+from torch_geometric_erwin.nn import ErwinBlock, ErwinStage
+
+B, BALLS = 4, [4, 1, 3]
+PERM = torch.tensor([3, 7, 0, 5, 1, 2, 6, 4])
+
+
+def inputs(channels=6, dim=3):
+    generator = torch.Generator().manual_seed(0)
+    n = sum(BALLS)
+    x = torch.randn(n, channels, generator=generator, dtype=torch.float64)
+    pos = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    return x, pos, torch.tensor(BALLS)
+
+
+def expected(block, x, pos, order, heads=2):
+    rows = plain.runs(BALLS, order.tolist())
+    out = plain.block(block.state_dict(), list(x), list(pos), rows, heads)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("mlp_ratio", [1, 4])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_equals_oracle(dim, mlp_ratio, rotated):
+    block = randomised(ErwinBlock(6, 2, B, mlp_ratio, dim))
+    x, pos, ball_len = inputs(dim=dim)
+    out = block(x, pos, ball_len, PERM if rotated else None)
+    order = PERM if rotated else torch.arange(len(x))
+    wanted = expected(block, x, pos, order)
+    torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_no_rows():
+    block = ErwinBlock(6, heads=2, ball_size=B)
+    x = torch.rand(0, 6, requires_grad=True)
+    out = block(x, torch.rand(0, 3), torch.empty(0, dtype=torch.int64))
+    assert out.shape == (0, 6)
+    out.sum().backward()
+
+
+def test_every_parameter_gets_a_gradient():
+    block = randomised(ErwinBlock(6, heads=2, ball_size=B))
+    out = block(*inputs())
+    (out * torch.randn_like(out)).sum().backward()
+    for name, parameter in block.named_parameters():
+        # Of the bias of (q, k, v), that of k has no effect on a softmax.
+        grad = (
+            parameter.grad[:6] if name == "attention.lin_qkv.bias" else parameter.grad
+        )
+        assert (grad.abs() > 1e-9).all(), name
+
+
+def test_arguments_reach_attention():
+    block = ErwinBlock(6, 2, B, differentiable_pos=True, backend="reference")
+    assert block.attention.differentiable_pos
+    assert block.attention.backend == "reference"
+    x, pos, ball_len = (t.float() if t.is_floating_point() else t for t in inputs())
+    pos.requires_grad_()
+    block(x, pos, ball_len).square().sum().backward()
+    assert pos.grad.abs().max() > 0
+
+
+def test_reset_parameters():
+    block = randomised(ErwinBlock(64, heads=2, ball_size=B))
+    block.reset_parameters()
+    for name, parameter in block.named_parameters():
+        if name.startswith("norm"):
+            assert (parameter == 1).all(), name
+        elif name.endswith("bias"):
+            assert (parameter == 0).all(), name
+        elif name.endswith("weight"):
+            assert 0.8 < parameter.std() * parameter.size(1) ** 0.5 < 0.96, name
+        else:
+            assert (parameter + 1).abs().max() < 0.06, name  # -1 + 0.01 N(0, 1)
+
+
+def test_stage_alternates_between_trees():
+    stage = randomised(ErwinStage(3, 6, 2, B))
+    x, pos, ball_len = inputs()
+    out = x
+    for block, order in zip(stage.blocks, [torch.arange(len(x)), PERM, None]):
+        order = torch.arange(len(x)) if order is None else order
+        out = expected(block, out, pos, order)
+    actual = stage(x, pos, ball_len, PERM)
+    torch.testing.assert_close(actual, out, rtol=1e-11, atol=1e-11)
+
+
+def test_stage_without_rotated_tree_uses_the_main_one():
+    stage = randomised(ErwinStage(2, 6, 2, B))
+    x, pos, ball_len = inputs()
+    identity = torch.arange(len(x))
+    torch.testing.assert_close(
+        stage(x, pos, ball_len), stage(x, pos, ball_len, identity), rtol=0, atol=1e-12
+    )
+    assert not torch.allclose(stage(x, pos, ball_len), stage(x, pos, ball_len, PERM))

@@ -1,0 +1,40 @@
+import pytest
+import torch
+from clouds import randomised
+from oracles import erwin as plain
+
+from torch_geometric_erwin.nn import SwiGLU
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+@pytest.mark.parametrize("channels, hidden", [(6, 24), (3, 2), (1, 1)])
+def test_equals_definition(rows, channels, hidden):
+    layer = randomised(SwiGLU(channels, hidden))
+    x = torch.randn(rows, channels, dtype=torch.float64)
+    out = layer(x)
+    assert out.shape == x.shape
+    for row, actual in zip(x, out):
+        expected = plain.swiglu(layer.state_dict(), row)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_leading_dimensions():
+    layer = SwiGLU(4, 8)
+    x = torch.randn(2, 3, 4)
+    torch.testing.assert_close(layer(x)[1], layer(x[1]))
+
+
+def test_every_parameter_gets_a_gradient():
+    layer = randomised(SwiGLU(4, 8))
+    layer(torch.randn(5, 4, dtype=torch.float64)).square().sum().backward()
+    for parameter in layer.parameters():
+        assert (parameter.grad != 0).all()
+
+
+def test_reset_parameters():
+    layer = randomised(SwiGLU(64, 256))
+    layer.reset_parameters()
+    for linear in (layer.lin_in, layer.lin_out):
+        assert (linear.bias == 0).all()
+        # A normal distribution truncated at two deviations has one of 0.88.
+        assert 0.85 < linear.weight.std() * linear.in_features**0.5 < 0.91

@@ -42,7 +42,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--test-clouds", type=int, default=16, help="unseen clouds")
     parser.add_argument(
-        "--steps", type=int, default=700, help="training steps of each model"
+        "--steps", type=int, default=600, help="training steps of each model"
     )
     parser.add_argument("--batch-size", type=int, default=1, help="clouds in a step")
     parser.add_argument("--lr", type=float, default=3e-3, help="learning rate")
@@ -54,7 +54,7 @@ def parse_arguments() -> argparse.Namespace:
         help="Erwin's channels, per level",
     )
     parser.add_argument(
-        "--layers", type=int, default=4, help="message-passing steps of the baseline"
+        "--layers", type=int, default=3, help="message-passing steps of the baseline"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches")
     return parser.parse_args()

@@ -1,7 +1,6 @@
 r"""Checks at the public boundary: a bad argument is named once, here.
 
-Checks that read values wait for a GPU; they are skipped while a graph is traced, where
-there are no values.
+Checks that read values are skipped while a graph is traced, where there are none.
 """
 
 from collections.abc import Collection, Sequence
@@ -13,13 +12,14 @@ from torch import Tensor
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def check_pos(pos: Tensor) -> Tensor:
+def check_pos(pos: Tensor, values: bool = True) -> Tensor:
     r"""Returns positions as the native operators take them.
 
     They are detached; float16 and bfloat16 become float32, which is exact.
 
     Args:
         pos: The node positions.
+        values: Whether to check values too, which waits for a GPU.
 
     Shapes:
         - **pos:** :math:`(N, D)` with :math:`D \geq 1`.
@@ -41,7 +41,7 @@ def check_pos(pos: Tensor) -> Tensor:
         pos = pos.float()
     if pos.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
-    if not torch.compiler.is_compiling():
+    if values and not torch.compiler.is_compiling():
         finite = torch.isfinite(pos.detach()).all(dim=1)
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
@@ -49,13 +49,16 @@ def check_pos(pos: Tensor) -> Tensor:
     return pos.detach()
 
 
-def check_ptr(ptr: Optional[Tensor], num_rows: int, device: torch.device) -> Tensor:
+def check_ptr(
+    ptr: Optional[Tensor], num_rows: int, device: torch.device, values: bool = True
+) -> Tensor:
     r"""Returns the row offsets of the clouds; one cloud if none are given.
 
     Args:
         ptr: The offsets, as in :class:`torch_geometric.data.Batch`.
         num_rows: The number of rows :math:`N` that they divide.
         device: The device that they must be on.
+        values: Whether to check values too, which waits for a GPU.
 
     Shapes:
         - **ptr:** :math:`(G + 1)`, int64, ascending from 0 to :math:`N`.
@@ -77,7 +80,7 @@ def check_ptr(ptr: Optional[Tensor], num_rows: int, device: torch.device) -> Ten
         raise ValueError(f"'ptr' must have shape [G + 1] (got {list(ptr.shape)})")
     if ptr.device != device:
         raise ValueError(f"'ptr' is on {ptr.device}, the positions are on {device}")
-    if not torch.compiler.is_compiling():
+    if values and not torch.compiler.is_compiling():
         if int(ptr[0]) != 0:
             raise ValueError(f"'ptr' must start at 0 (got {int(ptr[0])})")
         descents = (ptr[1:] < ptr[:-1]).nonzero()

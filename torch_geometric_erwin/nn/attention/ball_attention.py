@@ -184,9 +184,8 @@ class BallAttention(torch.nn.Module):
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"
             )
-        if backend is not None and backend not in BACKENDS:
-            names = [*BACKENDS]
-            raise ValueError(f"'backend' must be one of {names} (got {backend!r})")
+        rows = torch.empty(0, heads, channels // heads)
+        choose_backend(rows, torch.empty(0, dim), differentiable_pos, backend)
         self.channels = channels
         self.heads = heads
         self.ball_size = ball_size

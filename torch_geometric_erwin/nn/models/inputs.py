@@ -50,15 +50,18 @@ def unpack_inputs(
     """
     nodes = None
     if isinstance(x, (Data, NodeStorage)):
-        if pos is not None or edge_index is not None:
-            raise ValueError("data was given, so 'pos' and 'edge_index' are its own")
         nodes = x
-        x, pos = getattr(nodes, "x", None), getattr(nodes, "pos", None)
-        edge_index = getattr(nodes, "edge_index", None)
+        x, own_edges = getattr(nodes, "x", None), getattr(nodes, "edge_index", None)
+        if pos is not None or (edge_index is not None and own_edges is not None):
+            raise ValueError("data was given, so 'pos' and 'edge_index' are its own")
+        pos = getattr(nodes, "pos", None)
+        # A node store of heterogeneous data has no edges of its own.
+        edge_index = own_edges if edge_index is None else edge_index
         ptr = store_ptr(nodes) if ptr is None and batch is None else ptr
     if pos is None:
         raise ValueError("the model needs node positions: 'pos' is missing")
-    check_pos(pos)
+    values = isinstance(pos, Tensor) and pos.device.type == "cpu"
+    check_pos(pos, values)
     if pos.size(1) != dim:
         raise ValueError(f"'pos' must have {dim} coordinates (got {pos.size(1)})")
     if ptr is None and batch is not None:
@@ -67,7 +70,7 @@ def unpack_inputs(
                 f"'batch' must have {pos.size(0)} entries (got {batch.size(0)})"
             )
         ptr = batch_to_ptr(batch)
-    ptr = check_ptr(ptr, pos.size(0), pos.device)
+    ptr = check_ptr(ptr, pos.size(0), pos.device, values)
     _check_features(x, pos.size(0), in_channels)
     _check_edges(edge_index, pos.size(0), needs_edges)
     return Inputs(x, pos, edge_index, ptr, nodes)

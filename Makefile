@@ -49,7 +49,7 @@ test-cluster: $(installed) ## compare with torch-cluster, which takes minutes to
 	-W "ignore:'torch-cluster' is no longer necessary:DeprecationWarning"
 
 clean: ## remove .venv and everything built
-	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/pip:

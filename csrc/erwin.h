@@ -4,7 +4,7 @@
 //   * raw pointers and sizes only; the library links neither libtorch nor Python and no exception leaves it;
 //   * nothing is allocated for the caller: outputs and workspace are the caller's, contiguous, on the context's device;
 //   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
-//   * indices are int64, positions are float32 or float64 (`erwin_dtype`), row-major [points, dim];
+//   * indices are int64, positions are float32 or float64 (`erwin_dtype`), finite, row-major [points, dim];
 //   * the result is the same bits on every thread count and device;
 //   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified.
 #ifndef ERWIN_H_
@@ -80,7 +80,8 @@ ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_lay
                                    uint8_t* mask, int64_t* const* perm_rot);
 
 // ---- Neighbours -----------------------------------------------------------------------------------------------------
-// Exact searches that walk a balanced tree over `perm`, built before with the same `layout`. Distances are sums of
+// Exact searches that walk a balanced tree over `perm`, built before with the same `layout`; a `perm` that is no
+// permutation of the points of every cloud is an invalid argument. Distances are sums of
 // squared coordinate differences in `dtype`, in axis order; neighbours come nearest first, equal distances by index.
 // Targets are listed in ascending order, sources and targets are rows of the whole batch. `box` is reserved for
 // periodic boxes ([dim] edge lengths) and must be NULL.
@@ -94,14 +95,15 @@ ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* la
                             int64_t k, int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source,
                             int64_t* target);
 
-// First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius, at most `cap`
-// (< 0: no cap, otherwise the nearest `cap`). Leaves the search structure in `workspace` for the second pass.
+// First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius (radius >= 0), at
+// most `cap` (< 0: no cap, otherwise the nearest `cap`). Leaves the search structure in `workspace` for the second pass.
 ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                      const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                      const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
                                      void* workspace, int64_t workspace_bytes, int64_t* degree);
 
-// Second pass, after erwin_radius_count with the same arguments: writes the edges.
+// Second pass, after erwin_radius_count with the same arguments: writes the edges, `degree[i]` of every point. Another
+// `degree` is an invalid argument where it is negative or above the number of neighbours.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,

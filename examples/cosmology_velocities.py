@@ -69,7 +69,7 @@ def scores(prediction: Tensor, target: Tensor) -> dict[str, str]:
     }
 
 
-def draw(path: Path, data: Data, prediction: Tensor, model: Erwin, r2: str) -> None:
+def draw(path: Path, data: Data, prediction: Tensor, r2: str) -> None:
     r"""Predicted against true velocities on a slice, and the tree at four levels."""
     import matplotlib
 
@@ -129,24 +129,26 @@ def main() -> None:
     start = time.perf_counter()
 
     torch.manual_seed(args.seed)
-    erwin = Erwin(
-        in_channels=0,
-        hidden_channels=args.widths,
-        out_channels=3,
-        ball_sizes=128,
-        strides=4,
-        mlp_ratio=2,
-    )
+    arguments = {
+        "in_channels": 0,
+        "hidden_channels": args.widths,
+        "out_channels": 3,
+        "ball_sizes": 128,
+        "strides": 4,
+        "mlp_ratio": 2,
+    }
+    erwin = Erwin(**arguments)
     mpnn = mpnn_of_size(erwin, args.layers)
 
     print(f"data: universes of 5000 haloes under '{args.root}'", flush=True)
-    pre_transform = T.Compose([TreeKNNGraph(k=10), erwin.tree_transform()])
-    root = str(args.root)
-    train = CosmologyLPT(
-        root, "train", num_clouds=args.clouds, pre_transform=pre_transform
-    )
-    test = CosmologyLPT(
-        root, "test", num_clouds=args.test_clouds, pre_transform=pre_transform
+    # Not a `pre_transform`: the universes are kept, the trees are those of the options.
+    graph_and_tree = T.Compose([TreeKNNGraph(k=10), erwin.tree_transform()])
+    train, test = (
+        [
+            graph_and_tree(data)
+            for data in CosmologyLPT(str(args.root), split, num_clouds=count)
+        ]
+        for split, count in (("train", args.clouds), ("test", args.test_clouds))
     )
     test_loader = DataLoader(test, batch_size=4)
     target = torch.cat([data.y for data in test])
@@ -174,9 +176,11 @@ def main() -> None:
                 **scores(prediction, target),
             }
         )
-    torch.save(erwin.state_dict(), args.out / "erwin.pt")
+    # Erwin(**checkpoint["arguments"]).load_state_dict(checkpoint["state_dict"])
+    checkpoint = {"arguments": arguments, "state_dict": erwin.state_dict()}
+    torch.save(checkpoint, args.out / "erwin.pt")
     picture = args.out / "velocities.png"
-    draw(picture, test[0], prediction[: test[0].num_nodes], erwin, rows[-1]["R2"])
+    draw(picture, test[0], prediction[: test[0].num_nodes], rows[-1]["R2"])
 
     print(f"\nVelocities of {len(target):,} haloes in {len(test)} unseen universes:\n")
     text = table(rows)

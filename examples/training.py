@@ -96,6 +96,8 @@ def fit(
 
 
 def _endless(loader: DataLoader, steps: int) -> Iterator[Batch]:
+    if len(loader) == 0:
+        raise ValueError("the loader has no batch")
     done = 0
     while done < steps:
         for batch in loader:

@@ -1,14 +1,19 @@
 import ctypes
+import os
 import re
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from torch_geometric_erwin import _native
+from torch_geometric_erwin import _native, ball_tree
 
-HEADER = Path(__file__).parents[1] / "csrc" / "erwin.h"
+CSRC = Path(__file__).parents[1] / "csrc"
+HEADER = CSRC / "erwin.h"
 C_TYPES = {
     "int32_t": ctypes.c_int32,
     "int64_t": ctypes.c_int64,
@@ -155,6 +160,14 @@ def test_a_configuration_out_of_range_is_an_error(layout, ptr, dim):
         workspace(_native.layout(*layout), ptr, dim)
 
 
+@pytest.mark.parametrize("dtype", [-1, 2, 7])
+@pytest.mark.parametrize("name", ["erwin_tree_workspace", "erwin_neighbors_workspace"])
+def test_an_unknown_dtype_is_an_error(name, dtype):
+    layout, ptr = _native.layout([8], [], "balanced"), torch.tensor([0, 5])
+    with pytest.raises(RuntimeError, match=f"{name}: invalid argument"):
+        _native.size_of(name, layout, dtype, ptr.data_ptr(), 1, 3)
+
+
 def build(context, workspace_bytes):
     pos, ptr, perm = torch.rand(5, 3), torch.tensor([0, 5]), torch.empty(5).long()
     scratch = torch.empty(10_000, dtype=torch.uint8)
@@ -171,6 +184,87 @@ def test_status_of_a_call():
     assert build(host, 10_000).sort().values.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(RuntimeError, match="erwin_tree_build: workspace too small"):
         build(host, 8)
+
+
+class Radius:
+    r"""The two passes of a radius search that finds all of 5 points, call by call."""
+
+    def __init__(self):
+        self.pos, self.ptr = torch.rand(5, 3), torch.tensor([0, 5])
+        self.perm = torch.arange(5)
+        self.layout = _native.layout([8], [], "balanced")
+        sizes = (self.layout, 0, self.ptr.data_ptr(), 1, 3)
+        self.bytes = _native.size_of("erwin_neighbors_workspace", *sizes)
+        self.workspace = torch.empty(self.bytes, dtype=torch.uint8)
+        self.edges = torch.full((2, 25), -1)
+        self.degree = torch.zeros(5).long()
+
+    def call(self, name, outputs, workspace_bytes):
+        clouds = (self.pos.data_ptr(), self.ptr.data_ptr(), 1, 3, self.perm.data_ptr())
+        space = (self.workspace.data_ptr(), workspace_bytes)
+        out = [t.data_ptr() for t in outputs]
+        first = (_native.context(self.pos), self.layout, 0)
+        _native.call(name, *first, *clouds, None, 9.0, -1, 1, *space, *out)
+
+    def count(self):
+        self.call("erwin_radius_count", [self.degree], self.bytes)
+
+    def fill(self, workspace_bytes):
+        outputs = [self.degree, *self.edges]
+        self.call("erwin_radius_fill", outputs, workspace_bytes)
+
+
+def test_radius_fill_checks_its_workspace():
+    search = Radius()
+    search.count()
+    with pytest.raises(RuntimeError, match="erwin_radius_fill: workspace too small"):
+        search.fill(search.bytes - 1)
+    search.fill(search.bytes)
+    assert search.edges[1].tolist() == [i for i in range(5) for _ in range(5)]
+
+
+@pytest.mark.parametrize("wrong", [-1, 6])
+def test_radius_fill_refuses_a_degree_that_was_not_counted(wrong):
+    search = Radius()
+    search.count()
+    assert search.degree.tolist() == [5] * 5
+    search.degree[4] = wrong
+    with pytest.raises(RuntimeError, match="erwin_radius_fill: invalid argument"):
+        search.fill(search.bytes)
+    assert search.edges[:, 20:].eq(-1).all()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+@pytest.mark.parametrize("header", sorted(CSRC.rglob("*.h")), ids=lambda p: p.name)
+def test_every_header_compiles_alone(header):
+    flags = ["-std=c++17", "-fsyntax-only", "-x", "c++"]
+    subprocess.run(["c++", *flags, header], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_runs_on_one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        # Enough points for two threads, too few for a second one in PyTorch's kernels.
+        pos = torch.rand(5000, 3)
+        expected = ball_tree(pos, ball_sizes=16, strides=[2])
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                signal.alarm(30)  # ends a child that waits for threads it has not
+                assert _native.context(pos).num_threads == 1
+                tree = ball_tree(pos, ball_sizes=16, strides=[2])
+                assert torch.equal(tree.perm, expected.perm)
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+        assert _native.context(pos).num_threads == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_status_without_a_name(monkeypatch):

@@ -104,16 +104,43 @@ def test_infinite_radius_takes_all():
     assert edge_index.size(1) == 30 * 30
 
 
-def test_squares_that_overflow():
-    # 3e38 squared is infinite in float32: all that is far is equally far.
-    pos = torch.tensor([[-3e38], [0.0], [1.0], [3e38]])
-    expected = [
-        [1, 2, 3, 2, 0, 3, 1, 0, 3, 0, 1, 2],
-        [0, 0, 0, 1, 1, 1, 2, 2, 2, *[3] * 3],
-    ]
-    assert knn_graph(pos, 3).tolist() == expected
-    assert radius_graph(pos, 1e19).size(1) == 2
-    assert radius_graph(pos, 1e20).size(1) == 12
+@pytest.mark.parametrize(
+    ("dtype", "dim", "extent"),
+    # The root of the largest number over dim is 1.8447e19 (float32, 1-D), 1.0650e19
+    # (float32, 3-D), 1.3408e154 (float64, 1-D).
+    [
+        (torch.float32, 1, 1.844e19),
+        (torch.float32, 3, 1.065e19 - 1e15),
+        (torch.float64, 1, 1.34e154),
+    ],
+)
+def test_extent_whose_square_overflows(dtype, dim, extent):
+    sides = torch.tensor([0.0, -0.5, 0.5], dtype=dtype)[:, None].expand(3, dim)
+    pos = sides * extent
+    assert knn_graph(pos, 1).tolist() == [[1, 0, 0], [0, 1, 2]]
+    assert radius_graph(pos, 0.6 * dim**0.5 * extent).size(1) == 4
+    for far in (sides * (1.001 * extent), sides * 2 * torch.finfo(dtype).max):
+        for graph in (knn_graph, radius_graph):
+            with pytest.raises(ValueError, match=rf"extent of .* \(times {dim} axes\)"):
+                graph(far.nan_to_num(), 1)
+
+
+def test_radius_whose_square_overflows_takes_all():
+    assert radius_graph(torch.rand(30, 3), 1e30).size(1) == 30 * 29
+
+
+@pytest.mark.parametrize("kind", [int, np.int64, np.int32, np.uint8])
+def test_numpy_integers(kind):
+    pos = torch.rand(40, 3)
+    assert torch.equal(knn_graph(pos, kind(5)), knn_graph(pos, 5))
+    capped = radius_graph(pos, kind(1), max_num_neighbors=kind(3))
+    assert torch.equal(capped, radius_graph(pos, 1.0, max_num_neighbors=3))
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32, np.float16])
+def test_numpy_floats(kind):
+    pos = torch.rand(40, 3)
+    assert torch.equal(radius_graph(pos, kind(0.5)), radius_graph(pos, 0.5))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 5])
@@ -297,6 +324,8 @@ def test_bad_input(graph, error, match, kwargs):
         (ValueError, r"'k' must be at least 1 \(got 0\)", 0),
         (TypeError, r"'k' must be an integer \(got 2.0\)", 2.0),
         (TypeError, r"'k' must be an integer \(got True\)", True),
+        (TypeError, r"'k' must be an integer \(got .*2.0\)", np.float64(2.0)),
+        (TypeError, r"'k' must be an integer \(got '5'\)", "5"),
     ],
 )
 def test_bad_k(error, match, k):
@@ -310,8 +339,10 @@ def test_bad_k(error, match, k):
         (ValueError, r"'r' must not be negative \(got -0.5\)", -0.5, None),
         (ValueError, r"'r' must not be negative \(got nan\)", float("nan"), None),
         (TypeError, r"'r' must be a number \(got '1'\)", "1", None),
+        (TypeError, r"'r' must be a number \(got True\)", True, None),
+        (TypeError, r"'r' must be a number \(got 1j\)", 1j, None),
         (ValueError, r"'max_num_neighbors' .*at least 1 \(got 0\)", 1.0, 0),
-        (TypeError, r"'max_num_neighbors' .*integer or None \(got 2.5\)", 1.0, 2.5),
+        (TypeError, r"'max_num_neighbors' must be an integer \(got 2.5\)", 1.0, 2.5),
     ],
 )
 def test_bad_radius(error, match, r, cap):

@@ -748,3 +748,30 @@ def test_a_position_that_is_not_finite_is_refused_with_its_row(value):
 def test_a_malformed_ptr_is_refused():
     with pytest.raises(ValueError, match="'ptr' must end at the number of rows 10"):
         ball_tree(torch.zeros(10, 2), offsets([4, 5]), ball_sizes=2)
+
+
+MALFORMED = {
+    "int32 perm": (lambda t: {"perm": t.perm.int()}, "'perm' is torch.int32"),
+    "perm of two dimensions": (lambda t: {"perm": t.perm[None]}, "2 dimensions"),
+    "missing level": (
+        lambda t: {"ball_len": t.ball_len[:1]},
+        "'ball_len' has 1 levels, expected 2",
+    ),
+    "no rotated tree": (
+        lambda t: {"perm_rot": ()},
+        "'perm_rot' has 0 levels, expected 2",
+    ),
+    "another device": (
+        lambda t: {"level": t.level.to("meta")},
+        "'level' is on meta, the nodes on cpu",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", MALFORMED.values(), ids=[*MALFORMED])
+def test_a_malformed_tree_is_refused(change, message):
+    tree = ball_tree(torch.rand(20, 3), ball_sizes=[4, 4], strides=[2])
+    tree = dataclasses.replace(tree, **change(tree))
+    ptr = torch.tensor([0, 20])
+    with pytest.raises(ValueError, match=message):
+        tree.validate(ptr, 20, tree.config, values=False)

@@ -5,6 +5,7 @@ contiguous tensors of the right dtype, device and size.
 """
 
 import ctypes
+import os
 from collections.abc import Callable, Sequence
 from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
 from functools import cache
@@ -68,6 +69,18 @@ _SIGNATURES = {
 }
 
 
+_forked = False  # whether this process was forked from one that had loaded the package
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @cache
 def library() -> ctypes.CDLL:
     r"""Loads the library once per process, or raises :obj:`ImportError`."""
@@ -104,13 +117,14 @@ def call(name: str, *args: object) -> None:
 def context(tensor: Tensor) -> Context:
     r"""The context of a call on :obj:`tensor`'s device.
 
-    A DataLoader worker reports one thread, and one thread never enters an OpenMP
-    region: a team of two inside a forked process would hang.
+    A forked process gets one thread, and one thread never enters an OpenMP region: the
+    threads of the parent's team are not there, and a region would wait for them.
     """
+    num_threads = 1 if _forked else torch.get_num_threads()
     if tensor.device.type == "cpu":
-        return Context(-1, torch.get_num_threads(), None)
+        return Context(-1, num_threads, None)
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
-    return Context(tensor.get_device(), torch.get_num_threads(), stream)
+    return Context(tensor.get_device(), num_threads, stream)
 
 
 def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:

@@ -1,5 +1,6 @@
 r"""Graphs by exact neighbour search over a ball tree."""
 
+from numbers import Integral, Real
 from typing import Any, Optional
 
 import torch
@@ -7,9 +8,9 @@ from torch import Tensor
 
 import torch_geometric_erwin.ops.neighbors  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree import Tree
-from torch_geometric_erwin.utils.checks import check_pos, check_ptr
+from torch_geometric_erwin.utils.checks import check_choice, check_pos, check_ptr
 
-_FLOWS = ("source_to_target", "target_to_source")
+FLOWS = ("source_to_target", "target_to_source")
 
 # The search stops at nodes of at most 16 points (csrc/cpu/neighbors.cpp): balls of 16
 # fill them. Balls of 8 to 12 points were 10 to 40 % slower, measured in 3-D.
@@ -30,7 +31,8 @@ def knn_graph(
     The search is exact and the result unique, on any number of threads: of nodes at
     the same distance the one of lower index is nearer. Squared distances are computed
     in the dtype of the positions (float16 and bfloat16 ones in float32), which get no
-    gradient.
+    gradient. Below a spacing of about 1e-19 (float64: 1e-154) squares lose precision
+    and then vanish, so that nodes count as coincident: rescale such positions.
 
     Args:
         pos: The node positions, on the CPU.
@@ -54,18 +56,17 @@ def knn_graph(
     Raises:
         TypeError: If an argument has another type.
         ValueError: If an argument is malformed, on another device, or the tree was
-            built for other nodes.
+            built for other nodes; if a position is not finite, or the positions extend
+            so far that squared distances overflow.
 
     Example:
         >>> knn_graph(torch.tensor([[0.0], [1.0], [3.0]]), k=1)
         tensor([[1, 0, 1],
                 [0, 1, 2]])
     """
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise TypeError(f"'k' must be an integer (got {k!r})")
-    if k < 1:
-        raise ValueError(f"'k' must be at least 1 (got {k})")
-    search = _search_args(pos, ptr, flow, tree)
+    k = check_count("k", k)
+    check_choice("flow", flow, FLOWS)
+    search = _search_args(pos, ptr, tree)
     return _directed(torch.ops.erwin.knn(*search, k, loop), flow)
 
 
@@ -83,7 +84,9 @@ def radius_graph(
 
     The search is exact and the result unique, on any number of threads. Neighbours are
     those with :math:`d^2 \leq r^2`, both squares computed in the dtype of the positions
-    (float16 and bfloat16 ones in float32), which get no gradient.
+    (float16 and bfloat16 ones in float32), which get no gradient. Below a spacing of
+    about 1e-19 (float64: 1e-154) squares lose precision and then vanish, so that nodes
+    count as coincident: rescale such positions.
 
     Args:
         pos: The node positions, on the CPU.
@@ -108,41 +111,78 @@ def radius_graph(
     Raises:
         TypeError: If an argument has another type.
         ValueError: If an argument is malformed, on another device, or the tree was
-            built for other nodes.
+            built for other nodes; if a position is not finite, or the positions extend
+            so far that squared distances overflow.
 
     Example:
         >>> radius_graph(torch.tensor([[0.0], [1.0], [3.0]]), r=2.0)
         tensor([[1, 0, 2, 1],
                 [0, 1, 1, 2]])
     """
-    if not isinstance(r, (int, float)) or isinstance(r, bool):
+    r = check_radius(r)
+    cap = -1
+    if max_num_neighbors is not None:
+        cap = check_count("max_num_neighbors", max_num_neighbors)
+    check_choice("flow", flow, FLOWS)
+    search = _search_args(pos, ptr, tree)
+    return _directed(torch.ops.erwin.radius(*search, r, cap, loop), flow)
+
+
+def check_count(name: str, value: int) -> int:
+    r"""Returns a number of neighbours as a Python integer.
+
+    Args:
+        name: The argument's name, for messages.
+        value: Its value; NumPy's integers are fine too.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is less than 1.
+
+    Example:
+        >>> check_count("k", 5)
+        5
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"'{name}' must be an integer (got {value!r})")
+    if value < 1:
+        raise ValueError(f"'{name}' must be at least 1 (got {value})")
+    return int(value)
+
+
+def check_radius(r: float) -> float:
+    r"""Returns a distance as a Python float.
+
+    Args:
+        r: The distance; NumPy's numbers are fine too.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is negative.
+
+    Example:
+        >>> check_radius(2)
+        2.0
+    """
+    if not isinstance(r, Real) or isinstance(r, bool):
         raise TypeError(f"'r' must be a number (got {r!r})")
     if not r >= 0:
         raise ValueError(f"'r' must not be negative (got {r})")
-    cap = max_num_neighbors
-    if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool)):
-        raise TypeError(f"'max_num_neighbors' must be an integer or None (got {cap!r})")
-    if cap is not None and cap < 1:
-        raise ValueError(f"'max_num_neighbors' must be at least 1 (got {cap})")
-    search = _search_args(pos, ptr, flow, tree)
-    edge_index = torch.ops.erwin.radius(
-        *search, float(r), -1 if cap is None else cap, loop
-    )
-    return _directed(edge_index, flow)
+    return float(r)
 
 
 def _search_args(
-    pos: Tensor, ptr: Optional[Tensor], flow: str, tree: Optional[Tree]
+    pos: Tensor, ptr: Optional[Tensor], tree: Optional[Tree]
 ) -> tuple[Any, ...]:
     # The arguments that the operators share: positions, offsets and a balanced tree.
-    if flow not in _FLOWS:
-        raise ValueError(f"'flow' must be one of {[*_FLOWS]} (got {flow!r})")
     if isinstance(pos, Tensor) and pos.device.type != "cpu":
         raise ValueError(
             f"'pos' must be on the CPU, where the search runs (got {pos.device}); "
             "search in the transform, or copy the positions"
         )
-    pos = check_pos(pos)
+    pos = check_pos(pos, values=False)  # the operators look at the values
+    if not torch.compiler.is_compiling():
+        _check_extent(pos)
     ptr = check_ptr(ptr, pos.size(0), pos.device)
     if tree is None:
         perm = torch.ops.erwin.ball_tree(pos, ptr, [_BALL_SIZE], [], 0.0, "balanced")[0]
@@ -158,6 +198,21 @@ def _search_args(
     values = not torch.compiler.is_compiling()
     tree.validate(ptr, pos.size(0), config, values=values)
     return pos, ptr, tree.perm, [*config.ball_sizes], [*config.strides]
+
+
+def _check_extent(pos: Tensor) -> None:
+    # Positions that are not finite are left to the operators, which name the row.
+    if pos.size(0) == 0:
+        return
+    low, high = torch.aminmax(pos, dim=0)
+    if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
+        return
+    extent = float((high.double() - low.double()).max())
+    if pos.size(1) * extent * extent > torch.finfo(pos.dtype).max:
+        raise ValueError(
+            f"'pos' has an extent of {extent:.3g}, whose square (times {pos.size(1)} "
+            f"axes) overflows {pos.dtype}; rescale the positions"
+        )
 
 
 def _directed(edge_index: Tensor, flow: str) -> Tensor:

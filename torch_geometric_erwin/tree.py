@@ -96,13 +96,16 @@ class TreeConfig:
                     "layout='balanced' takes any"
                 )
         angle = float(rotate) + 0.0  # no negative zero: texts are compared
+        text = (
+            f"balls={','.join(map(str, sizes))} strides={','.join(map(str, steps))} "
+            f"rotate={angle} layout={layout}"
+        )
         values = {
             "ball_sizes": sizes,
             "strides": steps,
             "rotate": angle,
             "layout": layout,
-            "text": f"balls={','.join(map(str, sizes))} "
-            f"strides={','.join(map(str, steps))} rotate={angle} layout={layout}",
+            "text": text,
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -111,6 +114,17 @@ class TreeConfig:
     def num_levels(self) -> int:
         r"""The number of U-Net levels, :math:`L + 1`."""
         return len(self.ball_sizes)
+
+    @property
+    def code(self) -> int:
+        r"""A number for the configuration, which is compared where texts cannot be.
+
+        A polynomial in the characters modulo a prime: arithmetic that can be traced.
+        """
+        code = 0
+        for character in self.text:
+            code = (code * 257 + ord(character)) % (2**61 - 1)
+        return code
 
     def __str__(self) -> str:
         return self.text
@@ -127,7 +141,7 @@ class TreeConfig:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tree:
     r"""The ball tree of a batch of clouds, as tensors that collate without offsets.
 
@@ -206,8 +220,8 @@ class Tree:
         """
         if self.config.text != config.text:
             raise ValueError(
-                f"the tree was built for '{self.config}', needed is '{config}'; apply "
-                "'model.tree_transform()' to the data"
+                f"the tree was built for '{self.config.text}', needed is "
+                f"'{config.text}'; apply 'model.tree_transform()' to the data"
             )
         problem = self._problem(ptr, num_nodes, values)
         if problem is not None:
@@ -219,6 +233,23 @@ class Tree:
 
     def _problem(self, ptr: Tensor, num_nodes: int, values: bool) -> Optional[str]:
         clouds, levels = ptr.size(0) - 1, self.config.num_levels
+        for name, tables, dim, count in (
+            ("perm", (self.perm,), 1, 1),
+            ("level", (self.level,), 2, 1),
+            ("ball_len", self.ball_len, 1, levels),
+            ("group_len", self.group_len, 1, levels - 1),
+            ("perm_rot", self.perm_rot, 1, levels if self.config.rotate else 0),
+        ):
+            if len(tables) != count:
+                return f"'{name}' has {len(tables)} levels, expected {count}"
+            for table in tables:
+                if table.dtype != torch.int64 or table.dim() != dim:
+                    return (
+                        f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
+                        f"expected torch.int64 with {dim}"
+                    )
+                if table.device != ptr.device:
+                    return f"'{name}' is on {table.device}, the nodes on {ptr.device}"
         if list(self.level.shape) != [clouds, levels]:
             shape = list(self.level.shape)
             return f"'level' has shape {shape}, expected {[clouds, levels]}"
@@ -336,9 +367,23 @@ def ball_tree(
         >>> ball_tree(pos, ball_sizes=2).perm
         tensor([3, 1, 2, 0])
     """
-    config = TreeConfig(ball_sizes, strides, rotate, layout)
+    return build_tree(pos, ptr, TreeConfig(ball_sizes, strides, rotate, layout), ties)
+
+
+def build_tree(
+    pos: Tensor, ptr: Optional[Tensor], config: TreeConfig, ties: str = "index"
+) -> Tree:
+    r"""Builds the trees of a configuration; see :func:`ball_tree`.
+
+    Args:
+        pos: The node positions.
+        ptr: The row offsets of the clouds, or :obj:`None` for one cloud.
+        config: The configuration.
+        ties: What orders points of equal coordinate.
+    """
     check_choice("ties", ties, TIES)
-    pos = check_pos(pos)
+    # The operator checks the values, but of rows that ties have put in another order.
+    pos = check_pos(pos, values=ties == "coordinates")
     device = pos.device
     ptr = check_ptr(ptr, pos.size(0), device)
     pos, ptr = pos.cpu(), ptr.cpu()

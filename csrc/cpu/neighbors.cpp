@@ -3,8 +3,9 @@
 // The queries are answered a search leaf at a time: the boxes that come near enough to the leaf's own box are gathered
 // once for all of its points. Pruning is exact: the distance to a box is computed with the operations, in the axis
 // order, of the distance to a point, and rounding is monotonic, so it never exceeds that of a point inside.
-// Comparisons are negated where NaN may meet them: positions that nobody checked give odd edges, but valid ones.
+// Comparisons with a limit are negated, because that of a query with too few candidates (kNoBound) is NaN.
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <limits>
 #include <type_traits>
@@ -111,7 +112,9 @@ class Search {
     return Sections(clouds, ptr[clouds], leaves, dim, sizeof(T)).end;
   }
 
-  void build() {
+  // False where `perm` is no permutation of the points of every cloud, which a stale tree's is not.
+  bool build() {
+    if (!valid_perm()) return false;
     first_leaf_[0] = 0;
     for (int64_t g = 0; g < clouds_; ++g)
       first_leaf_[g + 1] = first_leaf_[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
@@ -126,6 +129,7 @@ class Search {
     parallel_for(num_threads_, first_leaf_[clouds_], kLeavesAtOnce,
                  [this](int32_t, int64_t leaf) { fill_leaf(leaf); });
     parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) { merge_boxes(g); });
+    return true;
   }
 
   // Takes over the structure that an earlier call built in the same workspace.
@@ -177,12 +181,15 @@ class Search {
           count += within;
           return bound;
         });
+        count = std::max<int64_t>(count, 0);
         degree[cloud.first + cloud.index[i]] = cap < 0 ? count : std::min(cap, count);
       }
     });
   }
 
-  void radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+  // False where a degree is none that the count can have given: the edges of that point are not written.
+  bool radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+    std::atomic<bool> counted{true};
     const int64_t points = ptr_[clouds_];
     std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
     for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
@@ -201,15 +208,31 @@ class Search {
           return bound;
         });
         const int64_t row = cloud.first + self, count = degree[row];
+        if (count < 0 || count > end - keys) {
+          counted.store(false, std::memory_order_relaxed);
+          continue;
+        }
         if (count < end - keys) std::nth_element(keys, keys + count, end);
         sort_keys(keys, count);
         write(cloud, self, keys, count, source + first_edge[row], target + first_edge[row]);
       }
     });
+    return counted;
   }
 
  private:
   int32_t dim() const { return D > 0 ? D : runtime_dim_; }
+
+  bool valid_perm() const {
+    std::vector<bool> seen(static_cast<size_t>(ptr_[clouds_]), false);
+    for (int64_t g = 0; g < clouds_; ++g) {
+      for (int64_t i = ptr_[g]; i < ptr_[g + 1]; ++i) {
+        if (perm_[i] < 0 || perm_[i] >= ptr_[g + 1] - ptr_[g] || seen[ptr_[g] + perm_[i]]) return false;
+        seen[ptr_[g] + perm_[i]] = true;
+      }
+    }
+    return true;
+  }
 
   void number(const Node& node, SearchNode* nodes, int32_t* leaves, int32_t* num_nodes, int32_t* num_leaves) const {
     const int32_t id = (*num_nodes)++;
@@ -545,14 +568,16 @@ int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int3
   if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
   Layout layout;
   erwin::make_layout(config, &layout);
-  return erwin::guarded([&] {
+  bool built = true;
+  const int32_t found = erwin::guarded([&] {
     dispatch(dtype, dim, [&](auto scalar, auto d) {
       erwin::Search<decltype(scalar), d()> search(layout, pos, ptr, clouds, dim, perm, workspace,
                                                   context->num_threads);
-      search.build();
-      search.knn(k, loop != 0, source, target);
+      built = search.build();
+      if (built) search.knn(k, loop != 0, source, target);
     });
   });
+  return found == ERWIN_OK && !built ? ERWIN_INVALID_ARGUMENT : found;
 }
 
 int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
@@ -562,33 +587,43 @@ int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* con
   int64_t bytes = 0;
   const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
   if (status != ERWIN_OK) return status;
+  if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
   if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
   if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
   Layout layout;
   erwin::make_layout(config, &layout);
-  return erwin::guarded([&] {
+  bool built = true;
+  const int32_t found = erwin::guarded([&] {
     dispatch(dtype, dim, [&](auto scalar, auto d) {
       using T = decltype(scalar);
       erwin::Search<T, d()> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
-      search.build();
-      search.radius_count(static_cast<T>(radius) * static_cast<T>(radius), cap, loop != 0, degree);
+      built = search.build();
+      if (built) search.radius_count(static_cast<T>(radius) * static_cast<T>(radius), cap, loop != 0, degree);
     });
   });
+  return found == ERWIN_OK && !built ? ERWIN_INVALID_ARGUMENT : found;
 }
 
 int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                           const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
-                          double radius, int64_t, int32_t loop, void* workspace, int64_t,
+                          double radius, int64_t, int32_t loop, void* workspace, int64_t workspace_bytes,
                           const int64_t* degree, int64_t* source, int64_t* target) {
-  Layout layout;
-  if (!erwin::make_layout(config, &layout) || !valid(layout, dtype, ptr, clouds, dim)) return ERWIN_INVALID_ARGUMENT;
+  int64_t bytes = 0;
+  const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
+  if (status != ERWIN_OK) return status;
+  if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
   if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
-  return erwin::guarded([&] {
+  if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
+  Layout layout;
+  erwin::make_layout(config, &layout);
+  bool counted = true;
+  const int32_t filled = erwin::guarded([&] {
     dispatch(dtype, dim, [&](auto scalar, auto d) {
       using T = decltype(scalar);
       erwin::Search<T, d()> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
       search.attach();
-      search.radius_fill(static_cast<T>(radius) * static_cast<T>(radius), loop != 0, degree, source, target);
+      counted = search.radius_fill(static_cast<T>(radius) * static_cast<T>(radius), loop != 0, degree, source, target);
     });
   });
+  return filled == ERWIN_OK && !counted ? ERWIN_INVALID_ARGUMENT : filled;
 }

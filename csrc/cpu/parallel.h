@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <new>
 
-#include "../erwin.h"
+#include "../layout.h"
 
 namespace erwin {
 

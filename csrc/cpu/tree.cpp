@@ -121,13 +121,14 @@ void build_rotated(const Cloud& cloud, int32_t level, const Node& node, R* recor
   }
 }
 
-// x @ R with separate multiplies and adds, so that every device rounds alike.
+// x @ R with separate multiplies and adds, so that every device rounds alike. Sums that overflow both ways give NaN,
+// which has no place in an order: it becomes 0.
 template <typename T>
 void rotate(const T* x, const T* rotation, int32_t dim, T* out) {
   for (int32_t column = 0; column < dim; ++column) {
     T sum = 0;
     for (int32_t row = 0; row < dim; ++row) sum += x[row] * rotation[row * dim + column];
-    out[column] = sum;
+    out[column] = sum == sum ? sum : T{0};
   }
 }
 
@@ -312,6 +313,7 @@ int32_t erwin_tree_workspace(const erwin_layout* config, int32_t dtype, const in
                              int64_t dim, int64_t* bytes) {
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds) || dim < 1) return ERWIN_INVALID_ARGUMENT;
+  if (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
   int64_t slots = 0;
   for (int64_t g = 0; g < clouds; ++g) slots += layout.root(ptr[g + 1] - ptr[g]).slots;
   *bytes = slots * (dtype == ERWIN_FLOAT64 ? erwin::bytes_per_row<double>(dim) : erwin::bytes_per_row<float>(dim));

@@ -1,7 +1,9 @@
 import itertools
 import math
+import re
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch_geometric.data import Data
@@ -119,8 +121,33 @@ def test_bad_positions(pos):
         linear_velocity(pos, 0.1)
 
 
-@pytest.mark.parametrize("name", ["smoothing", "box_size", "mesh_size"])
-@pytest.mark.parametrize("value", [0, -1, math.inf, math.nan])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_positions_that_are_not_finite(value):
+    pos = points()
+    pos[3, 1] = value
+    with pytest.raises(ValueError, match=r"'pos' must be finite \(row 3 is \["):
+        linear_velocity(pos, 0.1)
+
+
+@pytest.mark.parametrize("value", [32.0, "32", True, None])
+def test_mesh_size_that_is_no_integer(value):
+    message = re.escape(f"'mesh_size' must be an integer (got {value!r})")
+    with pytest.raises(TypeError, match=message):
+        linear_velocity(points(), 0.1, mesh_size=value)
+
+
+def test_mesh_size_of_numpy():
+    actual = linear_velocity(points(), 0.1, mesh_size=np.int64(16))
+    assert torch.equal(actual, linear_velocity(points(), 0.1, mesh_size=16))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *itertools.product(["smoothing", "box_size"], [0, -1, math.inf, math.nan]),
+        *itertools.product(["mesh_size"], [0, -1]),
+    ],
+)
 def test_bad_sizes(name, value):
     options = {"smoothing": 0.1, name: value}
     with pytest.raises(ValueError, match=f"'{name}' must be positive and finite"):

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -102,6 +103,78 @@ def test_rotation_is_a_product_over_planes(dim, degrees):
         angle = (-1) ** (i + j + 1) * np.radians(degrees)
         expected = expected @ expm(angle * generator)
     np.testing.assert_allclose(rotation_matrix(degrees, dim), expected, atol=1e-14)
+
+
+def product_over_planes(degrees, dim):
+    """The product of whole matrices, rounded once an operation, in plain floats."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    rows = np.eye(dim).tolist()
+    for i, j in itertools.combinations(range(dim), 2):
+        plane = np.eye(dim).tolist()
+        sign = -1 if (i + j) % 2 == 0 else 1
+        plane[i][i] = plane[j][j] = c
+        plane[i][j], plane[j][i] = -sign * s, sign * s
+        columns = list(zip(*plane, strict=True))
+        rows = [
+            [sum(a * b for a, b in zip(row, column, strict=True)) for column in columns]
+            for row in rows
+        ]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("degrees", [*ANGLES, 30.0, 90.0, 180.0])
+@pytest.mark.parametrize("dim", [2, 3, 5])
+def test_rotation_is_the_product_to_the_last_bit(dim, degrees):
+    # Trees depend on its bits, where rotated coordinates nearly tie.
+    expected = product_over_planes(degrees, dim)
+    assert torch.equal(rotation_matrix(degrees, dim), expected)
+
+
+def test_no_rotation_is_computed_without_an_angle(monkeypatch):
+    def fail(degrees, dim):
+        raise AssertionError(f"called for {degrees} degrees")
+
+    module = "torch_geometric_erwin.ops.ball_tree.rotation_matrix"
+    monkeypatch.setattr(module, fail)
+    pos = torch.rand(20, 3)
+    assert ball_tree(pos, ball_sizes=4, strides=[], rotate=0.0).perm_rot == ()
+    with pytest.raises(AssertionError, match=r"called for 45\.0 degrees"):
+        ball_tree(pos, ball_sizes=4, strides=[], rotate=45.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_positions_that_are_not_finite_are_refused_in_a_compiled_graph(value):
+    def function(pos):
+        return ball_tree(pos, ball_sizes=4, strides=[2]).perm
+
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    pos = torch.rand(20, 3)
+    assert torch.equal(compiled(pos), function(pos))
+    pos[3, 1] = value
+    for call in (compiled, function):
+        with pytest.raises(ValueError, match=r"'pos' must be finite \(row 3 is \["):
+            call(pos)
+
+
+def test_offsets_beyond_the_positions_are_refused_in_a_compiled_graph():
+    def function(pos, ptr):
+        return ball_tree(pos, ptr, ball_sizes=4, strides=[2]).perm
+
+    torch.compiler.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    with pytest.raises(ValueError, match=r"number of rows 20 \(got 21\)"):
+        compiled(torch.rand(20, 3), torch.tensor([0, 21]))
+
+
+def test_sum_of_opposite_infinities_counts_as_zero():
+    # Centroids (inf, 0) and (inf, inf), turned by R = [[c, 1], [-1, c]] with a tiny
+    # c > 0, have the first coordinates inf and inf - inf.
+    far = 0.9 * torch.finfo(torch.float32).max
+    pos = torch.tensor([[far, 0.0], [far, 0.0], [far, far], [far, far]])
+    tree = ball_tree(pos, ball_sizes=[2, 1], strides=[2], rotate=-90.0)
+    assert tree.perm.tolist() == [0, 1, 2, 3]
+    assert tree.perm_rot[1].tolist() == [1, 0]
 
 
 def test_no_angle_is_the_identity():

@@ -53,7 +53,7 @@ def test_compile(given_ptr, given_tree):
         compiled = torch.compile(
             function, fullgraph=True, dynamic=True, backend="aot_eager"
         )
-        for sizes in [[9, 3, 0, 1], [30, 2, 8, 1, 1], [5, 0, 6, 7, 2, 3]]:
+        for sizes in [[30, 2, 8, 1, 1], [9, 3, 0, 1], [5, 0, 6, 7, 2, 3]]:
             pos = torch.rand(sum(sizes), 3)
             ptr = torch.tensor([0, *np.cumsum(sizes)]) if given_ptr else None
             tree = (
@@ -64,23 +64,69 @@ def test_compile(given_ptr, given_tree):
                 assert torch.equal(a, b)
 
 
+def searches(pos, ptr, tree):
+    near = knn_graph(pos, 6, ptr, tree=tree)
+    return torch.cat([near, radius_graph(pos, 0.5, ptr, tree=tree)], dim=1)
+
+
+@pytest.fixture
+def compiled():
+    torch.compiler.reset()
+    return torch.compile(searches, fullgraph=True, backend="aot_eager")
+
+
+@pytest.mark.parametrize("given_tree", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("dim", [1, 3, 4])
-def test_unchecked_positions_that_are_not_finite_give_edges_within_the_cloud(
-    dim, dtype
+def test_compiled_search_refuses_positions_that_are_not_finite(
+    dtype, given_tree, compiled
 ):
     # Values are not checked while a graph is traced; memory must stay safe.
-    pos, ptr = torch.rand(200, dim, dtype=dtype), torch.tensor([0, 60, 200])
-    pos[::3] = float("nan")
-    pos[1::5] = -float("inf")
-    pos[2::7] = float("inf")
-    perm = torch.cat([torch.arange(60), torch.arange(140)])
-    knn = torch.ops.erwin.knn(pos, ptr, perm, [16], [], 6, False)
-    assert knn.size(1) == 6 * 200
-    for edge_index in (
-        knn,
-        torch.ops.erwin.radius(pos, ptr, perm, [16], [], 0.5, -1, False),
-        torch.ops.erwin.radius(pos, ptr, perm, [16], [], float("nan"), 9, True),
-    ):
-        assert bool(((edge_index >= 0) & (edge_index < 200)).all())
-        assert bool(((edge_index[0] < 60) == (edge_index[1] < 60)).all())
+    pos, ptr = torch.rand(200, 3, dtype=dtype), torch.tensor([0, 60, 200])
+    tree = ball_tree(pos, ptr, ball_sizes=16, strides=[]) if given_tree else None
+    assert torch.equal(compiled(pos, ptr, tree), searches(pos, ptr, tree))
+    for value in (float("nan"), float("inf"), -float("inf")):
+        pos[3::7] = value
+        for call in (compiled, searches):
+            with pytest.raises(ValueError, match=rf"finite \(row 3 is \[{value}, "):
+                call(pos, ptr, tree)
+
+
+def test_compiled_search_refuses_offsets_beyond_the_positions(compiled):
+    ptr = torch.tensor([0, 60, 201])
+    with pytest.raises(ValueError, match=r"number of rows 200 \(got 201\)"):
+        compiled(torch.rand(200, 3), ptr, None)
+
+
+NAN = float("nan")
+PERM = torch.arange(40) - PTR[:-1].repeat_interleave(PTR.diff())
+
+
+@pytest.mark.parametrize(
+    ("pos", "ptr", "match"),
+    [
+        (torch.tensor([[0.0], [NAN]]).repeat(20, 1), PTR, r"row 1 is \[nan\]"),
+        (torch.rand(40, 1), torch.tensor([0, 41]), r"rows 40 \(got 41\)"),
+    ],
+)
+def test_operators_refuse_values_that_would_harm_memory(pos, ptr, match):
+    args = (pos, ptr, PERM, [16], [])
+    with pytest.raises(ValueError, match=match):
+        torch.ops.erwin.knn(*args, 6, False)
+    with pytest.raises(ValueError, match=match):
+        torch.ops.erwin.radius(*args, 0.5, -1, False)
+
+
+@pytest.mark.parametrize(("row", "value"), [(7, 35), (7, -1), (7, 3), (4, 5)])
+def test_operators_refuse_what_is_no_permutation(row, value):
+    pos, perm = torch.rand(40, 3), PERM.clone()
+    torch.ops.erwin.knn(pos, PTR, perm, [16], [], 6, False)
+    perm[row] = value
+    with pytest.raises(RuntimeError, match="erwin_knn: invalid argument"):
+        torch.ops.erwin.knn(pos, PTR, perm, [16], [], 6, False)
+    with pytest.raises(RuntimeError, match="erwin_radius_count: invalid argument"):
+        torch.ops.erwin.radius(pos, PTR, perm, [16], [], 0.5, -1, False)
+
+
+def test_operator_refuses_a_radius_that_is_no_number():
+    with pytest.raises(RuntimeError, match="erwin_radius_count: invalid argument"):
+        torch.ops.erwin.radius(torch.rand(40, 3), PTR, PERM, [16], [], NAN, -1, False)

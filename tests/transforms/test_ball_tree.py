@@ -94,6 +94,7 @@ def test_attributes(transform):
     )
     expected = {"perm": tree.perm, "level": tree.level, "tree_config": str(config)}
     expected["tree_node"] = torch.arange(37)
+    expected["tree_code"] = torch.tensor([[config.code, 37]])
     for name in ["ball_len", "group_len", "perm_rot"]:
         for l, tensor in enumerate(getattr(tree, name)):
             expected[f"{name}_{l}"] = tensor

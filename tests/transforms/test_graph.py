@@ -1,6 +1,8 @@
 import copy
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 import torch_geometric.transforms as T
@@ -149,8 +151,26 @@ class Transformed(torch.utils.data.Dataset):
 
 
 def test_repr():
-    assert str(TreeKNNGraph(k=4)) == "TreeKNNGraph(k=4)"
-    assert str(TreeRadiusGraph(r=0.5)) == "TreeRadiusGraph(r=0.5)"
+    assert str(TreeKNNGraph(k=10)) == (
+        "TreeKNNGraph(k=10, loop=False, force_undirected=False, "
+        "flow='source_to_target')"
+    )
+    assert str(TreeRadiusGraph(r=0.5, max_num_neighbors=9)) == (
+        "TreeRadiusGraph(r=0.5, loop=False, max_num_neighbors=9, "
+        "flow='source_to_target')"
+    )
+
+
+def test_repr_tells_every_argument_and_builds_the_transform_again():
+    # PyG compares the representations of the old and the new `pre_transform`.
+    assert len({repr(transform) for transform in TRANSFORMS}) == len(TRANSFORMS)
+    for transform in TRANSFORMS:
+        assert vars(eval(repr(transform))) == vars(transform)
+
+
+def test_repr_does_not_depend_on_the_type_of_a_number():
+    assert str(TreeKNNGraph(k=np.int64(5))) == str(TreeKNNGraph(k=5))
+    assert str(TreeRadiusGraph(r=np.float32(2))) == str(TreeRadiusGraph(r=2))
 
 
 @each_transform
@@ -177,13 +197,19 @@ def test_heterogeneous_data(transform):
 
 
 @pytest.mark.parametrize(
-    ("transform", "match"),
+    ("transform", "function", "kwargs"),
     [
-        (TreeKNNGraph(k=0), r"'k' must be at least 1 \(got 0\)"),
-        (TreeRadiusGraph(r=-1.0), r"'r' must not be negative \(got -1.0\)"),
-        (TreeRadiusGraph(r=1.0, flow="up"), r"'flow' must be .*got 'up'"),
+        (TreeKNNGraph, knn_graph, {"k": 0}),
+        (TreeKNNGraph, knn_graph, {"k": 2.0}),
+        (TreeKNNGraph, knn_graph, {"k": 1, "flow": "up"}),
+        (TreeRadiusGraph, radius_graph, {"r": -1.0}),
+        (TreeRadiusGraph, radius_graph, {"r": "1"}),
+        (TreeRadiusGraph, radius_graph, {"r": 1.0, "max_num_neighbors": 0}),
+        (TreeRadiusGraph, radius_graph, {"r": 1.0, "flow": "up"}),
     ],
 )
-def test_bad_arguments_are_named_when_the_transform_runs(transform, match):
-    with pytest.raises(ValueError, match=match):
-        transform(cloud(5))
+def test_bad_arguments_are_refused_at_construction(transform, function, kwargs):
+    with pytest.raises((TypeError, ValueError)) as expected:
+        function(torch.rand(5, 3), **kwargs)
+    with pytest.raises(expected.type, match=re.escape(str(expected.value))):
+        transform(**kwargs)

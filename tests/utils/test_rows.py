@@ -170,3 +170,11 @@ def test_compile():
             assert torch.equal(*outs)
             grads = [torch.autograd.grad(out.pow(2).sum(), x)[0] for out in outs]
             assert torch.equal(*grads)
+
+
+def test_take_rows_has_a_forward_derivative():
+    x, tangent = torch.randn(2, 5, 3, dtype=torch.double).unbind()
+    index = torch.tensor([4, 0, 2])
+    out, derivative = torch.func.jvp(lambda x: take_rows(x, index), (x,), (tangent,))
+    assert torch.equal(out, x[index])
+    assert torch.equal(derivative, tangent[index])

@@ -142,3 +142,19 @@ def test_an_attribute_of_the_user_is_kept():
     data.perm_rotation, data.levels, data.ball_length = 1, 2, 3
     data = BallTree(4, [2])(BallTree(4, [2, 2])(data))
     assert (data.perm_rotation, data.levels, data.ball_length) == (1, 2, 3)
+
+
+def test_a_stale_global_perm_is_refused():
+    data = BallTree(8)(cloud(40))
+    with pytest.raises(ValueError, match="does not fit its data"):
+        global_perm(data.subgraph(torch.arange(30)))
+    with pytest.raises(ValueError, match="does not fit its data"):
+        global_perm(data.subgraph(torch.arange(40).flip(0)))
+
+
+def test_an_attribute_of_the_users_is_no_tree():
+    data = cloud(3)
+    data.perm = torch.arange(3)
+    assert read_tree(data, TreeConfig(4, ())) is None
+    with pytest.raises(ValueError, match="the data has no tree"):
+        global_perm(data)

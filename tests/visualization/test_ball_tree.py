@@ -58,3 +58,9 @@ def test_bad_arguments(arguments, message, ax):
     pos = torch.rand(10, 3)
     with pytest.raises(ValueError, match=message):
         plot_ball_tree(pos, ball_tree(pos, ball_sizes=4), ax=ax, **arguments)
+
+
+def test_a_tree_of_other_points_is_refused(ax):
+    tree = ball_tree(torch.rand(10, 3), ball_sizes=4)
+    with pytest.raises(ValueError, match="does not fit its data"):
+        plot_ball_tree(torch.rand(20, 3), tree, ax=ax)

@@ -1,9 +1,12 @@
 import math
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+
+from torch_geometric_erwin.utils.checks import check_finite
 
 #: The side of the box of :class:`CosmologyLPT` in the units of its positions.
 UNIT_BOX = math.sqrt(12)
@@ -45,8 +48,9 @@ def linear_velocity(
         - **output:** :math:`(N, 3)`, velocities, in the dtype of :obj:`pos`
 
     Raises:
-        ValueError: If :obj:`pos` is not of shape :math:`(N, 3)` and floating
-            point, or if a size is not positive.
+        TypeError: If :obj:`mesh_size` is not an integer.
+        ValueError: If :obj:`pos` is not of shape :math:`(N, 3)`, floating point and
+            finite, or if a size is not positive.
 
     Example:
         >>> pos = torch.rand(100, 3)
@@ -58,6 +62,10 @@ def linear_velocity(
             f"'pos' must be a floating-point tensor of shape [N, 3] "
             f"(got {pos.dtype} of shape {list(pos.shape)})"
         )
+    check_finite(pos)
+    if not isinstance(mesh_size, Integral) or isinstance(mesh_size, bool):
+        raise TypeError(f"'mesh_size' must be an integer (got {mesh_size!r})")
+    mesh_size = int(mesh_size)
     for name, value in (
         ("smoothing", smoothing),
         ("box_size", box_size),

@@ -8,6 +8,7 @@ from torch.nn import RMSNorm
 
 from torch_geometric_erwin.nn.attention import BallAttention
 from torch_geometric_erwin.nn.swiglu import SwiGLU
+from torch_geometric_erwin.utils.checks import check_int
 
 
 class ErwinBlock(torch.nn.Module):
@@ -29,6 +30,9 @@ class ErwinBlock(torch.nn.Module):
         - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
           **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
 
+    Raises:
+        ValueError: If an argument is out of range.
+
     Example:
         >>> block = ErwinBlock(channels=16, heads=2, ball_size=4)
         >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
@@ -46,6 +50,7 @@ class ErwinBlock(torch.nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
+        check_int("mlp_ratio", mlp_ratio, 1)
         self.norm_attention = RMSNorm(channels)
         self.attention = BallAttention(channels, heads, ball_size, dim, **kwargs)
         self.norm_mlp = RMSNorm(channels)
@@ -68,3 +73,10 @@ class ErwinBlock(torch.nn.Module):
         x = x.to(self.norm_mlp.weight.dtype)
         x = x + self.attention(self.norm_attention(x), pos, ball_len, perm)
         return x + self.mlp(self.norm_mlp(x))
+
+    def __repr__(self) -> str:
+        a = self.attention
+        return (
+            f"{self.__class__.__name__}({a.channels}, heads={a.heads}, "
+            f"ball_size={a.ball_size})"
+        )

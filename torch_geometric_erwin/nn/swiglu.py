@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import Linear, Module
 
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.utils.checks import check_int
 
 
 class SwiGLU(Module):
@@ -21,6 +22,9 @@ class SwiGLU(Module):
     Shapes:
         - **x:** :math:`(*, C)`; **output:** :math:`(*, C)`.
 
+    Raises:
+        ValueError: If an argument is out of range.
+
     Example:
         >>> import torch
         >>> SwiGLU(8, 32)(torch.rand(5, 8)).shape
@@ -29,6 +33,8 @@ class SwiGLU(Module):
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
+        self.channels = check_int("channels", channels, 1)
+        self.hidden_channels = check_int("hidden_channels", hidden_channels, 1)
         self.lin_in = Linear(channels, 2 * hidden_channels)  # (W_1 | W_2)
         self.lin_out = Linear(hidden_channels, channels)
         self.reset_parameters()
@@ -42,3 +48,6 @@ class SwiGLU(Module):
         r"""Runs the forward pass of the module."""
         gate, value = self.lin_in(x).chunk(2, dim=-1)
         return self.lin_out(F.silu(gate) * value)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.channels}, {self.hidden_channels})"

@@ -1,11 +1,13 @@
 r"""The operator ``erwin::ball_tree``: builds the trees of a batch of clouds."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.utils.checks import check_finite, check_ptr
 
 torch.library.define(
     "erwin::ball_tree",
@@ -14,6 +16,7 @@ torch.library.define(
 )
 
 
+@lru_cache(maxsize=16)
 def rotation_matrix(degrees: float, dim: int) -> Tensor:
     r"""The rotation of the second tree; row vectors are multiplied from the right.
 
@@ -22,7 +25,7 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
     angle: in 2-D the rotation by the angle, in 3-D :math:`R_z R_y R_x` with three equal
     Euler angles, as in the `Erwin <https://arxiv.org/abs/2502.17019>`_ reference
     implementation, and the same rule in any other dimension. A line has no rotation:
-    in 1-D the result is the identity.
+    in 1-D the result is the identity. It is cached: copy it before you change it.
 
     Args:
         degrees: The angle, in degrees.
@@ -39,11 +42,10 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
     rotation = torch.eye(dim, dtype=torch.float64)
     for i in range(dim):
         for j in range(i + 1, dim):
-            plane = torch.eye(dim, dtype=torch.float64)
-            sign = -1 if (i + j) % 2 == 0 else 1
-            plane[i, i] = plane[j, j] = c
-            plane[i, j], plane[j, i] = -sign * s, sign * s
-            rotation = rotation @ plane
+            turn = -s if (i + j) % 2 == 0 else s
+            left, right = rotation[:, i].clone(), rotation[:, j].clone()
+            rotation[:, i] = left * c + right * turn
+            rotation[:, j] = right * c - left * turn
     return rotation
 
 
@@ -56,6 +58,8 @@ def _ball_tree_cpu(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_finite(pos)
+    check_ptr(ptr, pos.size(0), pos.device)
     pos, ptr = pos.contiguous(), ptr.contiguous()
     config = _native.layout(ball_sizes, strides, layout)
     clouds, levels, dim = ptr.numel() - 1, len(ball_sizes), pos.size(1)
@@ -81,7 +85,7 @@ def _ball_tree_cpu(
     perfect = layout == "perfect"
     mask = torch.empty(num_rows[0] if perfect else 0, dtype=torch.bool)
     perm_rot = [ptr.new_empty(n) for n in num_rows] if rotate else []
-    rotation = rotation_matrix(rotate, dim).to(pos.dtype)
+    rotation = rotation_matrix(rotate, dim).to(pos.dtype) if rotate else None
     size = _native.size_of(
         "erwin_tree_workspace", config, dtype, *cloud_args, pos.size(1)
     )
@@ -94,7 +98,7 @@ def _ball_tree_cpu(
         pos.data_ptr(),
         *cloud_args,
         dim,
-        rotation.data_ptr() if rotate else None,
+        None if rotation is None else rotation.data_ptr(),
         workspace.data_ptr(),
         size,
         perm.data_ptr(),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.utils.checks import check_finite, check_ptr
 
 _CLOUDS = "Tensor pos, Tensor ptr, Tensor perm, int[] ball_sizes, int[] strides"
 torch.library.define("erwin::knn", f"({_CLOUDS}, int k, bool loop) -> Tensor")
@@ -54,6 +55,8 @@ def _knn_cpu(
     k: int,
     loop: bool,
 ) -> Tensor:
+    check_finite(pos)
+    check_ptr(ptr, pos.size(0), pos.device)
     search = _Search(pos, ptr, perm, ball_sizes, strides)
     points = ptr[1:] - ptr[:-1]
     degree = (points if loop else points - 1).clamp(min=0, max=k)
@@ -73,6 +76,8 @@ def _radius_cpu(
     cap: int,
     loop: bool,
 ) -> Tensor:
+    check_finite(pos)
+    check_ptr(ptr, pos.size(0), pos.device)
     search = _Search(pos, ptr, perm, ball_sizes, strides)
     degree = ptr.new_empty(pos.size(0))
     search.call("erwin_radius_count", radius, cap, loop, degree)

@@ -7,7 +7,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from torch_geometric_erwin.tree import TIES, TreeConfig, ball_tree
+from torch_geometric_erwin.tree import TIES, TreeConfig, build_tree
 from torch_geometric_erwin.utils.checks import check_choice
 from torch_geometric_erwin.utils.storage import attach_tree, store_ptr
 
@@ -26,7 +26,8 @@ class BallTree(BaseTransform):
       :math:`(G, L + 1)`;
     - :obj:`ball_len_{l}`: the rows of every ball; :obj:`group_len_{l}`: the children of
       every pooled row; :obj:`perm_rot_{l}`: the rows of the rotated tree;
-    - :obj:`tree_config`: what it was built for, so that another model refuses it;
+    - :obj:`tree_config`: what it was built for, so that another model refuses it, and
+      :obj:`tree_code` :math:`(1, 2)`: a number for that, and the number of nodes;
     - :obj:`tree_node` :math:`(n)`: the nodes' numbers, by which a tree whose nodes were
       dropped or reordered is refused;
     - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are
@@ -35,9 +36,10 @@ class BallTree(BaseTransform):
     All of them collate without offsets. It works on
     :class:`~torch_geometric.data.Data`, on every node store with positions of
     :class:`~torch_geometric.data.HeteroData`, and on batches of both. As transforms
-    that remove or reorder nodes make the tree stale, it comes last;
-    :meth:`torch_geometric_erwin.nn.Erwin.tree_transform` returns the one that fits a
-    model.
+    that remove or reorder nodes make the tree stale, it comes last. Nodes that move a
+    little keep a valid tree, only not the one of the new positions.
+    :meth:`torch_geometric_erwin.nn.Erwin.tree_transform` returns the transform that
+    fits a model.
 
     Args:
         ball_sizes: The largest number of rows in a ball, one value or one per level.
@@ -80,15 +82,7 @@ class BallTree(BaseTransform):
         if not stores:
             raise ValueError("'BallTree' needs node positions: 'data.pos' is missing")
         for store in stores:
-            tree = ball_tree(
-                store["pos"],
-                store_ptr(store),
-                ball_sizes=self.config.ball_sizes,
-                strides=self.config.strides,
-                rotate=self.config.rotate,
-                layout=self.config.layout,
-                ties=self.ties,
-            )
+            tree = build_tree(store["pos"], store_ptr(store), self.config, self.ties)
             attach_tree(data, store, tree)
         return data
 

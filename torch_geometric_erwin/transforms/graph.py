@@ -9,7 +9,14 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from torch_geometric_erwin.neighbors import knn_graph, radius_graph
+from torch_geometric_erwin.neighbors import (
+    FLOWS,
+    check_count,
+    check_radius,
+    knn_graph,
+    radius_graph,
+)
+from torch_geometric_erwin.utils.checks import check_choice
 from torch_geometric_erwin.utils.storage import store_ptr
 
 
@@ -33,8 +40,9 @@ class TreeKNNGraph(BaseTransform):
             :obj:`"target_to_source"`.
 
     Raises:
-        TypeError: If the data is not homogeneous.
-        ValueError: If there are no positions, or one is not finite.
+        TypeError: If an argument has another type, or the data is not homogeneous.
+        ValueError: If an argument is out of range, there are no positions, or one is
+            not finite.
 
     Example:
         >>> data = TreeKNNGraph(k=1)(Data(pos=torch.tensor([[0.0], [1.0], [3.0]])))
@@ -50,7 +58,8 @@ class TreeKNNGraph(BaseTransform):
         force_undirected: bool = False,
         flow: str = "source_to_target",
     ) -> None:
-        self.k = k
+        check_choice("flow", flow, FLOWS)
+        self.k = check_count("k", k)
         self.loop = loop
         self.force_undirected = force_undirected
         self.flow = flow
@@ -64,7 +73,11 @@ class TreeKNNGraph(BaseTransform):
         return _attach(data, edge_index, ptr)
 
     def __repr__(self) -> str:
-        return f"{self.__class__.__name__}(k={self.k})"
+        # PyG tells a changed `pre_transform` by its representation.
+        return (
+            f"{self.__class__.__name__}(k={self.k}, loop={self.loop}, "
+            f"force_undirected={self.force_undirected}, flow='{self.flow}')"
+        )
 
 
 @functional_transform("tree_radius_graph")
@@ -86,8 +99,9 @@ class TreeRadiusGraph(BaseTransform):
         flow: :obj:`"source_to_target"` or :obj:`"target_to_source"`.
 
     Raises:
-        TypeError: If the data is not homogeneous.
-        ValueError: If there are no positions, or one is not finite.
+        TypeError: If an argument has another type, or the data is not homogeneous.
+        ValueError: If an argument is out of range, there are no positions, or one is
+            not finite.
 
     Example:
         >>> data = Data(pos=torch.tensor([[0.0], [1.0], [3.0]]))
@@ -103,7 +117,10 @@ class TreeRadiusGraph(BaseTransform):
         max_num_neighbors: Optional[int] = None,
         flow: str = "source_to_target",
     ) -> None:
-        self.r = r
+        check_choice("flow", flow, FLOWS)
+        if max_num_neighbors is not None:
+            max_num_neighbors = check_count("max_num_neighbors", max_num_neighbors)
+        self.r = check_radius(r)
         self.loop = loop
         self.max_num_neighbors = max_num_neighbors
         self.flow = flow
@@ -122,7 +139,11 @@ class TreeRadiusGraph(BaseTransform):
         return _attach(data, edge_index, ptr)
 
     def __repr__(self) -> str:
-        return f"{self.__class__.__name__}(r={self.r})"
+        # PyG tells a changed `pre_transform` by its representation.
+        return (
+            f"{self.__class__.__name__}(r={self.r}, loop={self.loop}, "
+            f"max_num_neighbors={self.max_num_neighbors}, flow='{self.flow}')"
+        )
 
 
 def _cloud(

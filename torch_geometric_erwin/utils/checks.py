@@ -4,6 +4,7 @@ Checks that read values are skipped while a graph is traced, where there are non
 """
 
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Optional, Union
 
 import torch
@@ -41,12 +42,33 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
         pos = pos.float()
     if pos.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
+    pos = pos.detach()
     if values and not torch.compiler.is_compiling():
-        finite = torch.isfinite(pos.detach()).all(dim=1)
-        if not bool(finite.all()):
-            row = int((~finite).nonzero()[0])
-            raise ValueError(f"'pos' must be finite (row {row} is {pos[row].tolist()})")
-    return pos.detach()
+        check_finite(pos)
+    return pos
+
+
+def check_finite(pos: Tensor) -> None:
+    r"""Checks the values of positions.
+
+    Args:
+        pos: The node positions.
+
+    Shapes:
+        - **pos:** :math:`(N, D)`.
+
+    Raises:
+        ValueError: If a position is not finite.
+
+    Example:
+        >>> check_finite(torch.tensor([[0.0], [float("nan")]]))
+        Traceback (most recent call last):
+        ValueError: 'pos' must be finite (row 1 is [nan])
+    """
+    finite = torch.isfinite(pos).all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"'pos' must be finite (row {row} is {pos[row].tolist()})")
 
 
 def check_ptr(
@@ -159,6 +181,29 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"'{name}' must be one of {[*choices]} (got {value!r})")
 
 
+def check_int(name: str, value: int, minimum: int) -> int:
+    r"""Returns an integer argument that is not below a minimum.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument; NumPy's integers are integers too.
+        minimum: The smallest value that is allowed.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is too small.
+
+    Example:
+        >>> check_int("dim", 3, minimum=1)
+        3
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"'{name}' must be an integer (got {value!r})")
+    if value < minimum:
+        raise ValueError(f"'{name}' must be at least {minimum} (got {value})")
+    return int(value)
+
+
 def per_level(
     name: str, value: Union[int, Sequence[int]], levels: int, minimum: int = 1
 ) -> tuple[int, ...]:
@@ -180,7 +225,7 @@ def per_level(
     """
     values = list(value) if isinstance(value, Sequence) else [value] * levels
     for v in values:
-        if not isinstance(v, int) or isinstance(v, bool):
+        if not isinstance(v, Integral) or isinstance(v, bool):
             raise TypeError(f"'{name}' must hold integers (got {v!r})")
         if v < minimum:
             raise ValueError(f"'{name}' must be at least {minimum} (got {v})")
@@ -188,4 +233,39 @@ def per_level(
         raise ValueError(
             f"'{name}' must have one value or {levels} (got {len(values)}: {values})"
         )
-    return tuple(values)
+    return tuple(int(v) for v in values)
+
+
+def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None:
+    r"""Checks the lengths of the runs, balls or groups, that rows are divided into.
+
+    Args:
+        name: The argument's name, for messages.
+        lengths: The rows of every run.
+        num_rows: The number of rows.
+        limit: The largest length that is possible.
+
+    Shapes:
+        - **lengths:** :math:`(K)`, int64.
+
+    Raises:
+        ValueError: If they are malformed, do not sum to the rows, or exceed the limit.
+
+    Example:
+        >>> check_lengths("ball_len", torch.tensor([4, 2]), num_rows=6, limit=4)
+    """
+    if lengths.dim() != 1 or lengths.dtype != torch.int64:
+        raise ValueError(
+            f"'{name}' must be int64 with one dimension (got {lengths.dtype}, "
+            f"{list(lengths.shape)})"
+        )
+    if torch.compiler.is_compiling() or lengths.device.type != "cpu":
+        return
+    if int(lengths.sum()) != num_rows:
+        raise ValueError(
+            f"'{name}' must sum to the number of rows {num_rows} (got "
+            f"{int(lengths.sum())})"
+        )
+    bad = lengths[(lengths < 0) | (lengths > limit)]
+    if bad.size(0) > 0:
+        raise ValueError(f"'{name}' must lie between 0 and {limit} (got {int(bad[0])})")

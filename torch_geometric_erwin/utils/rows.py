@@ -100,11 +100,17 @@ class _TakeRows(torch.autograd.Function):
         x, index = inputs
         ctx.size = x.size(0)
         ctx.save_for_backward(index)
+        ctx.save_for_forward(index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (index,) = ctx.saved_tensors
         return put_rows(grad, index, ctx.size), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        (index,) = ctx.saved_tensors
+        return tangent.index_select(0, index)
 
 
 def row_mask(lengths: Tensor, width: int) -> Tensor:

@@ -38,7 +38,7 @@ def global_perm(nodes: Nodes) -> Tensor:
         - **output:** :math:`(N_0)`, rows of :obj:`nodes.pos`.
 
     Raises:
-        ValueError: If there is no tree.
+        ValueError: If there is no tree, or it was built for other nodes.
 
     Example:
         >>> from torch_geometric.data import Batch, Data
@@ -48,8 +48,9 @@ def global_perm(nodes: Nodes) -> Tensor:
         >>> batch.perm.tolist(), global_perm(batch).tolist()
         ([1, 0, 1, 0], [1, 0, 3, 2])
     """
-    if getattr(nodes, "perm", None) is None or getattr(nodes, "level", None) is None:
+    if getattr(nodes, "tree_node", None) is None:
         raise ValueError("the data has no tree; apply the transform 'BallTree' first")
+    _check_nodes(nodes)
     ptr = store_ptr(nodes)
     if ptr is None:
         return nodes.perm
@@ -59,9 +60,6 @@ def global_perm(nodes: Nodes) -> Tensor:
 def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     r"""The tree that :class:`BallTree` attached, or :obj:`None` if there is none.
 
-    The configurations in a batch are a list, one per cloud. Compiled code would be
-    compiled anew for every length of it, so there they are not compared.
-
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
         config: The configuration that is needed.
@@ -69,17 +67,21 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     Raises:
         ValueError: If the tree was built for another configuration, or for other nodes.
     """
-    if getattr(nodes, "perm", None) is None:
+    if getattr(nodes, "tree_node", None) is None:
         return None
-    if not torch.compiler.is_compiling():
-        built = getattr(nodes, "tree_config", None)
+    if torch.compiler.is_compiling():
+        # The texts in a batch are a list, and one graph serves one length of it.
+        fits = (nodes.tree_code[:, 0] == config.code).all()
+        torch._assert_async(fits, f"the tree was not built for '{config.text}'")
+    else:
+        built = nodes.tree_config
         for text in built if isinstance(built, list) else [built]:
             if text != config.text:
                 raise ValueError(
                     f"the data's tree was built for '{text}', needed is '{config}'; "
                     "apply 'model.tree_transform()' to the data"
                 )
-        _check_nodes(nodes)
+    _check_nodes(nodes)
     coarsenings = range(config.num_levels - 1)
     levels = range(config.num_levels)
     return Tree(
@@ -93,25 +95,36 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     )
 
 
+def _num_nodes(nodes: Nodes) -> Tensor:
+    # The nodes of every cloud.
+    ptr = store_ptr(nodes)
+    if ptr is None:
+        return torch.full([1], nodes.pos.size(0), device=nodes.pos.device)
+    return ptr.diff()
+
+
 def _local_nodes(nodes: Nodes) -> Tensor:
     # The number of every node in its own cloud.
-    pos, ptr = nodes.pos, store_ptr(nodes)
-    rows = torch.arange(pos.size(0), device=pos.device)
-    if ptr is None:
-        return rows
-    return rows - ptr[segment_ids(ptr[1:] - ptr[:-1], pos.size(0))]
+    rows = torch.arange(nodes.pos.size(0), device=nodes.pos.device)
+    ptr = store_ptr(nodes)
+    return rows if ptr is None else rows - ptr[segment_ids(ptr.diff(), rows.size(0))]
 
 
 def _check_nodes(nodes: Nodes) -> None:
     # PyG drops and reorders whatever has one entry per node, so the numbers that the
     # nodes had when the tree was built tell whether they are still the same ones.
-    if nodes.pos.device.type != "cpu":
-        return
-    if not torch.equal(nodes.tree_node, _local_nodes(nodes)):
-        raise ValueError(
-            "the tree does not fit its data: nodes were added, removed or reordered "
-            "after it was built, so apply 'BallTree' again, as the last transform"
-        )
+    advice = (
+        "the tree does not fit its data: nodes were added, removed or reordered after "
+        "it was built, so apply 'BallTree' again, as the last transform"
+    )
+    if nodes.tree_node.shape != nodes.pos.shape[:1]:
+        raise ValueError(advice)
+    same = (nodes.tree_node == _local_nodes(nodes)).all()
+    same = same & (nodes.tree_code[:, 1] == _num_nodes(nodes)).all()
+    if torch.compiler.is_compiling() or same.device.type != "cpu":
+        torch._assert_async(same, advice)  # raised by the device, nothing waits for it
+    elif not bool(same):
+        raise ValueError(advice)
 
 
 def attach_tree(
@@ -129,10 +142,14 @@ def attach_tree(
     values: dict[str, Any] = _attributes(tree)
     slices = {name: _slices(name, tree) for name in values}
     values["tree_node"] = _local_nodes(store)
+    num_nodes = _num_nodes(store)
+    code = torch.full_like(num_nodes, tree.config.code)
+    values["tree_code"] = torch.stack([code, num_nodes], dim=1)
     slices["tree_node"] = check_ptr(
         store_ptr(store), store.pos.size(0), store.pos.device
     )
     incs: dict[str, Any] = {name: torch.zeros(len(tree.level)) for name in values}
+    slices["tree_code"] = torch.arange(len(tree.level) + 1)
     config = str(tree.config)
     batch = data.stores[0]  # where PyG keeps what `to_data_list` needs
     if not hasattr(batch, "_slice_dict"):  # one cloud, or a batch nobody separates
@@ -170,6 +187,7 @@ def _is_tree_attribute(name: str) -> bool:
         "level",
         "perm_mask",
         "tree_node",
+        "tree_code",
         "tree_config",
     )
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.utils.checks import check_ptr
 from torch_geometric_erwin.utils.rows import segment_ids
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def plot_ball_tree(
           **mask:** :math:`(N)`.
 
     Raises:
-        ValueError: If the level or the coordinates do not exist.
+        ValueError: If the level or the coordinates do not exist, or the tree was built
+            for other nodes.
 
     Example:
         >>> import matplotlib
@@ -86,8 +88,8 @@ def plot_ball_tree(
         raise ValueError(
             f"'axes' must be coordinates of 'pos' (got {axes} for {[*pos.shape]})"
         )
-    if ptr is None:
-        ptr = torch.tensor([0, pos.size(0)], device=pos.device)
+    ptr = check_ptr(ptr, pos.size(0), pos.device)
+    tree.validate(ptr, pos.size(0), tree.config)
     ball = torch.empty(pos.size(0), dtype=torch.long, device=pos.device)
     ball[tree.global_perm(ptr)] = ball_of_row(tree, level)
     keep = slice(None) if mask is None else mask.cpu()

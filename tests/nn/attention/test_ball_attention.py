@@ -281,12 +281,12 @@ BAD = {
     "negative ball_len": (
         change(4, torch.tensor([4, 4, -1])),
         {},
-        "between 0 and the ball size 4 \\(got -1\\)",
+        "between 0 and 4 \\(got -1\\)",
     ),
     "ball_len above the ball size": (
         change(4, torch.tensor([5, 2])),
         {},
-        "between 0 and the ball size 4 \\(got 5\\)",
+        "between 0 and 4 \\(got 5\\)",
     ),
     "sigma of other size": (change(5, lambda s: s[:1]), {}, "'sigma'.*got \\[1\\]"),
     "sigma of two dimensions": (change(5, lambda s: s[None]), {}, "'sigma'"),
@@ -300,6 +300,11 @@ BAD = {
         change(0, lambda q: q),
         {"perm": torch.arange(7)[None]},
         "'perm'",
+    ),
+    "perm with a repeated row": (
+        change(0, lambda q: q),
+        {"perm": torch.tensor([0, 1, 2, 3, 4, 5, 5])},
+        "'perm' must hold every row once",
     ),
     "unknown backend": (
         change(0, lambda q: q),

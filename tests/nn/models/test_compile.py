@@ -131,3 +131,34 @@ def test_data_without_tree_is_refused():
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     with pytest.raises(Exception, match=r"a compiled model needs the tree; apply"):
         compiled(batch)
+
+
+WRONG_TREES = {
+    "other ball sizes": lambda model, data: make(ball_sizes=4).tree_transform()(data),
+    "larger balls": lambda model, data: make(ball_sizes=16).tree_transform()(data),
+    "other angle": lambda model, data: make(rotate=30.0).tree_transform()(data),
+    "reordered nodes": lambda model, data: model.tree_transform()(data).subgraph(
+        torch.arange(data.num_nodes).flip(0)
+    ),
+}
+
+
+@pytest.mark.parametrize("attach", WRONG_TREES.values(), ids=[*WRONG_TREES])
+def test_a_tree_that_does_not_fit_is_refused(attach):
+    model = make(mp_steps=0).eval()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    clouds = ragged(BATCHES[0], dtype=torch.float32).to_data_list()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        compiled(Batch.from_data_list([model.tree_transform()(c) for c in clouds]))
+    wrong = Batch.from_data_list([attach(model, c) for c in clouds])
+    with pytest.raises(RuntimeError, match=r"the tree was not built for|does not fit"):
+        compiled(wrong)
+
+
+def test_a_given_tree_of_another_model_is_refused():
+    model, other = make(mp_steps=0).eval(), make(mp_steps=0, ball_sizes=4)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    batch = next(batches(other))
+    args, kwargs = tensors_of(other, batch)
+    with pytest.raises(Exception, match="the tree was built for 'balls=4,4"):
+        compiled(*args, **kwargs)

@@ -640,7 +640,7 @@ COUNTS += ["enc_depths", "enc_heads", "dec_depths", "dec_heads", "dim", "mp_step
 @pytest.mark.parametrize("value", [2.0, "2", True], ids=repr)
 @pytest.mark.parametrize("name", [*COUNTS, "mlp_ratio"])
 def test_argument_of_other_type(name, value):
-    with pytest.raises(TypeError, match=f"'{name}' must hold integers"):
+    with pytest.raises(TypeError, match=f"'{name}' must (be an integer|hold integers)"):
         Erwin(**with_defaults({"enc_depths": [2, 2], name: value}))
 
 
@@ -677,3 +677,11 @@ def test_tree_of_other_configuration_is_refused():
     tree = ball_tree(data.pos, ball_sizes=8, strides=[2, 2])
     with pytest.raises(ValueError, match=r"built for 'balls=8,8,8.*needed is 'balls=4"):
         model(data.x, data.pos, data.edge_index, tree=tree)
+
+
+@pytest.mark.parametrize(
+    "channels, heads", [(8, 1), (32, 2), (50, 2), (57, 3), (67, 1)]
+)
+def test_default_heads_divide_the_channels(channels, heads):
+    model = Erwin(0, [channels], ball_sizes=8)
+    assert model.encoder[0].blocks[0].attention.heads == heads

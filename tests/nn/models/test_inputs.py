@@ -216,3 +216,31 @@ def test_edges_are_not_needed_without_message_passing():
     model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
     data = without(DATA, "edge_index")
     assert torch.equal(model(data), model(DATA))
+
+
+def test_heterogeneous_data_needs_a_type(model):
+    data = HeteroData()
+    data["atom"].pos = torch.rand(3, 3)
+    with pytest.raises(TypeError, match=r"pass a node store, 'data\[node_type\]'"):
+        model(data)
+
+
+def test_edges_beside_a_node_store():
+    model = Erwin(0, [16, 16], ball_sizes=4, mp_steps=1).eval()
+    data, edge_index = HeteroData(), torch.tensor([[0, 1], [1, 2]])
+    data["atom"].pos = torch.rand(3, 3)
+    data["atom", "bond", "atom"].edge_index = edge_index
+    out = model(data["atom"], edge_index=data["atom", "bond", "atom"].edge_index)
+    assert torch.equal(out, model(None, data["atom"].pos, edge_index))
+
+
+def test_offsets_and_batch_are_one_too_many(model):
+    pos, zeros = torch.rand(3, 3), torch.zeros(3, dtype=torch.long)
+    with pytest.raises(ValueError, match="'ptr' and 'batch' say the same"):
+        model(torch.rand(3, 2), pos, ptr=torch.tensor([0, 3]), batch=zeros)
+
+
+@pytest.mark.parametrize("x", [[[1.0, 2.0]] * 3, torch.ones(3, 2, dtype=torch.long)])
+def test_features_of_other_type(model, x):
+    with pytest.raises(TypeError, match="'x' must be a floating-point tensor"):
+        model(x, torch.rand(3, 3), torch.zeros(2, 0, dtype=torch.long))

@@ -117,5 +117,5 @@ def test_bad_argument(name):
     message = rf"'{name}' must be at least {minimum} \(got {minimum - 1}\)"
     with pytest.raises(ValueError, match=message):
         MPNN(**{**VALID, name: minimum - 1})
-    with pytest.raises(TypeError, match=f"'{name}' must hold integers"):
+    with pytest.raises(TypeError, match=f"'{name}' must be an integer"):
         MPNN(**{**VALID, name: 2.0})

@@ -178,3 +178,10 @@ def test_tree_that_names_points_of_another_cloud_is_refused():
     data.tree_idx = data.tree_idx.roll(1)
     with pytest.raises(ValueError, match="does not fit its data"):
         model(data)
+
+
+def test_a_negative_angle_is_no_rotation_there():
+    config = {"c_in": 4, "c_hidden": [8], "ball_sizes": [8], "strides": []}
+    config.update(enc_num_heads=[2], enc_depths=[2], dec_num_heads=[], dec_depths=[])
+    assert convert_config({**config, "rotate": -30})["rotate"] == 0.0
+    assert convert_config({**config, "rotate": 30})["rotate"] == 30.0

@@ -178,8 +178,8 @@ def test_bad_stride(cls):
 
 LENGTHS = torch.tensor([2, 2, 1])
 BAD = {
-    "pos of one dimension": ({"pos": torch.rand(5)}, r"'pos' must have shape \[5, D\]"),
-    "pos of other size": ({"pos": torch.rand(4, 3)}, r"\[5, D\] \(got \[4, 3\]\)"),
+    "pos of one dimension": ({"pos": torch.rand(5)}, r"'pos' must have shape \[5, 3\]"),
+    "pos of other size": ({"pos": torch.rand(4, 3)}, r"\[5, 3\] \(got \[4, 3\]\)"),
     "group_len of int32": ({"group_len": LENGTHS.int()}, "'group_len' must be int64"),
     "group_len of two dimensions": (
         {"group_len": LENGTHS[None]},
@@ -191,11 +191,11 @@ BAD = {
     ),
     "negative group_len": (
         {"group_len": torch.tensor([2, 2, 2, -1])},
-        r"between 0 and the stride 2 \(got -1\)",
+        r"between 0 and 2 \(got -1\)",
     ),
     "group_len above the stride": (
         {"group_len": torch.tensor([3, 1, 1])},
-        r"between 0 and the stride 2 \(got 3\)",
+        r"between 0 and 2 \(got 3\)",
     ),
 }
 
@@ -213,5 +213,40 @@ def test_bad_argument(cls, kwargs, message):
 
 def test_unpooling_needs_a_row_per_group():
     x, skip, pos = torch.rand(2, 4), torch.rand(5, 4), torch.rand(5, 3)
-    with pytest.raises(ValueError, match=r"'x' must have one row per group, 3 \(got 2"):
+    with pytest.raises(
+        ValueError, match=r"'x' must have shape \[3, 4\] \(got \[2, 4\]"
+    ):
         BallUnpooling(4, 4, stride=2)(x, skip, pos, LENGTHS)
+
+
+@every_layer
+def test_a_norm_that_knows_no_mask(cls):
+    """As :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts in its place."""
+    layer = cls(4, 6, stride=2).eval()
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(cls(4, 6, stride=2))
+    converted.load_state_dict(layer.state_dict())
+    inputs = {"pos": torch.rand(5, 3), "group_len": LENGTHS, "x": torch.rand(5, 4)}
+    if cls is BallUnpooling:
+        inputs.update(x=torch.rand(3, 4), skip=torch.rand(5, 6))
+    out, expected = converted.eval()(**inputs), layer(**inputs)
+    if cls is BallPooling:
+        out, expected = out[0], expected[0]
+    assert torch.equal(out, expected)
+
+
+@every_layer
+def test_features_of_other_size(cls):
+    layer = cls(4, 6, stride=2)
+    inputs = {"pos": torch.rand(5, 3), "group_len": LENGTHS, "x": torch.rand(5, 3)}
+    if cls is BallUnpooling:
+        inputs.update(x=torch.rand(3, 3), skip=torch.rand(5, 6))
+    with pytest.raises(ValueError, match=r"'x' must have shape \[\d, 4\] \(got"):
+        layer(**inputs)
+
+
+@every_layer
+@pytest.mark.parametrize("name", ["in_channels", "out_channels", "stride", "dim"])
+def test_bad_argument_of_the_layer(cls, name):
+    arguments = {"in_channels": 4, "out_channels": 6, "stride": 2, "dim": 3, name: 0}
+    with pytest.raises(ValueError, match=rf"'{name}' must be at least 1 \(got 0\)"):
+        cls(**arguments)

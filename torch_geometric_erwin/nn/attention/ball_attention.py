@@ -8,6 +8,7 @@ from torch.nn import Linear, Parameter
 
 from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.utils.checks import check_int, check_lengths
 from torch_geometric_erwin.utils.rows import (
     centre_dense,
     dense_width,
@@ -112,32 +113,18 @@ def _check(
     if pos.dim() != 2 or pos.size(0) != q.size(0):
         shape = list(pos.shape)
         raise ValueError(f"'pos' must have shape [{q.size(0)}, D] (got {shape})")
-    if ball_len.dim() != 1 or ball_len.dtype != torch.int64:
-        raise ValueError(
-            f"'ball_len' must be int64 of shape [K] (got {ball_len.dtype}, "
-            f"{list(ball_len.shape)})"
-        )
     if sigma.dim() != 1 or sigma.size(0) != q.size(1):
         shape = list(sigma.shape)
         raise ValueError(f"'sigma' must have shape [{q.size(1)}] (got {shape})")
-    if ball_size < 1:
-        raise ValueError(f"'ball_size' must be at least 1 (got {ball_size})")
+    check_int("ball_size", ball_size, 1)
     if perm is not None and (perm.dim() != 1 or perm.size(0) != q.size(0)):
         shape = list(perm.shape)
         raise ValueError(f"'perm' must have shape [{q.size(0)}] (got {shape})")
-    if torch.compiler.is_compiling() or ball_len.device.type != "cpu":
+    check_lengths("ball_len", ball_len, q.size(0), ball_size)
+    if perm is None or torch.compiler.is_compiling() or perm.device.type != "cpu":
         return
-    if int(ball_len.sum()) != q.size(0):
-        raise ValueError(
-            f"'ball_len' must sum to the number of rows {q.size(0)} (got "
-            f"{int(ball_len.sum())})"
-        )
-    bad = ball_len[(ball_len < 0) | (ball_len > ball_size)]
-    if bad.size(0) > 0:
-        raise ValueError(
-            f"'ball_len' must lie between 0 and the ball size {ball_size} (got "
-            f"{int(bad[0])})"
-        )
+    if not torch.equal(perm.sort().values, torch.arange(q.size(0))):
+        raise ValueError("'perm' must hold every row once")
 
 
 class BallAttention(torch.nn.Module):
@@ -180,6 +167,9 @@ class BallAttention(torch.nn.Module):
         backend: Optional[str] = None,
     ) -> None:
         super().__init__()
+        check_int("channels", channels, 1)
+        check_int("ball_size", ball_size, 1)
+        check_int("dim", dim, 1)
         if heads < 1 or channels % heads != 0:
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"

@@ -10,6 +10,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.typing import Adj
 
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.utils.checks import check_int
 
 
 class MPNNConv(MessagePassing):
@@ -36,6 +37,9 @@ class MPNNConv(MessagePassing):
         - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **edge_index:**
           :math:`(2, E)`; **output:** :math:`(N, C)`.
 
+    Raises:
+        ValueError: If an argument is out of range.
+
     Example:
         >>> conv = MPNNConv(channels=8)
         >>> edge_index = torch.tensor([[0, 1], [1, 2]])
@@ -46,8 +50,8 @@ class MPNNConv(MessagePassing):
     def __init__(self, channels: int, dim: int = 3, **kwargs: Union[str, int]) -> None:
         kwargs.setdefault("aggr", "mean")
         super().__init__(**kwargs)
-        self.channels = channels
-        self.dim = dim
+        self.channels = check_int("channels", channels, 1)
+        self.dim = check_int("dim", dim, 1)
         self.lin_source = Linear(channels, channels, bias=False)
         self.lin_target = Linear(channels, channels)
         self.lin_offset = Linear(dim, channels, bias=False)

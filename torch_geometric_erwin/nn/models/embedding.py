@@ -9,6 +9,7 @@ from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.conv import MPNNConv
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.utils.checks import check_int
 
 
 class MPNNEmbedding(torch.nn.Module):
@@ -28,6 +29,9 @@ class MPNNEmbedding(torch.nn.Module):
         - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`; **edge_index:**
           :math:`(2, E)`; **output:** :math:`(N, C)`.
 
+    Raises:
+        ValueError: If an argument is out of range.
+
     Example:
         >>> embed = MPNNEmbedding(in_channels=0, channels=8, num_steps=1)
         >>> embed(None, torch.rand(3, 3), torch.tensor([[0, 1], [1, 2]])).shape
@@ -38,6 +42,9 @@ class MPNNEmbedding(torch.nn.Module):
         self, in_channels: int, channels: int, num_steps: int, dim: int = 3
     ) -> None:
         super().__init__()
+        self.in_channels = check_int("in_channels", in_channels, 0)
+        self.channels = check_int("channels", channels, 1)
+        check_int("num_steps", num_steps, 0)
         self.start = Linear(in_channels, channels) if in_channels > 0 else None
         self.constant = Parameter(torch.empty(channels)) if in_channels == 0 else None
         self.convs = ModuleList(MPNNConv(channels, dim) for _ in range(num_steps))
@@ -62,3 +69,9 @@ class MPNNEmbedding(torch.nn.Module):
         for conv in self.convs:
             out = conv(out, pos, edge_index)
         return out
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.__class__.__name__}({self.in_channels}, {self.channels}, "
+            f"num_steps={len(self.convs)})"
+        )

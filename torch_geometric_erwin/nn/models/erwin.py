@@ -6,6 +6,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 from torch.nn import GELU, Identity, Linear, ModuleList, Sequential
+from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.block import ErwinBlock
 from torch_geometric_erwin.nn.inits import reset_linear
@@ -15,8 +16,8 @@ from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
 from torch_geometric_erwin.nn.models.presets import preset
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
 from torch_geometric_erwin.transforms import BallTree
-from torch_geometric_erwin.tree import Tree, TreeConfig, ball_tree
-from torch_geometric_erwin.utils.checks import per_level
+from torch_geometric_erwin.tree import Tree, TreeConfig, build_tree
+from torch_geometric_erwin.utils.checks import check_int, per_level
 from torch_geometric_erwin.utils.rows import put_rows, take_rows
 from torch_geometric_erwin.utils.storage import Nodes, read_tree
 
@@ -35,6 +36,9 @@ class ErwinStage(torch.nn.Module):
         - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
           **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
 
+    Raises:
+        ValueError: If an argument is out of range.
+
     Example:
         >>> stage = ErwinStage(2, channels=16, heads=2, ball_size=4)
         >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
@@ -44,7 +48,12 @@ class ErwinStage(torch.nn.Module):
 
     def __init__(self, depth: int, *args: Any, **kwargs: Any) -> None:
         super().__init__()
+        check_int("depth", depth, 1)
         self.blocks = ModuleList(ErwinBlock(*args, **kwargs) for _ in range(depth))
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        reset(self.blocks)
 
     def forward(
         self, x: Tensor, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor] = None
@@ -53,6 +62,9 @@ class ErwinStage(torch.nn.Module):
         for i, block in enumerate(self.blocks):
             x = block(x, pos, ball_len, perm if i % 2 == 1 else None)
         return x
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"
 
 
 class Erwin(torch.nn.Module):
@@ -78,7 +90,8 @@ class Erwin(torch.nn.Module):
         ball_sizes: The largest number of rows in a ball, per level.
         strides: The number of rows that each coarsening pools.
         enc_depths: The number of blocks, per level; the last level is the bottleneck.
-        enc_heads: The number of heads, per level. (default: one per 16 channels)
+        enc_heads: The number of heads, per level. (default: one per 16 channels, or as
+            many more channels as it takes to divide them)
         dec_depths: The number of blocks of the decoder's levels.
         dec_heads: The number of heads of the decoder's levels. (default: as in the
             encoder)
@@ -150,7 +163,7 @@ class Erwin(torch.nn.Module):
         )
         hidden = per_level("hidden_channels", hidden_channels, levels)
         if enc_heads is None:
-            enc_heads = [max(1, channels // 16) for channels in hidden]
+            enc_heads = [_default_heads(channels) for channels in hidden]
         enc_heads = per_level("enc_heads", enc_heads, levels)
         if dec_heads is None:
             dec_heads = enc_heads[:-1]
@@ -163,9 +176,10 @@ class Erwin(torch.nn.Module):
             ("dim", dim, 1),
             ("mp_steps", mp_steps, 0),
             ("mlp_ratio", mlp_ratio, 1),
-            ("out_channels", 1 if out_channels is None else out_channels, 1),
         ):
-            per_level(name, [value], 1, minimum)
+            check_int(name, value, minimum)
+        if out_channels is not None:
+            check_int("out_channels", out_channels, 1)
         for name, heads in (("enc_heads", enc_heads), ("dec_heads", dec_heads)):
             for l, (h, channels) in enumerate(zip(heads, hidden, strict=False)):
                 if channels % h != 0:
@@ -288,13 +302,8 @@ class Erwin(torch.nn.Module):
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
-        self.embed.reset_parameters()
-        for stage in (*self.encoder, *self.decoder):
-            for block in stage.blocks:
-                block.reset_parameters()
-        for layer in (*self.pools, *self.unpools):
-            if not isinstance(layer, Identity):
-                layer.reset_parameters()
+        for part in (self.embed, self.encoder, self.pools, self.unpools, self.decoder):
+            reset(part)
         self._reset_head()
 
     def _reset_head(self) -> None:
@@ -380,15 +389,7 @@ class Erwin(torch.nn.Module):
                 "a compiled model needs the tree; apply 'model.tree_transform()' to "
                 "the data, or pass 'tree'"
             )
-        c = self.tree_config
-        return ball_tree(
-            inputs.pos,
-            inputs.ptr,
-            ball_sizes=c.ball_sizes,
-            strides=c.strides,
-            rotate=c.rotate,
-            layout=c.layout,
-        )
+        return build_tree(inputs.pos, inputs.ptr, self.tree_config)
 
     def _unet(self, x: Tensor, pos: Tensor, tree: Tree) -> Tensor:
         perms: list[Optional[Tensor]] = [None] * len(self.encoder)
@@ -414,6 +415,10 @@ class Erwin(torch.nn.Module):
             f"{[*self.hidden_channels]}, out_channels={self.out_channels}, "
             f"ball_sizes={[*c.ball_sizes]}, strides={[*c.strides]})"
         )
+
+
+def _default_heads(channels: int) -> int:
+    return next(h for h in range(max(1, channels // 16), 0, -1) if channels % h == 0)
 
 
 def _num_levels(arguments: dict[str, tuple[Optional[IntOrList], int]]) -> int:

@@ -4,7 +4,7 @@ from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.utils.checks import batch_to_ptr, check_pos, check_ptr
@@ -49,6 +49,11 @@ def unpack_inputs(
         ValueError: If an argument is missing or does not fit the model.
     """
     nodes = None
+    if isinstance(x, HeteroData):
+        raise TypeError(
+            "a model takes one type of nodes: pass a node store, 'data[node_type]', "
+            "and its 'edge_index'"
+        )
     if isinstance(x, (Data, NodeStorage)):
         nodes = x
         x, own_edges = getattr(nodes, "x", None), getattr(nodes, "edge_index", None)
@@ -60,6 +65,8 @@ def unpack_inputs(
         ptr = store_ptr(nodes) if ptr is None and batch is None else ptr
     if pos is None:
         raise ValueError("the model needs node positions: 'pos' is missing")
+    if ptr is not None and batch is not None:
+        raise ValueError("'ptr' and 'batch' say the same: give one of them")
     values = isinstance(pos, Tensor) and pos.device.type == "cpu"
     check_pos(pos, values)
     if pos.size(1) != dim:
@@ -80,6 +87,9 @@ def _check_features(x: Optional[Tensor], num_nodes: int, in_channels: int) -> No
     if x is None:
         if in_channels > 0:
             raise ValueError(f"'x' is missing, the model takes {in_channels} features")
+    elif not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else f"'{type(x).__name__}'"
+        raise TypeError(f"'x' must be a floating-point tensor (got {kind})")
     elif in_channels == 0:
         raise ValueError(
             f"the model takes no features, 'in_channels=0' (got 'x' of {[*x.shape]})"

@@ -9,7 +9,7 @@ from torch.nn import GELU, Linear, Sequential
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import unpack_inputs
-from torch_geometric_erwin.utils.checks import per_level
+from torch_geometric_erwin.utils.checks import check_int
 from torch_geometric_erwin.utils.storage import Nodes
 
 
@@ -56,7 +56,7 @@ class MPNN(torch.nn.Module):
             ("num_layers", num_layers, 1),
             ("dim", dim, 1),
         ):
-            per_level(name, [value], 1, minimum)
+            check_int(name, value, minimum)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.out_channels = out_channels

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.tree import Tree, TreeConfig, ball_tree
+from torch_geometric_erwin.tree import Tree, TreeConfig, build_tree
 from torch_geometric_erwin.utils.rows import segment_ids
 from torch_geometric_erwin.utils.storage import Nodes
 
@@ -40,7 +40,8 @@ def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "enc_heads": config["enc_num_heads"],
         "dec_depths": config["dec_depths"],
         "dec_heads": config["dec_num_heads"],
-        "rotate": float(config["rotate"]),
+        # There a negative angle means no rotation.
+        "rotate": max(float(config["rotate"]), 0.0),
         "dim": config.get("dimensionality", 3),
         "mp_steps": config.get("mp_steps", 3),
         "mlp_ratio": config.get("mlp_ratio", 4),
@@ -140,15 +141,13 @@ def read_tree(nodes: Nodes, config: TreeConfig, ptr: Tensor) -> Tree:
     Raises:
         ValueError: If the tree is not one of these clouds.
     """
+    wanted = ["tree_mask", "tree_idx_rot"] if config.rotate else ["tree_mask"]
+    for name in wanted:
+        if getattr(nodes, name, None) is None:
+            raise ValueError(f"the data has the original's 'tree_idx' but no '{name}'")
     # All lengths follow from the sizes of the clouds: any positions give them.
-    lengths = ball_tree(
-        torch.zeros(int(ptr[-1]), 1),
-        ptr,
-        ball_sizes=config.ball_sizes,
-        strides=config.strides,
-        rotate=config.rotate,
-        layout=config.layout,
-    )
+    pos = nodes.pos
+    lengths = build_tree(torch.zeros_like(pos[:, :1]), ptr, config)
     perm = nodes.tree_idx
     if perm.shape != lengths.perm.shape:
         raise ValueError(

@@ -8,30 +8,20 @@ from torch.nn import Linear
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.norm import BatchNorm
+from torch_geometric_erwin.utils.checks import check_int, check_lengths
 from torch_geometric_erwin.utils.rows import centre_dense, from_dense, to_dense
 
 
-def _check(rows: int, pos: Tensor, group_len: Tensor, stride: int) -> None:
-    if pos.dim() != 2 or pos.size(0) != rows:
-        raise ValueError(f"'pos' must have shape [{rows}, D] (got {list(pos.shape)})")
-    if group_len.dim() != 1 or group_len.dtype != torch.int64:
+def _check_shape(name: str, x: Tensor, rows: int, channels: int) -> None:
+    if x.dim() != 2 or x.size(0) != rows or x.size(1) != channels:
         raise ValueError(
-            f"'group_len' must be int64 of shape [M] (got {group_len.dtype}, "
-            f"{list(group_len.shape)})"
+            f"'{name}' must have shape [{rows}, {channels}] (got {[*x.shape]})"
         )
-    if torch.compiler.is_compiling() or group_len.device.type != "cpu":
-        return
-    if int(group_len.sum()) != rows:
-        raise ValueError(
-            f"'group_len' must sum to the number of rows {rows} (got "
-            f"{int(group_len.sum())})"
-        )
-    bad = group_len[(group_len < 0) | (group_len > stride)]
-    if bad.size(0) > 0:
-        raise ValueError(
-            f"'group_len' must lie between 0 and the stride {stride} (got "
-            f"{int(bad[0])})"
-        )
+
+
+def _given(mask: Optional[Tensor]) -> tuple[Tensor, ...]:
+    # A norm that took the layer's place, such as SyncBatchNorm, may know no mask.
+    return () if mask is None else (mask,)
 
 
 class BallPooling(torch.nn.Module):
@@ -67,11 +57,10 @@ class BallPooling(torch.nn.Module):
         self, in_channels: int, out_channels: int, stride: int, dim: int = 3
     ) -> None:
         super().__init__()
-        if stride < 1:
-            raise ValueError(f"'stride' must be at least 1 (got {stride})")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
+        self.in_channels = check_int("in_channels", in_channels, 1)
+        self.out_channels = check_int("out_channels", out_channels, 1)
+        self.stride = check_int("stride", stride, 1)
+        self.dim = check_int("dim", dim, 1)
         self.lin = Linear(stride * (in_channels + dim), out_channels)
         self.norm = BatchNorm(out_channels)
         self.reset_parameters()
@@ -92,11 +81,13 @@ class BallPooling(torch.nn.Module):
 
         :obj:`mask` excludes pooled rows from the statistics of the normalisation.
         """
-        _check(x.size(0), pos, group_len, self.stride)
+        _check_shape("x", x, x.size(0), self.in_channels)
+        _check_shape("pos", pos, x.size(0), self.dim)
+        check_lengths("group_len", group_len, x.size(0), self.stride)
         children = to_dense(x, group_len, self.stride)
         offset, centre = centre_dense(pos, group_len, self.stride)
         children = torch.cat([children.flatten(1), offset.to(x.dtype).flatten(1)], -1)
-        return self.norm(self.lin(children), mask), centre
+        return self.norm(self.lin(children), *_given(mask)), centre
 
     def __repr__(self) -> str:
         return (
@@ -138,11 +129,10 @@ class BallUnpooling(torch.nn.Module):
         self, in_channels: int, out_channels: int, stride: int, dim: int = 3
     ) -> None:
         super().__init__()
-        if stride < 1:
-            raise ValueError(f"'stride' must be at least 1 (got {stride})")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.stride = stride
+        self.in_channels = check_int("in_channels", in_channels, 1)
+        self.out_channels = check_int("out_channels", out_channels, 1)
+        self.stride = check_int("stride", stride, 1)
+        self.dim = check_int("dim", dim, 1)
         self.lin = Linear(in_channels + stride * dim, stride * out_channels)
         self.norm = BatchNorm(out_channels)
         self.reset_parameters()
@@ -164,16 +154,15 @@ class BallUnpooling(torch.nn.Module):
 
         :obj:`mask` excludes children from the statistics of the normalisation.
         """
-        _check(skip.size(0), pos, group_len, self.stride)
-        if x.size(0) != group_len.size(0):
-            raise ValueError(
-                f"'x' must have one row per group, {group_len.size(0)} (got "
-                f"{x.size(0)})"
-            )
+        check_lengths("group_len", group_len, skip.size(0), self.stride)
+        _check_shape("x", x, group_len.size(0), self.in_channels)
+        _check_shape("skip", skip, skip.size(0), self.out_channels)
+        _check_shape("pos", pos, skip.size(0), self.dim)
         offset, _ = centre_dense(pos, group_len, self.stride)
         children = self.lin(torch.cat([x, offset.to(x.dtype).flatten(1)], -1))
         children = children.view(-1, self.stride, self.out_channels)
-        return self.norm(skip + from_dense(children, group_len, skip.size(0)), mask)
+        children = from_dense(children, group_len, skip.size(0))
+        return self.norm(skip + children, *_given(mask))
 
     def __repr__(self) -> str:
         return (

@@ -4,7 +4,8 @@ from importlib.metadata import version
 
 from torch_geometric_erwin.neighbors import knn_graph, radius_graph
 from torch_geometric_erwin.tree import Tree, TreeConfig, ball_tree
-from torch_geometric_erwin.utils.storage import global_perm
+from torch_geometric_erwin.utils.checks import batch_to_ptr
+from torch_geometric_erwin.utils.storage import global_perm, read_tree
 
 __version__ = version("torch-geometric-erwin")
 
@@ -12,7 +13,9 @@ __all__ = [
     "Tree",
     "TreeConfig",
     "ball_tree",
+    "batch_to_ptr",
     "global_perm",
     "knn_graph",
     "radius_graph",
+    "read_tree",
 ]

@@ -39,7 +39,7 @@ def knn_graph(
         k: The number of neighbours. A node of a smaller cloud is connected to all of
             its cloud.
         ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
-            :func:`torch_geometric_erwin.utils.checks.batch_to_ptr` makes them from a
+            :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
             sorted vector of cloud indices. (default: one cloud)
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.
@@ -92,7 +92,7 @@ def radius_graph(
         pos: The node positions, on the CPU.
         r: The distance, in the unit of the positions.
         ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
-            :func:`torch_geometric_erwin.utils.checks.batch_to_ptr` makes them from a
+            :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
             sorted vector of cloud indices. (default: one cloud)
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.

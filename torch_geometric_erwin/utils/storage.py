@@ -58,7 +58,10 @@ def global_perm(nodes: Nodes) -> Tensor:
 
 
 def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
-    r"""The tree that :class:`BallTree` attached, or :obj:`None` if there is none.
+    r"""The tree that :class:`~torch_geometric_erwin.transforms.BallTree` attached.
+
+    :obj:`None` if there is no tree. In compiled code, configurations and nodes are
+    compared on the device, by :obj:`tree_code` and :obj:`tree_node`.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
@@ -66,6 +69,14 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
 
     Raises:
         ValueError: If the tree was built for another configuration, or for other nodes.
+
+    Example:
+        >>> from torch_geometric.data import Data
+        >>> from torch_geometric_erwin.transforms import BallTree
+        >>> transform = BallTree(ball_sizes=2)
+        >>> data = transform(Data(pos=torch.tensor([[2.0], [0.0], [1.0]])))
+        >>> read_tree(data, transform.config).perm
+        tensor([1, 2, 0])
     """
     if getattr(nodes, "tree_node", None) is None:
         return None

@@ -328,6 +328,7 @@ BAD_DTYPES = {
         "'q', 'k', 'v' must have one floating-point dtype",
     ),
     "integer positions": (change(3, lambda p: p.long()), "'pos'.*torch.int64"),
+    "integer sigma": (change(5, lambda s: s.long()), "'sigma'.*torch.int64"),
 }
 
 
@@ -453,3 +454,9 @@ def test_layer_bad_argument():
 def test_layer_repr():
     layer = BallAttention(6, heads=2, ball_size=B)
     assert repr(layer) == "BallAttention(6, heads=2, ball_size=4)"
+
+
+def test_perm_of_other_dtype():
+    tensors = [t.detach() for t in inputs([4, 3])]
+    with pytest.raises(TypeError, match=r"'perm' must be int64 \(got torch.int32\)"):
+        ball_attention(*tensors, ball_size=B, perm=torch.arange(7, dtype=torch.int32))

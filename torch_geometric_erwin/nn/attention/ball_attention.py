@@ -120,10 +120,15 @@ def _check(
     if perm is not None and (perm.dim() != 1 or perm.size(0) != q.size(0)):
         shape = list(perm.shape)
         raise ValueError(f"'perm' must have shape [{q.size(0)}] (got {shape})")
+    if perm is not None and perm.dtype != torch.int64:
+        raise TypeError(f"'perm' must be int64 (got {perm.dtype})")
+    if not sigma.is_floating_point():
+        raise TypeError(f"'sigma' must be floating-point (got {sigma.dtype})")
     check_lengths("ball_len", ball_len, q.size(0), ball_size)
     if perm is None or torch.compiler.is_compiling() or perm.device.type != "cpu":
         return
-    if not torch.equal(perm.sort().values, torch.arange(q.size(0))):
+    within = bool(((perm >= 0) & (perm < q.size(0))).all())
+    if not within or not bool((torch.bincount(perm, minlength=q.size(0)) == 1).all()):
         raise ValueError("'perm' must hold every row once")
 
 

@@ -1,6 +1,5 @@
 r"""Graphs by exact neighbour search over a ball tree."""
 
-from numbers import Integral, Real
 from typing import Any, Optional
 
 import torch
@@ -8,7 +7,13 @@ from torch import Tensor
 
 import torch_geometric_erwin.ops.neighbors  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree import Tree
-from torch_geometric_erwin.utils.checks import check_choice, check_pos, check_ptr
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_int,
+    check_pos,
+    check_ptr,
+    check_radius,
+)
 
 FLOWS = ("source_to_target", "target_to_source")
 
@@ -64,7 +69,7 @@ def knn_graph(
         tensor([[1, 0, 1],
                 [0, 1, 2]])
     """
-    k = check_count("k", k)
+    k = check_int("k", k, 1)
     check_choice("flow", flow, FLOWS)
     search = _search_args(pos, ptr, tree)
     return _directed(torch.ops.erwin.knn(*search, k, loop), flow)
@@ -122,53 +127,10 @@ def radius_graph(
     r = check_radius(r)
     cap = -1
     if max_num_neighbors is not None:
-        cap = check_count("max_num_neighbors", max_num_neighbors)
+        cap = check_int("max_num_neighbors", max_num_neighbors, 1)
     check_choice("flow", flow, FLOWS)
     search = _search_args(pos, ptr, tree)
     return _directed(torch.ops.erwin.radius(*search, r, cap, loop), flow)
-
-
-def check_count(name: str, value: int) -> int:
-    r"""Returns a number of neighbours as a Python integer.
-
-    Args:
-        name: The argument's name, for messages.
-        value: Its value; NumPy's integers are fine too.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is less than 1.
-
-    Example:
-        >>> check_count("k", 5)
-        5
-    """
-    if not isinstance(value, Integral) or isinstance(value, bool):
-        raise TypeError(f"'{name}' must be an integer (got {value!r})")
-    if value < 1:
-        raise ValueError(f"'{name}' must be at least 1 (got {value})")
-    return int(value)
-
-
-def check_radius(r: float) -> float:
-    r"""Returns a distance as a Python float.
-
-    Args:
-        r: The distance; NumPy's numbers are fine too.
-
-    Raises:
-        TypeError: If it is not a real number.
-        ValueError: If it is negative.
-
-    Example:
-        >>> check_radius(2)
-        2.0
-    """
-    if not isinstance(r, Real) or isinstance(r, bool):
-        raise TypeError(f"'r' must be a number (got {r!r})")
-    if not r >= 0:
-        raise ValueError(f"'r' must not be negative (got {r})")
-    return float(r)
 
 
 def _search_args(

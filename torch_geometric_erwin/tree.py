@@ -141,6 +141,13 @@ class TreeConfig:
         )
 
 
+#: What to do about a tree that does not fit its nodes.
+ADVICE = (
+    "nodes were added, removed or reordered after it was built, so apply 'BallTree' "
+    "again, as the last transform"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Tree:
     r"""The ball tree of a batch of clouds, as tensors that collate without offsets.
@@ -225,11 +232,7 @@ class Tree:
             )
         problem = self._problem(ptr, num_nodes, values)
         if problem is not None:
-            raise ValueError(
-                f"the tree does not fit its data: {problem}; nodes were added, removed "
-                "or reordered after it was built, so apply 'BallTree' again, as the "
-                "last transform"
-            )
+            raise ValueError(f"the tree does not fit its data: {problem}; {ADVICE}")
 
     def _problem(self, ptr: Tensor, num_nodes: int, values: bool) -> Optional[str]:
         clouds, levels = ptr.size(0) - 1, self.config.num_levels
@@ -383,9 +386,10 @@ def build_tree(
     """
     check_choice("ties", ties, TIES)
     # The operator checks the values, but of rows that ties have put in another order.
-    pos = check_pos(pos, values=ties == "coordinates")
+    values = ties == "coordinates"
+    pos = check_pos(pos, values)
     device = pos.device
-    ptr = check_ptr(ptr, pos.size(0), device)
+    ptr = check_ptr(ptr, pos.size(0), device, values)
     pos, ptr = pos.cpu(), ptr.cpu()
     order = _coordinate_order(pos, ptr) if ties == "coordinates" else None
     tensors = torch.ops.erwin.ball_tree(

@@ -9,15 +9,9 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from torch_geometric_erwin.neighbors import (
-    FLOWS,
-    check_count,
-    check_radius,
-    knn_graph,
-    radius_graph,
-)
-from torch_geometric_erwin.utils.checks import check_choice
-from torch_geometric_erwin.utils.storage import store_ptr
+from torch_geometric_erwin.neighbors import FLOWS, knn_graph, radius_graph
+from torch_geometric_erwin.utils.checks import check_choice, check_int, check_radius
+from torch_geometric_erwin.utils.storage import is_collated, record_slices, store_ptr
 
 
 @functional_transform("tree_knn_graph")
@@ -59,7 +53,7 @@ class TreeKNNGraph(BaseTransform):
         flow: str = "source_to_target",
     ) -> None:
         check_choice("flow", flow, FLOWS)
-        self.k = check_count("k", k)
+        self.k = check_int("k", k, 1)
         self.loop = loop
         self.force_undirected = force_undirected
         self.flow = flow
@@ -119,7 +113,7 @@ class TreeRadiusGraph(BaseTransform):
     ) -> None:
         check_choice("flow", flow, FLOWS)
         if max_num_neighbors is not None:
-            max_num_neighbors = check_count("max_num_neighbors", max_num_neighbors)
+            max_num_neighbors = check_int("max_num_neighbors", max_num_neighbors, 1)
         self.r = check_radius(r)
         self.loop = loop
         self.max_num_neighbors = max_num_neighbors
@@ -165,11 +159,8 @@ def _attach(
     data: Union[Data, Batch], edge_index: Tensor, ptr: Optional[Tensor]
 ) -> Union[Data, Batch]:
     data.edge_index, data.edge_attr = edge_index, None
-    if ptr is not None and hasattr(data, "_slice_dict"):
-        # What collation would have written, so that `to_data_list` gives every cloud
-        # its own edges. The dictionaries are shared with the batch `data` is a copy of.
+    if ptr is not None and is_collated(data):
         cloud = torch.searchsorted(ptr, edge_index[0], right=True)  # counted from 1
-        slices = torch.bincount(cloud, minlength=ptr.size(0)).cumsum(0)
-        data._slice_dict = {**data._slice_dict, "edge_index": slices}
-        data._inc_dict = {**data._inc_dict, "edge_index": ptr[:-1]}
+        slices = {"edge_index": torch.bincount(cloud, minlength=ptr.size(0)).cumsum(0)}
+        record_slices(data, data.stores[0], slices, {"edge_index": ptr[:-1]})
     return data

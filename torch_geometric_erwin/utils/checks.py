@@ -4,7 +4,7 @@ Checks that read values are skipped while a graph is traced, where there are non
 """
 
 from collections.abc import Collection, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Optional, Union
 
 import torch
@@ -202,6 +202,27 @@ def check_int(name: str, value: int, minimum: int) -> int:
     if value < minimum:
         raise ValueError(f"'{name}' must be at least {minimum} (got {value})")
     return int(value)
+
+
+def check_radius(r: float) -> float:
+    r"""Returns a distance as a Python float.
+
+    Args:
+        r: The distance; NumPy's numbers are fine too.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is negative.
+
+    Example:
+        >>> check_radius(2)
+        2.0
+    """
+    if not isinstance(r, Real) or isinstance(r, bool):
+        raise TypeError(f"'r' must be a number (got {r!r})")
+    if not r >= 0:
+        raise ValueError(f"'r' must not be negative (got {r})")
+    return float(r)
 
 
 def per_level(

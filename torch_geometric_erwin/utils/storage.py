@@ -7,8 +7,8 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from torch_geometric_erwin.tree import Tree, TreeConfig
-from torch_geometric_erwin.utils.checks import batch_to_ptr, check_ptr
+from torch_geometric_erwin.tree import ADVICE, Tree, TreeConfig
+from torch_geometric_erwin.utils.checks import batch_to_ptr
 from torch_geometric_erwin.utils.rows import segment_ids
 
 Nodes = Union[Data, NodeStorage]
@@ -124,18 +124,15 @@ def _local_nodes(nodes: Nodes) -> Tensor:
 def _check_nodes(nodes: Nodes) -> None:
     # PyG drops and reorders whatever has one entry per node, so the numbers that the
     # nodes had when the tree was built tell whether they are still the same ones.
-    advice = (
-        "the tree does not fit its data: nodes were added, removed or reordered after "
-        "it was built, so apply 'BallTree' again, as the last transform"
-    )
+    message = f"the tree does not fit its data: {ADVICE}"
     if nodes.tree_node.shape != nodes.pos.shape[:1]:
-        raise ValueError(advice)
+        raise ValueError(message)
     same = (nodes.tree_node == _local_nodes(nodes)).all()
     same = same & (nodes.tree_code[:, 1] == _num_nodes(nodes)).all()
     if torch.compiler.is_compiling() or same.device.type != "cpu":
-        torch._assert_async(same, advice)  # raised by the device, nothing waits for it
+        torch._assert_async(same, message)  # raised by the device, nothing waits for it
     elif not bool(same):
-        raise ValueError(advice)
+        raise ValueError(message)
 
 
 def attach_tree(
@@ -150,35 +147,56 @@ def attach_tree(
     """
     for name in [name for name in store if _is_tree_attribute(name)]:
         del store[name]
-    values: dict[str, Any] = _attributes(tree)
-    slices = {name: _slices(name, tree) for name in values}
-    values["tree_node"] = _local_nodes(store)
     num_nodes = _num_nodes(store)
     code = torch.full_like(num_nodes, tree.config.code)
-    values["tree_code"] = torch.stack([code, num_nodes], dim=1)
-    slices["tree_node"] = check_ptr(
-        store_ptr(store), store.pos.size(0), store.pos.device
-    )
-    incs: dict[str, Any] = {name: torch.zeros(len(tree.level)) for name in values}
-    slices["tree_code"] = torch.arange(len(tree.level) + 1)
-    config = str(tree.config)
-    batch = data.stores[0]  # where PyG keeps what `to_data_list` needs
-    if not hasattr(batch, "_slice_dict"):  # one cloud, or a batch nobody separates
-        values["tree_config"] = config
+    values: dict[str, Any] = {
+        **_attributes(tree),
+        "tree_node": _local_nodes(store),
+        "tree_code": torch.stack([code, num_nodes], dim=1),
+        "tree_config": tree.config.text,
+    }
+    if not is_collated(data):
         store.update(values)
         return
-    # What collation would have written, so that `to_data_list` gives every cloud its
-    # own tree. The dictionaries are shared with the batch that `data` is a copy of.
-    values["tree_config"] = [config] * len(tree.level)
-    slices["tree_config"] = torch.arange(len(tree.level) + 1)
-    incs["tree_config"] = None
-    store.update(values)
+    store.update({**values, "tree_config": [tree.config.text] * len(tree.level)})
+    slices = {name: _slices(name, tree, num_nodes) for name in values}
+    incs = {name: torch.zeros(len(tree.level)) for name in values}
+    record_slices(data, store, slices, {**incs, "tree_config": None})
+
+
+def is_collated(data: Union[Data, HeteroData, Batch]) -> bool:
+    r"""Whether :obj:`to_data_list` can take the data apart.
+
+    Args:
+        data: The data or batch.
+    """
+    return hasattr(data.stores[0], "_slice_dict")
+
+
+def record_slices(
+    data: Union[Data, HeteroData, Batch],
+    store: NodeStorage,
+    slices: dict[str, Any],
+    incs: dict[str, Any],
+) -> None:
+    r"""Records what collation would have, for attributes added to a batch.
+
+    With it, :obj:`to_data_list` gives every cloud its own part of them. Attributes that
+    the store no longer has are forgotten. The dictionaries are replaced, as shallow
+    copies of the batch share them.
+
+    Args:
+        data: The batch that owns the store.
+        store: The store of the attributes.
+        slices: Per attribute, the offsets of every cloud's part.
+        incs: Per attribute, what was added to every cloud's values.
+    """
+    batch, key = data.stores[0], store._key  # the first store holds them for all
     for attribute, new in (("_slice_dict", slices), ("_inc_dict", incs)):
-        old, key = getattr(batch, attribute), store._key
-        kept = old if key is None else old.get(key, {})
-        kept = {k: v for k, v in kept.items() if not _is_tree_attribute(k)}
-        new = {**kept, **new}
-        setattr(batch, attribute, new if key is None else {**old, key: new})
+        whole = getattr(batch, attribute)
+        old = whole if key is None else whole.get(key, {})
+        new = {**{name: old[name] for name in old if name in store}, **new}
+        setattr(batch, attribute, new if key is None else {**whole, key: new})
 
 
 def _attributes(tree: Tree) -> dict[str, Tensor]:
@@ -203,14 +221,20 @@ def _is_tree_attribute(name: str) -> bool:
     )
 
 
-def _slices(name: str, tree: Tree) -> Tensor:
+def _slices(name: str, tree: Tree, num_nodes: Tensor) -> Tensor:
     # Offsets of every cloud's part of an attribute.
-    stem, _, level = name.rpartition("_")
-    if name == "level":
+    if name in ("level", "tree_code", "tree_config"):
         return torch.arange(len(tree.level) + 1)
+    if name == "tree_node":
+        return _offsets(num_nodes)
+    stem, _, level = name.rpartition("_")
     l = int(level) + (stem == "group_len") if level.isdigit() else 0
-    rows = torch.nn.functional.pad(tree.level[:, l].cumsum(0), (1, 0)).cpu()
+    rows = _offsets(tree.level[:, l])
     if stem != "ball_len":
         return rows
     # No ball is empty: a cloud's balls are those that end within its rows.
     return torch.searchsorted(tree.ball_len[l].cumsum(0).cpu(), rows, right=True)
+
+
+def _offsets(lengths: Tensor) -> Tensor:
+    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).cpu()

@@ -123,7 +123,7 @@ BAD_DATA = {
     ),
     "edge from a negative node": (
         replaced(DATA, edge_index=-EDGE),
-        r"'edge_index' must name one of 19 nodes \(got -1\)",
+        r"'edge_index' must name one of 19 nodes \(got -19\)",
     ),
     "transposed edges": (
         replaced(DATA, edge_index=DATA.edge_index.T),

@@ -116,8 +116,10 @@ def _check_edges(edge_index: Optional[Tensor], num_nodes: int, needed: bool) -> 
         raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
     if torch.compiler.is_compiling() or edge_index.device.type != "cpu":
         return
-    bad = edge_index[(edge_index < 0) | (edge_index >= num_nodes)]
-    if bad.size(0) > 0:
-        raise ValueError(
-            f"'edge_index' must name one of {num_nodes} nodes (got {int(bad[0])})"
-        )
+    if edge_index.size(1) == 0:
+        return
+    for node in map(int, edge_index.aminmax()):
+        if not 0 <= node < num_nodes:
+            raise ValueError(
+                f"'edge_index' must name one of {num_nodes} nodes (got {node})"
+            )

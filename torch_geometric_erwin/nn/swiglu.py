@@ -1,10 +1,11 @@
 r"""The feed-forward layer of a block."""
 
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.ops.swiglu import swiglu
 from torch_geometric_erwin.utils.checks import check_int
 
 
@@ -46,8 +47,8 @@ class SwiGLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
-        gate, value = self.lin_in(x).chunk(2, dim=-1)
-        return self.lin_out(F.silu(gate) * value)
+        lin_in, lin_out = self.lin_in, self.lin_out
+        return swiglu(x, lin_in.weight, lin_in.bias, lin_out.weight, lin_out.bias)
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, {self.hidden_channels})"

@@ -4,10 +4,11 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Parameter
+from torch.nn import Parameter
 
 from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.utils.checks import check_int, check_lengths
 from torch_geometric_erwin.utils.rows import (
     centre_dense,

@@ -4,11 +4,12 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, ModuleList, Parameter
+from torch.nn import ModuleList, Parameter
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.conv import MPNNConv
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.utils.checks import check_int
 
 

@@ -5,11 +5,12 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn import GELU, Identity, Linear, ModuleList, Sequential
+from torch.nn import GELU, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.block import ErwinBlock
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models import reference
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs

@@ -4,9 +4,10 @@ from typing import Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn import GELU, Linear, Sequential
+from torch.nn import GELU, Sequential
 
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import unpack_inputs
 from torch_geometric_erwin.utils.checks import check_int

@@ -4,9 +4,9 @@ from typing import Optional
 
 import torch
 from torch import Tensor
-from torch.nn import Linear
 
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import BatchNorm
 from torch_geometric_erwin.utils.checks import check_int, check_lengths
 from torch_geometric_erwin.utils.rows import centre_dense, from_dense, to_dense

@@ -1,0 +1,30 @@
+r"""The linear layer of this package."""
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin.ops.linear import linear
+
+
+class Linear(torch.nn.Linear):
+    r"""A :class:`torch.nn.Linear` whose float32 product on a CPU is done by oneDNN.
+
+    Weights, names and results are those of :class:`torch.nn.Linear`; everything but
+    plain float32 tensors on a CPU takes its way.
+
+    Args:
+        in_features: The number of features of a row.
+        out_features: The number of features that come out.
+        **kwargs: Further arguments of :class:`torch.nn.Linear`.
+
+    Shapes:
+        - **input:** :math:`(*, C)`; **output:** :math:`(*, C')`.
+
+    Example:
+        >>> Linear(8, 4)(torch.rand(5, 8)).shape
+        torch.Size([5, 4])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        r"""Runs the forward pass of the module."""
+        return linear(input, self.weight, self.bias)

@@ -1,0 +1,135 @@
+r"""The operator ``erwin::linear``: a float32 matrix product on a CPU, by oneDNN.
+
+PyTorch leaves it to the BLAS that it was built with: in its x86 wheels MKL, which has
+no AVX-512 code for processors other than Intel's. oneDNN, in the same wheels, has.
+"""
+
+import platform
+from collections.abc import Callable
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# oneDNN takes 10 µs to start: a BLAS is faster below this many multiplications.
+_SMALL = 1 << 20
+
+
+def has_onednn() -> bool:
+    r"""Whether this build of PyTorch brings oneDNN's matrix product for x86."""
+    return (
+        platform.machine() in ("x86_64", "AMD64")
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+_HAS_ONEDNN = has_onednn()
+
+
+def serves(*tensors: Optional[Tensor]) -> bool:
+    r"""Whether the operators here can take a layer's input and weights.
+
+    Example:
+        >>> serves(torch.rand(2, 3, dtype=torch.float64))
+        False
+    """
+    return (
+        _HAS_ONEDNN
+        and not torch._C._are_functorch_transforms_active()
+        and not torch.is_autocast_enabled("cpu")
+        and all(
+            t is None
+            or (
+                type(t) in (Tensor, torch.nn.Parameter)
+                and t.device.type == "cpu"
+                and t.dtype == torch.float32
+            )
+            for t in tensors
+        )
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
+    r"""``x @ weight.T + bias``, differentiable to any order.
+
+    Args:
+        x: The rows.
+        weight: The weight.
+        bias: The bias.
+
+    Shapes:
+        - **x:** :math:`(*, C)`; **weight:** :math:`(C', C)`; **bias:** :math:`(C')`;
+          **output:** :math:`(*, C')`.
+
+    Example:
+        >>> linear(torch.ones(2, 3), torch.ones(4, 3)).shape
+        torch.Size([2, 4])
+    """
+    if not serves(x, weight, bias):
+        return F.linear(x, weight, bias)
+    if x.dim() == 2:
+        return torch.ops.erwin.linear(x, weight, bias)
+    out = torch.ops.erwin.linear(x.reshape(-1, x.size(-1)), weight, bias)
+    return out.view(*x.shape[:-1], weight.size(0))
+
+
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    post: str = "none",
+    factor: Optional[Tensor] = None,
+) -> Tensor:
+    r"""``x @ weight.T + bias``, then :obj:`post` or a factor, in one pass."""
+    op = torch.ops.mkldnn._linear_pointwise
+    if factor is not None:
+        return op.binary(x, factor, weight, bias, "mul")
+    return op(x, weight, bias, post, [], "")
+
+
+def weight_gradient(product: Callable[..., Tensor], grad: Tensor, x: Tensor) -> Tensor:
+    r"""``grad.T @ x``; of its arguments, oneDNN copies the first, here the smaller."""
+    if grad.size(1) <= x.size(1):
+        return product(grad.t(), x.t(), None)
+    return product(x.t(), grad.t(), None).t()
+
+
+torch.library.define(
+    "erwin::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
+
+
+@torch.library.impl("erwin::linear", "CPU")
+def _linear_cpu(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    if x.numel() * weight.size(0) < _SMALL:
+        return F.linear(x, weight, bias)
+    return product(x, weight, bias)
+
+
+@torch.library.register_fake("erwin::linear")
+def _linear_fake(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return x.new_empty(x.size(0), weight.size(0))
+
+
+def _setup_context(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Optional[Tensor]], output: Tensor
+) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    x, weight = ctx.saved_tensors
+    op = torch.ops.erwin.linear
+    grad_x = op(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
+    grad_weight = None
+    if ctx.needs_input_grad[1]:
+        grad_weight = weight_gradient(op, grad, x)
+    grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
+    return grad_x, grad_weight, grad_bias
+
+
+torch.library.register_autograd(
+    "erwin::linear", _backward, setup_context=_setup_context
+)

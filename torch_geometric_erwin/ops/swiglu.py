@@ -1,0 +1,147 @@
+r"""The operators ``erwin::swiglu``: a gated feed-forward layer on a CPU.
+
+Rows go through the layer in portions whose intermediate features stay in the cache, so
+that nothing of the hidden width is ever allocated for all rows. The backward pass
+computes them again.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torch_geometric_erwin.ops.linear import product, serves, weight_gradient
+
+# Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
+# matrix product falls.
+_PORTION, _MIN_ROWS = 1 << 20, 512
+
+
+def swiglu(
+    x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
+) -> Tensor:
+    r"""``W_3 (SiLU(W_1 x) * W_2 x)`` with biases, differentiable to any order.
+
+    Args:
+        x: The rows.
+        weight_in: The weights :math:`W_1` and :math:`W_2`, one above the other.
+        bias_in: Their biases.
+        weight_out: The weight :math:`W_3`.
+        bias_out: Its bias.
+
+    Shapes:
+        - **x:** :math:`(*, C)`; **weight_in:** :math:`(2H, C)`; **bias_in:**
+          :math:`(2H)`; **weight_out:** :math:`(C, H)`; **bias_out:** :math:`(C)`;
+          **output:** :math:`(*, C)`.
+
+    Example:
+        >>> weights = torch.rand(16, 4), torch.rand(16), torch.rand(4, 8), torch.rand(4)
+        >>> swiglu(torch.rand(3, 4), *weights).shape
+        torch.Size([3, 4])
+    """
+    weights = (weight_in, bias_in, weight_out, bias_out)
+    if not serves(x, *weights):
+        return _plain(x, *weights)
+    return torch.ops.erwin.swiglu(x.reshape(-1, x.size(-1)), *weights).view(x.shape)
+
+
+def _plain(
+    x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
+) -> Tensor:
+    gate, value = F.linear(x, weight_in, bias_in).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * value, weight_out, bias_out)
+
+
+_WEIGHTS = "Tensor weight_in, Tensor bias_in, Tensor weight_out"
+torch.library.define(
+    "erwin::swiglu", f"(Tensor x, {_WEIGHTS}, Tensor bias_out) -> Tensor"
+)
+torch.library.define(
+    "erwin::swiglu_backward",
+    f"(Tensor grad, Tensor x, {_WEIGHTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def _portions(x: Tensor, width: int) -> list[slice]:
+    rows = max(_MIN_ROWS, _PORTION // width)
+    # Equal portions: a short last one would run at a lower rate.
+    count = max(1, -(-x.size(0) // rows))
+    rows = max(1, -(-x.size(0) // count))
+    return [slice(first, first + rows) for first in range(0, x.size(0), rows)]
+
+
+@torch.library.impl("erwin::swiglu", "CPU")
+def _swiglu_cpu(
+    x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
+) -> Tensor:
+    hidden = weight_out.size(1)
+    weight_gate, weight_value = weight_in[:hidden], weight_in[hidden:]
+    bias_gate, bias_value = bias_in[:hidden], bias_in[hidden:]
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    for rows in _portions(x, hidden):
+        part = x[rows]
+        gate = product(part, weight_gate, bias_gate, "swish")
+        active = product(part, weight_value, bias_value, factor=gate)
+        out[rows] = product(active, weight_out, bias_out)
+    return out
+
+
+@torch.library.register_fake("erwin::swiglu")
+def _swiglu_fake(
+    x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.impl("erwin::swiglu_backward", "CPU")
+def _swiglu_backward_cpu(
+    grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
+) -> tuple[Tensor, ...]:
+    hidden = weight_out.size(1)
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    grad_in, grad_out = torch.zeros_like(weight_in), torch.zeros_like(weight_out)
+    grad_bias = torch.zeros_like(bias_in)
+    for rows in _portions(x, 2 * hidden):
+        part, grad_part = x[rows], grad[rows]
+        inner = product(part, weight_in, bias_in)
+        gate, value = inner.chunk(2, dim=-1)
+        open_gate = F.silu(gate)
+        grad_out += weight_gradient(product, grad_part, open_gate * value)
+        grad_active = product(grad_part, weight_out.t())
+        # The gradient of the hidden features takes their place.
+        value_grad = grad_active * open_gate
+        torch.ops.aten.silu_backward.grad_input(
+            grad_active.mul_(value), gate, grad_input=gate
+        )
+        value.copy_(value_grad)
+        grad_x[rows] = product(inner, weight_in.t())
+        grad_in += weight_gradient(product, inner, part)
+        grad_bias += inner.sum(0)
+    return grad_x, grad_in, grad_bias, grad_out, grad.sum(0)
+
+
+@torch.library.register_fake("erwin::swiglu_backward")
+def _swiglu_backward_fake(
+    grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
+) -> tuple[Tensor, ...]:
+    likes = (x, weight_in, bias_in, weight_out)
+    return (*(torch.empty_like(t) for t in likes), x.new_empty(x.size(1)))
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+    if not torch.is_grad_enabled():
+        return torch.ops.erwin.swiglu_backward(grad, *ctx.saved_tensors[:-1])
+    # The gradient will be differentiated in its turn.
+    return torch.autograd.grad(
+        _plain(*ctx.saved_tensors), ctx.saved_tensors, grad, create_graph=True
+    )
+
+
+torch.library.register_autograd(
+    "erwin::swiglu", _backward, setup_context=_setup_context
+)

@@ -257,6 +257,35 @@ def per_level(
     return tuple(int(v) for v in values)
 
 
+def flag_per_level(
+    name: str, value: Union[bool, Sequence[bool]], levels: int
+) -> tuple[bool, ...]:
+    r"""Repeats a flag for every level, or checks one per level.
+
+    Args:
+        name: The argument's name, for messages.
+        value: One flag, or one per level.
+        levels: The number of levels.
+
+    Raises:
+        TypeError: If a value is not a flag.
+        ValueError: If their number does not fit.
+
+    Example:
+        >>> flag_per_level("checkpoint", True, 2)
+        (True, True)
+    """
+    values = list(value) if isinstance(value, Sequence) else [value] * levels
+    for v in values:
+        if not isinstance(v, bool):
+            raise TypeError(f"'{name}' must be a bool or hold bools (got {v!r})")
+    if len(values) != levels:
+        raise ValueError(
+            f"'{name}' must have one value or {levels} (got {len(values)}: {values})"
+        )
+    return tuple(values)
+
+
 def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None:
     r"""Checks the lengths of the runs, balls or groups, that rows are divided into.
 

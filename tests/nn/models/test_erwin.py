@@ -329,6 +329,44 @@ def test_second_gradient_through_forces(kwargs):
         torch.testing.assert_close(actual, slope, rtol=1e-5, atol=0)
 
 
+EVERY_CHECKPOINT = [True, [True, False, False], [False, True, True]]
+
+
+@pytest.mark.parametrize("checkpoint", EVERY_CHECKPOINT, ids=str)
+def test_checkpoint_changes_no_result(checkpoint):
+    runs = []
+    for flag in (False, checkpoint):
+        model, data = make(checkpoint=flag).train(), ragged(MIXED)
+        out = model(data)
+        out.square().sum().backward()
+        runs.append((out, [p.grad for p in model.parameters()], [*model.buffers()]))
+    torch.testing.assert_close(*runs, rtol=0, atol=0)
+
+
+def test_checkpoint_keeps_what_leads_to_second_derivatives():
+    runs = []
+    for flag in (False, True):
+        model = make(checkpoint=flag, differentiable_pos=True)
+        force, energy = forces(model, ragged([13, 1, 5]), create_graph=True)
+        (energy + force.square().sum()).backward()
+        runs.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*runs, rtol=1e-12, atol=1e-12)
+
+
+def test_checkpoint_keeps_less():
+    def kept(checkpoint):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.append(t.numel()) or t, lambda t: t
+        ):
+            make(checkpoint=checkpoint).train()(ragged(MIXED))
+        return sum(sizes)
+
+    none, fine, coarse = kept(False), *map(kept, EVERY_CHECKPOINT[1:])
+    assert kept(True) < min(fine, coarse)
+    assert max(fine, coarse) < none
+
+
 def test_positions_get_no_gradient_unless_asked():
     model, data = make(), cloud(13)
     data.pos.requires_grad_()
@@ -616,6 +654,14 @@ BAD = {
         r"layout='perfect' needs powers of two in 'strides' \(got 3\)",
     ),
     "backend": ({"backend": "flash"}, r"'backend' must be one of .* \(got 'flash'\)"),
+    "checkpoint": (
+        {"checkpoint": [True, False, True]},
+        r"'hidden_channels' must have one value or 3 \(got 2",
+    ),
+    "number of checkpoint": (
+        {"checkpoint": [True]},
+        r"'checkpoint' must have one value or 2 \(got 1: \[True\]\)",
+    ),
     "channels over a stride of 1": (
         {"strides": 1},
         r"'hidden_channels' must not change over a stride of 1 \(got 16 and 32",
@@ -642,6 +688,11 @@ COUNTS += ["enc_depths", "enc_heads", "dec_depths", "dec_heads", "dim", "mp_step
 def test_argument_of_other_type(name, value):
     with pytest.raises(TypeError, match=f"'{name}' must (be an integer|hold integers)"):
         Erwin(**with_defaults({"enc_depths": [2, 2], name: value}))
+
+
+def test_checkpoint_of_other_type():
+    with pytest.raises(TypeError, match=r"'checkpoint' must be a bool .*\(got 1\)"):
+        Erwin(**with_defaults({"checkpoint": 1}))
 
 
 STALE = {

@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import reset
 from torch_geometric_erwin.nn.conv import MPNNConv
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.utils.checkpoint import recompute
 from torch_geometric_erwin.utils.checks import check_int
 
 
@@ -25,6 +26,8 @@ class MPNNEmbedding(torch.nn.Module):
         channels: The number of features that come out.
         num_steps: The number of message-passing steps.
         dim: The number of coordinates :math:`D`.
+        checkpoint: Whether a training step keeps the input of every message-passing
+            step alone, and computes the rest again in the backward pass.
 
     Shapes:
         - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`; **edge_index:**
@@ -40,9 +43,15 @@ class MPNNEmbedding(torch.nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, channels: int, num_steps: int, dim: int = 3
+        self,
+        in_channels: int,
+        channels: int,
+        num_steps: int,
+        dim: int = 3,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpoint = checkpoint
         self.in_channels = check_int("in_channels", in_channels, 0)
         self.channels = check_int("channels", channels, 1)
         check_int("num_steps", num_steps, 0)
@@ -68,7 +77,8 @@ class MPNNEmbedding(torch.nn.Module):
         elif self.constant is not None:
             out = self.constant.expand(pos.size(0), -1)
         for conv in self.convs:
-            out = conv(out, pos, edge_index)
+            args = (out, pos, edge_index)
+            out = recompute(conv, *args) if self.checkpoint else conv(*args)
         return out
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_geometric_erwin.ops.linear import product, serves, weight_gradient
+from torch_geometric_erwin.ops.linear import product, serves
 
 # Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
 # matrix product falls.
@@ -98,35 +98,39 @@ def _swiglu_fake(
 def _swiglu_backward_cpu(
     grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
 ) -> tuple[Tensor, ...]:
-    hidden = weight_out.size(1)
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    grad_in, grad_out = torch.zeros_like(weight_in), torch.zeros_like(weight_out)
+    # The order in which the products come out; sums of transposed ones are slow.
+    grad_in, grad_out = (
+        torch.zeros_like(weight_in.t(), memory_format=torch.contiguous_format),
+        torch.zeros_like(weight_out),
+    )
     grad_bias = torch.zeros_like(bias_in)
-    for rows in _portions(x, 2 * hidden):
+    for rows in _portions(x, bias_in.size(0)):
         part, grad_part = x[rows], grad[rows]
         inner = product(part, weight_in, bias_in)
         gate, value = inner.chunk(2, dim=-1)
         open_gate = F.silu(gate)
-        grad_out += weight_gradient(product, grad_part, open_gate * value)
+        grad_out += product(grad_part.t(), (open_gate * value).t())
         grad_active = product(grad_part, weight_out.t())
-        # The gradient of the hidden features takes their place.
-        value_grad = grad_active * open_gate
-        torch.ops.aten.silu_backward.grad_input(
-            grad_active.mul_(value), gate, grad_input=gate
-        )
-        value.copy_(value_grad)
+        grad_gate = grad_active * value
+        # The gradients of the hidden features take their place.
+        torch.mul(grad_active, open_gate, out=value)
+        torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=gate)
         grad_x[rows] = product(inner, weight_in.t())
-        grad_in += weight_gradient(product, inner, part)
+        grad_in += product(part.t(), inner.t())
         grad_bias += inner.sum(0)
-    return grad_x, grad_in, grad_bias, grad_out, grad.sum(0)
+    return grad_x, grad_in.t(), grad_bias, grad_out, grad.sum(0)
 
 
 @torch.library.register_fake("erwin::swiglu_backward")
 def _swiglu_backward_fake(
     grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
 ) -> tuple[Tensor, ...]:
-    likes = (x, weight_in, bias_in, weight_out)
-    return (*(torch.empty_like(t) for t in likes), x.new_empty(x.size(1)))
+    likes = (x, weight_in.t(), bias_in, weight_out)
+    grad_x, grad_in, *grads = (
+        torch.empty_like(t, memory_format=torch.contiguous_format) for t in likes
+    )
+    return grad_x, grad_in.t(), *grads, x.new_empty(x.size(1))
 
 
 def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

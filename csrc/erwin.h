@@ -5,7 +5,7 @@
 //   * nothing is allocated for the caller: outputs and workspace are the caller's, contiguous, on the context's device;
 //   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
 //   * indices are int64, positions are float32 or float64 (`erwin_dtype`), finite, row-major [points, dim];
-//   * the result is the same bits on every thread count and device;
+//   * the result is the same bits on every thread count and, but for attention, on every device;
 //   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified.
 #ifndef ERWIN_H_
 #define ERWIN_H_
@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 1
+#define ERWIN_ABI_VERSION 2
 #define ERWIN_MAX_LEVELS 16
 
 typedef enum {
@@ -34,7 +34,7 @@ typedef enum {
   ERWIN_INTERNAL_ERROR = 5,
 } erwin_status;
 
-typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1 } erwin_dtype;
+typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1, ERWIN_BFLOAT16 = 2 } erwin_dtype;
 
 typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 
@@ -109,6 +109,51 @@ ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_la
                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
                                     void* workspace, int64_t workspace_bytes, const int64_t* degree, int64_t* source,
                                     int64_t* target);
+
+// ---- Ball attention -------------------------------------------------------------------------------------------------
+// For rows i, j of one ball and head h: out_i = sum_j softmax_j(scale * q_i.k_j + sigma_h * |p_i - p_j|) v_j, computed in
+// float32. The bits depend on the instruction set.
+
+typedef enum { ERWIN_CPU_BASELINE = 0, ERWIN_CPU_AVX2 = 1, ERWIN_CPU_AVX512 = 2 } erwin_cpu_isa_kind;
+
+// The widest instruction set that both this build and this machine have.
+ERWIN_API int32_t erwin_cpu_isa(void);
+
+// Elements of [rows, heads, channels]; channels are contiguous, strides count elements.
+typedef struct {
+  void* data;
+  int64_t row_stride;
+  int64_t head_stride;
+} erwin_heads;
+
+typedef struct {
+  int32_t isa;        // erwin_cpu_isa_kind, at most erwin_cpu_isa(); -1: the widest
+  int32_t dtype;      // of every erwin_heads: ERWIN_FLOAT32 or ERWIN_BFLOAT16
+  int32_t pos_dtype;  // ERWIN_FLOAT32 or ERWIN_FLOAT64
+  float scale;
+  int64_t rows, heads, channels, dim, balls;
+  const int64_t* ball_len;  // [balls], not negative, sums to rows; a ball is a run of places
+  const int64_t* perm;      // [rows]: the row at every place, each once; NULL: its own
+  const void* pos;          // [rows, dim] in pos_dtype
+  const float* sigma;       // [heads]
+  erwin_heads q, k, v;
+} erwin_attention;
+
+// Of a forward call; of a backward call if `backward`; of one with a gradient of positions if `backward` is 2.
+ERWIN_API int32_t erwin_attention_workspace(const erwin_context* context, const erwin_attention* attention,
+                                            int32_t backward, int64_t* bytes);
+
+// `lse` [rows, heads]: the base-2 logarithm of the sum of 2^score, scores in units of log(2), for the backward call.
+ERWIN_API int32_t erwin_attention_forward(const erwin_context* context, const erwin_attention* attention,
+                                          void* workspace, int64_t workspace_bytes, const erwin_heads* out, float* lse);
+
+// Gradients of q, k, v, of `sigma` [heads] and, unless NULL, of `pos` [rows, dim] (float32; zero between coincident
+// points). `out` and `lse` are those of the forward call.
+ERWIN_API int32_t erwin_attention_backward(const erwin_context* context, const erwin_attention* attention,
+                                           void* workspace, int64_t workspace_bytes, const erwin_heads* out,
+                                           const float* lse, const erwin_heads* grad_out, const erwin_heads* grad_q,
+                                           const erwin_heads* grad_k, const erwin_heads* grad_v, float* grad_sigma,
+                                           float* grad_pos);
 
 #ifdef __cplusplus
 }

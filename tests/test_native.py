@@ -20,6 +20,8 @@ C_TYPES = {
     "double": ctypes.c_double,
     "const erwin_context*": ctypes.POINTER(_native.Context),
     "const erwin_layout*": ctypes.POINTER(_native.Layout),
+    "const erwin_attention*": ctypes.POINTER(_native.Attention),
+    "const erwin_heads*": ctypes.POINTER(_native.Heads),
     "int64_t* const*": ctypes.POINTER(ctypes.c_void_p),
 }
 
@@ -56,6 +58,7 @@ def test_every_function_is_declared_as_in_the_header():
         "erwin_abi_version",
         "erwin_has_openmp",
         "erwin_has_cuda",
+        "erwin_cpu_isa",
     }
     assert set(_native._SIGNATURES) == set(functions) - without_arguments
     for name, types in _native._SIGNATURES.items():
@@ -79,6 +82,9 @@ def test_numbers_are_those_of_the_header():
     assert enum("erwin_dtype") == {
         f"ERWIN_{str(dtype).removeprefix('torch.').upper()}": value
         for dtype, value in _native.DTYPES.items()
+    }
+    assert enum("erwin_cpu_isa_kind") == {
+        f"ERWIN_CPU_{name.upper()}": value for name, value in _native.CPU_ISAS.items()
     }
     statuses = enum("erwin_status")
     assert statuses.pop("ERWIN_OK") == 0
@@ -117,8 +123,9 @@ def test_missing_library(spec, fresh, monkeypatch):
 
 def test_library_of_another_version(fresh, monkeypatch):
     origin = _native.find_spec("torch_geometric_erwin._kernels").origin
+    message = f"'{origin}' has ABI {_native.ABI_VERSION}, expected 999; reinstall"
+    message = re.escape(message)
     monkeypatch.setattr(_native, "ABI_VERSION", 999)
-    message = re.escape(f"'{origin}' has ABI 1, expected 999; reinstall")
     with pytest.raises(ImportError, match=message):
         _native.library()
 

@@ -7,17 +7,27 @@ contiguous tensors of the right dtype, device and size.
 import ctypes
 import os
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, Structure, byref, c_double, c_int32, c_int64, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    byref,
+    c_double,
+    c_float,
+    c_int32,
+    c_int64,
+    c_void_p,
+)
 from functools import cache
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
-DTYPES = {torch.float32: 0, torch.float64: 1}
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+CPU_ISAS = {"baseline": 0, "avx2": 1, "avx512": 2}
 
 _STATUS = {
     1: "invalid argument",
@@ -45,7 +55,28 @@ class Layout(Structure):
     ]
 
 
+class Heads(Structure):
+    r"""A tensor :obj:`[rows, heads, channels]` (``erwin_heads``)."""
+
+    _fields_ = [("data", c_void_p), ("row_stride", c_int64), ("head_stride", c_int64)]
+
+
+class Attention(Structure):
+    r"""The arguments of ball attention (``erwin_attention``)."""
+
+    _fields_ = [
+        *[("isa", c_int32), ("dtype", c_int32), ("pos_dtype", c_int32)],
+        ("scale", c_float),
+        *[("rows", c_int64), ("heads", c_int64), ("channels", c_int64)],
+        *[("dim", c_int64), ("balls", c_int64)],
+        *[("ball_len", c_void_p), ("perm", c_void_p)],
+        *[("pos", c_void_p), ("sigma", c_void_p)],
+        *[("q", Heads), ("k", Heads), ("v", Heads)],
+    ]
+
+
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
+_ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
@@ -65,6 +96,15 @@ _SIGNATURES = {
     "erwin_radius_fill": [
         *[*_SEARCH, c_double, c_int64, c_int32],
         *[c_void_p, c_int64, c_void_p, c_void_p, c_void_p],
+    ],
+    "erwin_attention_workspace": [_CONTEXT, _ATTENTION, c_int32, c_void_p],
+    "erwin_attention_forward": [
+        *[_CONTEXT, _ATTENTION, c_void_p, c_int64],
+        *[_HEADS, c_void_p],
+    ],
+    "erwin_attention_backward": [
+        *[_CONTEXT, _ATTENTION, c_void_p, c_int64, _HEADS, c_void_p],
+        *[_HEADS, _HEADS, _HEADS, _HEADS, c_void_p, c_void_p],
     ],
 }
 
@@ -125,6 +165,27 @@ def context(tensor: Tensor) -> Context:
         return Context(-1, num_threads, None)
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     return Context(tensor.get_device(), num_threads, stream)
+
+
+def cpu_isa() -> str:
+    r"""The instruction set that ball attention runs with.
+
+    It is the widest that the build and the machine have, or the one that the
+    environment variable ``ERWIN_CPU_ISA`` names, for tests and benchmarks.
+    """
+    name = os.environ.get("ERWIN_CPU_ISA")
+    if not name:
+        return [*CPU_ISAS][library().erwin_cpu_isa()]
+    if name not in CPU_ISAS:
+        raise ValueError(f"ERWIN_CPU_ISA must be one of {[*CPU_ISAS]} (got '{name}')")
+    if CPU_ISAS[name] > library().erwin_cpu_isa():
+        raise ValueError(f"ERWIN_CPU_ISA is '{name}', which this machine has not")
+    return name
+
+
+def heads(x: Tensor) -> Heads:
+    r"""The struct of a tensor :obj:`[rows, heads, channels]`, channels contiguous."""
+    return Heads(x.data_ptr(), x.stride(0), x.stride(1))
 
 
 def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:

@@ -10,33 +10,64 @@ from torch_geometric_erwin.nn import (
 Q, POS = torch.rand(6, 2, 4), torch.rand(6, 3)
 
 
+NO_GRADIENT = "it has no gradient to positions"
+
+
 def test_explains_every_backend():
-    assert explain_backends(Q, POS, False) == {"sdpa": "", "reference": ""}
+    reasons = explain_backends(Q, POS, False)
+    assert [*reasons.items()] == [("native", ""), ("sdpa", ""), ("reference", "")]
+
+
+def test_twice_differentiable_backends_come_first_for_positions():
     reasons = explain_backends(Q, POS, True)
-    assert reasons == {"sdpa": "it has no gradient to positions", "reference": ""}
+    assert [*reasons.items()] == [
+        ("reference", ""),
+        ("native", ""),
+        ("sdpa", NO_GRADIENT),
+    ]
 
 
-@pytest.mark.parametrize("differentiable", [False, True])
-def test_chooses_first_that_can_run(differentiable):
-    reasons = explain_backends(Q, POS, differentiable)
-    chosen = choose_backend(Q, POS, differentiable)
-    assert chosen == ("reference" if differentiable else "sdpa")
+def test_explains_what_native_does_not_serve():
+    for dtype in (torch.float64, torch.float16):
+        reason = explain_backends(Q.to(dtype), POS, False)["native"]
+        assert reason == f"it serves float32 and bfloat16 (got {dtype})"
+    reason = explain_backends(Q.to("meta"), POS.to("meta"), False)["native"]
+    assert reason == "it runs on the CPU (got meta)"
+
+
+@pytest.mark.parametrize(
+    "dtype, differentiable, expected",
+    [
+        (torch.float32, False, "native"),
+        (torch.bfloat16, False, "native"),
+        (torch.float16, False, "sdpa"),
+        (torch.float64, False, "sdpa"),
+        (torch.float32, True, "reference"),
+        (torch.float64, True, "reference"),
+    ],
+)
+def test_chooses_first_that_can_run(dtype, differentiable, expected):
+    reasons = explain_backends(Q.to(dtype), POS, differentiable)
+    chosen = choose_backend(Q.to(dtype), POS, differentiable)
+    assert chosen == expected
     assert chosen == next(name for name, reason in reasons.items() if not reason)
 
 
-@pytest.mark.parametrize("wanted", ["sdpa", "reference"])
+@pytest.mark.parametrize("wanted", ["native", "sdpa", "reference"])
 def test_wanted_backend_is_chosen(wanted):
     assert choose_backend(Q, POS, False, wanted) == wanted
 
 
 def test_wanted_backend_that_cannot_run():
-    message = "the backend 'sdpa' cannot run: it has no gradient to positions"
+    message = f"the backend 'sdpa' cannot run: {NO_GRADIENT}"
     with pytest.raises(ValueError, match=message):
         choose_backend(Q, POS, True, "sdpa")
 
 
 def test_unknown_backend():
-    message = r"'backend' must be one of \['sdpa', 'reference'\] \(got 'flash'\)"
+    message = (
+        r"'backend' must be one of \['native', 'sdpa', 'reference'\] \(got 'flash'\)"
+    )
     with pytest.raises(ValueError, match=message):
         choose_backend(Q, POS, False, "flash")
 
@@ -53,7 +84,9 @@ def test_ball_attention_refuses_what_the_backend_cannot():
         run(differentiable_pos=True, backend="sdpa")
 
 
-@pytest.mark.parametrize("wanted, chosen", [(None, "sdpa"), ("reference", "reference")])
+@pytest.mark.parametrize(
+    "wanted, chosen", [(None, "native"), ("sdpa", "sdpa"), ("reference", "reference")]
+)
 def test_ball_attention_runs_the_chosen_backend(monkeypatch, wanted, chosen):
     from torch_geometric_erwin.nn.attention.backends import BACKENDS
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
+from torch_geometric_erwin.nn.attention.backends.rows import QKV
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.utils.checks import check_int, check_lengths
@@ -57,9 +58,10 @@ def ball_attention(
         ball_size: The largest entry that :obj:`ball_len` can have.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
-        differentiable_pos: Whether :obj:`pos` gets a gradient, which needs the backend
-            :obj:`"reference"`.
-        backend: :obj:`"sdpa"` or :obj:`"reference"`; see
+        differentiable_pos: Whether :obj:`pos` gets a gradient. The default backend is
+            then :obj:`"reference"`, which can be differentiated twice, as losses on
+            forces are; :obj:`"native"` is faster where one gradient is enough.
+        backend: :obj:`"native"`, :obj:`"sdpa"` or :obj:`"reference"`; see
             :func:`~torch_geometric_erwin.nn.attention.explain_backends` for which can
             serve a call and why others cannot. (default: the fastest that can)
 
@@ -80,15 +82,29 @@ def ball_attention(
         torch.Size([5, 2, 4])
     """
     _check(q, k, v, pos, ball_len, sigma, ball_size, perm)
+    return _attend(
+        *((q, k, v), pos, ball_len, sigma, perm, ball_size, scale),
+        *(differentiable_pos, backend),
+    )
+
+
+def _attend(
+    qkv: QKV,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    perm: Optional[Tensor],
+    ball_size: int,
+    scale: Optional[float],
+    differentiable_pos: bool,
+    backend: Optional[str],
+) -> Tensor:
+    q = qkv[:, 0] if isinstance(qkv, Tensor) else qkv[0]
     name = choose_backend(q, pos, differentiable_pos, backend)
     pos = pos if differentiable_pos else pos.detach()
     scale = q.size(-1) ** -0.5 if scale is None else scale
-    if perm is not None:
-        q, k, v, pos = (take_rows(t, perm) for t in (q, k, v, pos))
-    width = dense_width(ball_len, ball_size)
-    out = BACKENDS[name].run(q, k, v, pos, ball_len, sigma, width, scale)
-    out = out.to(q.dtype)
-    return out if perm is None else put_rows(out, perm, out.size(0))
+    out = BACKENDS[name].run(qkv, pos, ball_len, sigma, perm, ball_size, scale)
+    return out.to(q.dtype)
 
 
 def _check(
@@ -210,18 +226,13 @@ class BallAttention(torch.nn.Module):
         r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
         pos = pos if self.differentiable_pos else pos.detach()
         x = x + self.lin_pos(self._relative(pos, ball_len, perm).to(x.dtype))
-        q, k, v = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        out = ball_attention(
-            q,
-            k,
-            v,
-            pos,
-            ball_len,
-            self.sigma,
-            ball_size=self.ball_size,
-            perm=perm,
-            differentiable_pos=self.differentiable_pos,
-            backend=self.backend,
+        qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
+        # One tensor: a backend may write the gradients of all three to one as well.
+        q, k, v = qkv.unbind(1)
+        _check(q, k, v, pos, ball_len, self.sigma, self.ball_size, perm)
+        out = _attend(
+            *(qkv, pos, ball_len, self.sigma, perm, self.ball_size, None),
+            *(self.differentiable_pos, self.backend),
         )
         return self.lin_out(out.flatten(1))
 

@@ -1,7 +1,10 @@
 r"""Backends of ball attention, one a file, and the choice between them.
 
 A backend is a module with :obj:`why_not`, which says why it cannot serve a call, and
-:obj:`run`. The order of :data:`BACKENDS` is the order of preference.
+:obj:`run`. :data:`BACKENDS` is in order of preference, the fastest first. Where
+positions need a gradient, those that are :obj:`TWICE_DIFFERENTIABLE` come first: forces
+:math:`-\partial E / \partial p` are differentiated again in training, and a call cannot
+know whether its gradient will be.
 """
 
 from types import ModuleType
@@ -9,9 +12,13 @@ from typing import Optional
 
 from torch import Tensor
 
-from torch_geometric_erwin.nn.attention.backends import reference, sdpa
+from torch_geometric_erwin.nn.attention.backends import native, reference, sdpa
 
-BACKENDS: dict[str, ModuleType] = {"sdpa": sdpa, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {
+    "native": native,
+    "sdpa": sdpa,
+    "reference": reference,
+}
 
 
 def explain_backends(
@@ -34,14 +41,14 @@ def explain_backends(
         >>> import torch
         >>> q, pos = torch.rand(8, 2, 4), torch.rand(8, 3)
         >>> explain_backends(q, pos, differentiable_pos=False)
-        {'sdpa': '', 'reference': ''}
-        >>> explain_backends(q, pos, differentiable_pos=True)["sdpa"]
-        'it has no gradient to positions'
+        {'native': '', 'sdpa': '', 'reference': ''}
+        >>> explain_backends(q, pos, differentiable_pos=True)
+        {'reference': '', 'native': '', 'sdpa': 'it has no gradient to positions'}
     """
-    return {
-        name: backend.why_not(q, pos, differentiable_pos)
-        for name, backend in BACKENDS.items()
-    }
+    names = [*BACKENDS]
+    if differentiable_pos:
+        names.sort(key=lambda name: not BACKENDS[name].TWICE_DIFFERENTIABLE)
+    return {name: BACKENDS[name].why_not(q, pos, differentiable_pos) for name in names}
 
 
 def choose_backend(

@@ -4,10 +4,24 @@ Any floating dtype (half precision is computed in float32), differentiable twice
 positions.
 """
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.utils.rows import from_dense, row_mask, to_dense
+from torch_geometric_erwin.nn.attention.backends.rows import (
+    QKV,
+    in_row_order,
+    in_tree_order,
+)
+from torch_geometric_erwin.utils.rows import (
+    dense_width,
+    from_dense,
+    row_mask,
+    to_dense,
+)
+
+TWICE_DIFFERENTIABLE = True
 
 
 def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
@@ -16,16 +30,17 @@ def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
 
 
 def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: QKV,
     pos: Tensor,
     ball_len: Tensor,
     sigma: Tensor,
-    width: int,
+    perm: Optional[Tensor],
+    ball_size: int,
     scale: float,
 ) -> Tensor:
-    r"""Rows in tree order, :obj:`[N, H, d]` in and out."""
+    r"""Rows are gathered into tree order, and into the dense view of the balls."""
+    q, k, v, pos = in_tree_order(qkv, pos, perm)
+    width = dense_width(ball_len, ball_size)
     dtype = torch.promote_types(q.dtype, torch.float32)
     q, k, v = (
         to_dense(t.to(dtype), ball_len, width).transpose(1, 2) for t in (q, k, v)
@@ -33,11 +48,13 @@ def run(
     distance = pairwise_distance(to_dense(pos.to(dtype), ball_len, width))  # [K, B, B]
     score = scale * q @ k.mT + sigma.to(dtype)[:, None, None] * distance[:, None]
     valid = row_mask(ball_len, width)[:, None, None]  # [K, 1, 1, B]
+    # A slot without a row stands at the origin: its score may be the largest.
+    score = score.masked_fill(~valid, torch.finfo(dtype).min)
     # An empty ball has no valid key: its weights are zero, not 0 / 0.
     weight = (score - score.amax(-1, keepdim=True).detach()).exp() * valid
     weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
     out = (weight @ v).transpose(1, 2)
-    return from_dense(out, ball_len, pos.size(0))
+    return in_row_order(from_dense(out, ball_len, pos.size(0)), perm)
 
 
 def pairwise_distance(pos: Tensor) -> Tensor:

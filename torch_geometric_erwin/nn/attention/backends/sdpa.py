@@ -3,11 +3,25 @@ r"""Ball attention by :func:`torch.nn.functional.scaled_dot_product_attention`.
 The distance bias is its dense mask, so the memory of a step is :math:`O(N B H)`.
 """
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_geometric_erwin.utils.rows import from_dense, row_mask, to_dense
+from torch_geometric_erwin.nn.attention.backends.rows import (
+    QKV,
+    in_row_order,
+    in_tree_order,
+)
+from torch_geometric_erwin.utils.rows import (
+    dense_width,
+    from_dense,
+    row_mask,
+    to_dense,
+)
+
+TWICE_DIFFERENTIABLE = False
 
 
 def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
@@ -16,17 +30,17 @@ def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
 
 
 def run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
+    qkv: QKV,
     pos: Tensor,
     ball_len: Tensor,
     sigma: Tensor,
-    width: int,
+    perm: Optional[Tensor],
+    ball_size: int,
     scale: float,
 ) -> Tensor:
-    r"""Rows in tree order, :obj:`[N, H, d]` in and out."""
-    size = pos.size(0)
+    r"""Rows are gathered into tree order, and into the dense view of the balls."""
+    q, k, v, pos = in_tree_order(qkv, pos, perm)
+    width = dense_width(ball_len, ball_size)
     # Distances of half precision are computed in float32, as its cdist is missing.
     dense_pos = to_dense(
         pos.to(torch.promote_types(pos.dtype, torch.float32)), ball_len, width
@@ -41,4 +55,4 @@ def run(
     bias = bias.masked_fill(hidden[:, None, None], float("-inf")).to(q.dtype)
     q, k, v = (to_dense(t, ball_len, width).transpose(1, 2) for t in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    return from_dense(out.transpose(1, 2), ball_len, size)
+    return in_row_order(from_dense(out.transpose(1, 2), ball_len, pos.size(0)), perm)

@@ -1,0 +1,45 @@
+// Between the entry points of ball attention and its kernels, one for every instruction set.
+//
+// Only declarations and plain structs: a function defined here could be compiled for one machine's instructions and
+// then be called on another.
+#ifndef ERWIN_CPU_ATTENTION_H_
+#define ERWIN_CPU_ATTENTION_H_
+
+#include <cstdint>
+
+#include "../erwin.h"
+
+namespace erwin {
+
+// What a backward call has beyond `erwin_attention`.
+struct AttentionGradients {
+  erwin_heads out, grad_out, grad_q, grad_k, grad_v;
+  float* grad_sigma;  // [balls, heads]: what each ball adds
+  float* grad_pos;    // [rows, dim] or NULL
+};
+
+// One ball and some of its heads.
+struct AttentionTask {
+  int64_t ball;
+  int64_t start, length;  // its places
+  int64_t first_head, last_head;
+};
+
+struct AttentionKernel {
+  // Scratch bytes of the largest task.
+  int64_t (*forward_scratch)(const erwin_attention& attention, int64_t longest);
+  int64_t (*backward_scratch)(const erwin_attention& attention, int64_t longest, bool grad_pos);
+  // `scratch` is aligned to 64 bytes.
+  void (*forward)(const erwin_attention& attention, const AttentionTask& task, const erwin_heads& out, float* lse,
+                  char* scratch);
+  void (*backward)(const erwin_attention& attention, const AttentionTask& task, const AttentionGradients& gradients,
+                   const float* lse, char* scratch);
+};
+
+extern const AttentionKernel kAttentionBaseline;
+extern const AttentionKernel kAttentionAvx2;
+extern const AttentionKernel kAttentionAvx512;
+
+}  // namespace erwin
+
+#endif  // ERWIN_CPU_ATTENTION_H_

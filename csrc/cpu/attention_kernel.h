@@ -1,0 +1,593 @@
+// Ball attention for one instruction set; included by one source file for each.
+//
+// Lanes run over queries: a tile holds the scores of a block of queries with a run of keys, transposed, as
+// [keys, queries]. The softmax over keys is then a loop over vectors without a step across lanes, keys and values enter
+// as scalars at any number of channels, and no key is padded. Only the sums over queries of the backward pass,
+// the gradients of k and v, have lanes over channels. Every product of matrices is `multiply`.
+#ifndef ERWIN_CPU_ATTENTION_KERNEL_H_
+#define ERWIN_CPU_ATTENTION_KERNEL_H_
+
+#include "attention.h"
+#include "attention_vector.h"
+
+namespace erwin {
+namespace {
+
+// Registers hold kRows x kColumns vectors of sums.
+#if defined(__AVX512F__)
+constexpr int kRows = 8, kColumns = 2;
+#elif defined(__AVX2__)
+constexpr int kRows = 6, kColumns = 2;
+#elif defined(__aarch64__)
+constexpr int kRows = 8, kColumns = 2;
+#else
+constexpr int kRows = 4, kColumns = 2;
+#endif
+
+constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, its row stride
+constexpr int64_t kForwardKeys = 128;            // keys of a tile
+constexpr int64_t kBackwardKeys = 64;            // two tiles are alive
+constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
+constexpr float kLog2E = 1.44269504088896341f;
+constexpr float kLowest = -3.40282347e+38f;
+
+ERWIN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+ERWIN_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+template <int N>
+struct Number {
+  static constexpr int value = N;
+};
+
+// Calls body(Number<rows>, first) for runs of R rows, then of R / 2, ..., then of one.
+template <int R, typename Body>
+ERWIN_INLINE void for_rows(int64_t first, int64_t last, const Body& body) {
+  for (; first + R <= last; first += R) body(Number<R>{}, first);
+  if constexpr (R > 1) for_rows<R / 2>(first, last, body);
+}
+
+// sums[r][c] += sum over k < count of a[r * row + k * step] * b[k * stride + c * L], b in vectors of L.
+template <int L, int R, int C>
+ERWIN_INLINE void multiply(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
+                           Vector<L> (&sums)[R][C]) {
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < count; ++k) {
+    Vector<L> right[C];
+    for (int c = 0; c < C; ++c) right[c] = load<L>(b + k * stride + c * L);
+    for (int r = 0; r < R; ++r) {
+      const Vector<L> left = broadcast<L>(a[r * row + k * step]);
+      for (int c = 0; c < C; ++c) sums[r][c] += left * right[c];
+    }
+  }
+}
+
+// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L.
+template <int L, int R, int C>
+ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
+                             float* out, int64_t out_stride, int64_t rows) {
+  for_rows<R>(0, rows, [&](auto block, int64_t first) __attribute__((always_inline)) {
+    constexpr int r_end = decltype(block)::value;
+    Vector<L> sums[r_end][C];
+    float* const to = out + first * out_stride;
+    for (int r = 0; r < r_end; ++r) {
+      for (int c = 0; c < C; ++c) sums[r][c] = load<L>(to + r * out_stride + c * L);
+    }
+    multiply<L, r_end, C>(a + first * row, row, step, b, stride, count, sums);
+    for (int r = 0; r < r_end; ++r) {
+      for (int c = 0; c < C; ++c) store<L>(to + r * out_stride + c * L, sums[r][c]);
+    }
+  });
+}
+
+// out[j, c] += sum over i < queries of tile[j, i] * x[i, c]: lanes over channels, in narrower vectors for the last ones.
+template <int L>
+void accumulate_keys(const float* tile, int64_t keys, const float* x, int64_t queries, float* out, int64_t stride,
+                     int64_t first, int64_t channels) {
+  for (; first + 2 * L <= channels; first += 2 * L) {
+    accumulate<L, kRows, 2>(tile, kQueries, 1, x + first, stride, queries, out + first, stride, keys);
+  }
+  for (; first + L <= channels; first += L) {
+    accumulate<L, 2 * kRows, 1>(tile, kQueries, 1, x + first, stride, queries, out + first, stride, keys);
+  }
+  if constexpr (L > 4) accumulate_keys<L / 2>(tile, keys, x, queries, out, stride, first, channels);
+}
+
+template <int S, int... I>
+struct Lanes {};
+template <int S, int N, int... I>
+struct LanesUpTo : LanesUpTo<S, N - 1, N - 1, I...> {};
+template <int S, int... I>
+struct LanesUpTo<S, 0, I...> {
+  typedef Lanes<S, I...> type;
+};
+
+// Exchanges the blocks of S lanes off the diagonal of two rows.
+template <int L, int S, int... I>
+ERWIN_INLINE void exchange(Vector<L>& a, Vector<L>& b, Lanes<S, I...>) {
+  const Vector<L> first = __builtin_shufflevector(a, b, ((I & S) ? L + I - S : I)...);
+  b = __builtin_shufflevector(a, b, ((I & S) ? L + I : I + S)...);
+  a = first;
+}
+
+template <int L, int S>
+ERWIN_INLINE void transpose_blocks(Vector<L> (&rows)[L]) {
+  for (int i = 0; i < L; ++i) {
+    if ((i & S) == 0) exchange<L>(rows[i], rows[i + S], typename LanesUpTo<S, L>::type{});
+  }
+  if constexpr (S > 1) transpose_blocks<L, S / 2>(rows);
+}
+
+// out[c, r] = in[r, c]; rows and columns are multiples of the lanes.
+void transpose(const float* in, int64_t in_stride, int64_t rows, int64_t columns, float* out, int64_t out_stride) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      Vector<kLanes> square[kLanes];
+      for (int i = 0; i < kLanes; ++i) square[i] = load<kLanes>(in + (r + i) * in_stride + c);
+      transpose_blocks<kLanes, kLanes / 2>(square);
+      for (int i = 0; i < kLanes; ++i) store<kLanes>(out + (c + i) * out_stride + r, square[i]);
+    }
+  }
+}
+
+ERWIN_INLINE void to_float(const uint16_t* from, int64_t count, float* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t bits = static_cast<uint32_t>(from[i]) << 16;
+    std::memcpy(to + i, &bits, sizeof bits);
+  }
+}
+
+// Rounds to nearest, ties to even.
+ERWIN_INLINE void to_bfloat16(const float* from, int64_t count, uint16_t* to) {
+  for (int64_t i = 0; i < count; ++i) {
+    uint32_t bits;
+    std::memcpy(&bits, from + i, sizeof bits);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const uint32_t quiet_nan = (bits >> 16) | 0x40;
+    to[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? quiet_nan : rounded);
+  }
+}
+
+// The memory of one thread, dealt out in lines of 64 bytes; from NULL it only counts.
+struct Arena {
+  char* base;
+  int64_t used = 0;
+
+  float* take(int64_t floats) {
+    float* const here = base == nullptr ? nullptr : reinterpret_cast<float*>(base + used);
+    used += round_up(floats * static_cast<int64_t>(sizeof(float)), 64);
+    return here;
+  }
+};
+
+// What a ball's heads share: where its rows lie and how far they are from each other.
+struct Ball {
+  const erwin_attention& attention;
+  int64_t start = 0, length = 0;
+  int64_t stride;   // of a row of channels in scratch
+  int64_t padded;   // length, up to whole tiles
+  bool cached;
+  float* place;     // [dim, padded] coordinates; queries beyond the length stand on the first row
+  float* distance;  // [length, padded] or, if not cached, [keys of a tile, kQueries]
+
+  Ball(const erwin_attention& a, int64_t rows, int64_t tile_keys, Arena& arena)
+      : attention(a),
+        length(rows),
+        stride(round_up(a.channels, kLanes)),
+        padded(round_up(rows, kQueries)),
+        cached(rows <= kCachedLength),
+        place(arena.take(a.dim * padded)),
+        distance(arena.take(cached ? rows * padded : tile_keys * kQueries)) {}
+
+  int64_t row(int64_t i) const { return attention.perm == nullptr ? start + i : attention.perm[start + i]; }
+
+  void begin(int64_t first_place) {
+    start = first_place;
+    if (attention.pos_dtype == ERWIN_FLOAT64) {
+      read_positions(static_cast<const double*>(attention.pos));
+    } else {
+      read_positions(static_cast<const float*>(attention.pos));
+    }
+    if (cached) measure(0, length, 0, padded, distance, padded);
+  }
+
+  // Relative to the first row in float64, whose differences float32 would not keep far from the origin.
+  template <typename T>
+  void read_positions(const T* pos) {
+    const T* const origin = pos + row(0) * attention.dim;
+    for (int64_t i = 0; i < padded; ++i) {
+      const T* const from = i < length ? pos + row(i) * attention.dim : origin;
+      for (int64_t k = 0; k < attention.dim; ++k) {
+        place[k * padded + i] = static_cast<float>(sizeof(T) == 8 ? from[k] - origin[k] : from[k]);
+      }
+    }
+  }
+
+  // to[j, i]: from the `keys` rows from `key` on to the `queries` rows from `query` on.
+  void measure(int64_t key, int64_t keys, int64_t query, int64_t queries, float* to, int64_t to_stride) const {
+    for (int64_t j = 0; j < keys; ++j) {
+      for (int64_t i = 0; i < queries; i += kLanes) {
+        Vector<kLanes> square{};
+        for (int64_t k = 0; k < attention.dim; ++k) {
+          const float* const axis = place + k * padded;
+          const Vector<kLanes> difference = load<kLanes>(axis + query + i) - axis[key + j];
+          square += difference * difference;
+        }
+        store<kLanes>(to + j * to_stride + i, square_root<kLanes>(square));
+      }
+    }
+  }
+
+  // Distances of a tile, and their row stride.
+  const float* tile(int64_t key, int64_t keys, int64_t query, int64_t queries, int64_t& tile_stride) const {
+    if (cached) {
+      tile_stride = padded;
+      return distance + key * padded + query;
+    }
+    tile_stride = kQueries;
+    measure(key, keys, query, queries, distance, kQueries);
+    return distance;
+  }
+
+  // Rows from the `first` on, `count` of them, as [count, stride]; channels up to the stride are zero.
+  void read(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float* to) const {
+    const int64_t channels = attention.channels;
+    for (int64_t i = 0; i < count; ++i, to += stride) {
+      const int64_t at = row(first + i) * x.row_stride + head * x.head_stride;
+      if (attention.dtype == ERWIN_FLOAT32) {
+        const float* const from = static_cast<const float*>(x.data) + at;
+        for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
+      } else {
+        to_float(static_cast<const uint16_t*>(x.data) + at, channels, to);
+      }
+      for (int64_t c = channels; c < stride; ++c) to[c] = 0;
+    }
+  }
+
+  // Writes the rows [count, stride], times `factor`.
+  void write(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float factor, float* from) const {
+    const int64_t channels = attention.channels;
+    for (int64_t i = 0; i < count; ++i, from += stride) {
+      const int64_t at = row(first + i) * x.row_stride + head * x.head_stride;
+      if (attention.dtype == ERWIN_FLOAT32) {
+        float* const to = static_cast<float*>(x.data) + at;
+        for (int64_t c = 0; c < channels; ++c) to[c] = factor * from[c];
+      } else {
+        for (int64_t c = 0; c < channels; ++c) from[c] *= factor;
+        to_bfloat16(from, channels, static_cast<uint16_t*>(x.data) + at);
+      }
+    }
+  }
+};
+
+void fill(float* to, int64_t count, float value) {
+  for (int64_t i = 0; i < count; ++i) to[i] = value;
+}
+
+// Calls body(Number<columns>) with as many vectors as hold `queries`, at most C.
+template <int C, typename Body>
+ERWIN_INLINE void with_columns(int64_t queries, const Body& body) {
+  if constexpr (C > 1) {
+    if (queries <= (C - 1) * kLanes) return with_columns<C - 1>(queries, body);
+  }
+  body(Number<C>{});
+}
+
+struct Forward {
+  Ball ball;
+  float *key, *value;  // [length, stride]
+  float* rows;         // [kQueries, stride]: the block's queries, later its outputs
+  float* query;        // [stride, kQueries]: transposed, in units of log(2)
+  float* out;          // [stride, kQueries]: transposed
+  float* tile;         // [kForwardKeys, kQueries]
+
+  Forward(const erwin_attention& a, int64_t length, Arena& arena)
+      : ball(a, length, kForwardKeys, arena),
+        key(arena.take(length * ball.stride)),
+        value(arena.take(length * ball.stride)),
+        rows(arena.take(kQueries * ball.stride)),
+        query(arena.take(kQueries * ball.stride)),
+        out(arena.take(kQueries * ball.stride)),
+        tile(arena.take(kForwardKeys * kQueries)) {}
+
+  void run(const AttentionTask& task, const erwin_heads& to, float* lse) {
+    ball.begin(task.start);
+    for (int64_t head = task.first_head; head < task.last_head; ++head) {
+      ball.read(ball.attention.k, head, 0, ball.length, key);
+      ball.read(ball.attention.v, head, 0, ball.length, value);
+      for (int64_t first = 0; first < ball.length; first += kQueries) {
+        const int64_t queries = least(kQueries, ball.length - first);
+        with_columns<kColumns>(queries, [&](auto columns) {
+          block<decltype(columns)::value>(head, first, queries, to, lse);
+        });
+      }
+    }
+  }
+
+  template <int C>
+  void block(int64_t head, int64_t first, int64_t queries, const erwin_heads& to, float* lse) {
+    typedef Vector<kLanes> V;
+    const erwin_attention& a = ball.attention;
+    ball.read(a.q, head, first, queries, rows);
+    fill(rows + queries * ball.stride, (C * kLanes - queries) * ball.stride, 0);
+    transpose(rows, ball.stride, C * kLanes, ball.stride, query, kQueries);
+    const float to_log2 = a.scale * kLog2E, sigma = a.sigma[head] * kLog2E;
+    for (int64_t i = 0; i < ball.stride * kQueries; ++i) query[i] *= to_log2;
+    fill(out, ball.stride * kQueries, 0);
+
+    V top[C], total[C];
+    for (int c = 0; c < C; ++c) top[c] = broadcast<kLanes>(kLowest), total[c] = V{};
+    for (int64_t j = 0; j < ball.length; j += kForwardKeys) {
+      const int64_t keys = least(kForwardKeys, ball.length - j);
+      V tops[C];
+      for (int c = 0; c < C; ++c) tops[c] = top[c];
+      scores<C>(first, j, keys, sigma, tops);
+      if (j > 0) {
+        for (int c = 0; c < C; ++c) {
+          const V shrink = exp2<kLanes>(top[c] - tops[c]);
+          total[c] *= shrink;
+          for (int64_t k = 0; k < a.channels; ++k) {
+            float* const sums = out + k * kQueries + c * kLanes;
+            store<kLanes>(sums, load<kLanes>(sums) * shrink);
+          }
+        }
+      }
+      for (int c = 0; c < C; ++c) top[c] = tops[c];
+      weigh<C>(keys, top, total);
+      accumulate<kLanes, kRows, C>(value + j * ball.stride, 1, ball.stride, tile, kQueries, keys, out, kQueries,
+                                   a.channels);
+    }
+
+    for (int c = 0; c < C; ++c) {
+      const V share = 1.0f / total[c];
+      for (int64_t k = 0; k < a.channels; ++k) {
+        float* const sums = out + k * kQueries + c * kLanes;
+        store<kLanes>(sums, load<kLanes>(sums) * share);
+      }
+      for (int64_t i = 0; i < least(kLanes, queries - c * kLanes); ++i) {
+        lse[ball.row(first + c * kLanes + i) * a.heads + head] = top[c][i] + __builtin_log2f(total[c][i]);
+      }
+    }
+    transpose(out, kQueries, ball.stride, C * kLanes, rows, ball.stride);
+    ball.write(to, head, first, queries, 1, rows);
+  }
+
+  // The tile's scores, and the largest of every query.
+  template <int C>
+  ERWIN_INLINE void scores(int64_t first, int64_t j, int64_t keys, float sigma, Vector<kLanes> (&top)[C]) {
+    int64_t stride;
+    const float* const distance = ball.tile(j, keys, first, C * kLanes, stride);
+    for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
+      constexpr int r_end = decltype(block)::value;
+      Vector<kLanes> sums[r_end][C] = {};
+      multiply<kLanes, r_end, C>(key + (j + from) * ball.stride, ball.stride, 1, query, kQueries,
+                                 ball.attention.channels, sums);
+      for (int r = 0; r < r_end; ++r) {
+        for (int c = 0; c < C; ++c) {
+          const Vector<kLanes> score = sums[r][c] + sigma * load<kLanes>(distance + (from + r) * stride + c * kLanes);
+          top[c] = larger<kLanes>(top[c], score);
+          store<kLanes>(tile + (from + r) * kQueries + c * kLanes, score);
+        }
+      }
+    });
+  }
+
+  // Scores become weights relative to the top.
+  template <int C>
+  ERWIN_INLINE void weigh(int64_t keys, const Vector<kLanes> (&top)[C], Vector<kLanes> (&total)[C]) {
+    for_rows<4>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
+      for (int r = 0; r < decltype(block)::value; ++r) {
+        for (int c = 0; c < C; ++c) {
+          float* const at = tile + (from + r) * kQueries + c * kLanes;
+          const Vector<kLanes> weight = exp2<kLanes>(load<kLanes>(at) - top[c]);
+          total[c] += weight;
+          store<kLanes>(at, weight);
+        }
+      }
+    });
+  }
+};
+
+struct Backward {
+  Ball ball;
+  float *key, *value, *grad_key, *grad_value;  // [length, stride]
+  float *rows, *grad_rows;                     // [kQueries, stride]: the block's queries and output gradients
+  float *query, *grad, *grad_query;            // [stride, kQueries]: transposed
+  float* other;                                // [kQueries, stride]: the block's outputs, later gradients of its queries
+  float *weight, *slope;                       // [kBackwardKeys, kQueries]: of weights, and of the loss in the scores
+  float *lse, *offset;                         // [kQueries]
+  float* pull;                                 // [length, padded]: sum over heads of sigma * slope, or NULL
+  float* grad_place;                           // [dim, padded] or NULL
+
+  Backward(const erwin_attention& a, int64_t length, bool grad_pos, Arena& arena)
+      : ball(a, length, kBackwardKeys, arena),
+        key(arena.take(length * ball.stride)),
+        value(arena.take(length * ball.stride)),
+        grad_key(arena.take(length * ball.stride)),
+        grad_value(arena.take(length * ball.stride)),
+        rows(arena.take(kQueries * ball.stride)),
+        grad_rows(arena.take(kQueries * ball.stride)),
+        query(arena.take(kQueries * ball.stride)),
+        grad(arena.take(kQueries * ball.stride)),
+        grad_query(arena.take(kQueries * ball.stride)),
+        other(arena.take(kQueries * ball.stride)),
+        weight(arena.take(kBackwardKeys * kQueries)),
+        slope(arena.take(kBackwardKeys * kQueries)),
+        lse(arena.take(kQueries)),
+        offset(arena.take(kQueries)),
+        pull(grad_pos ? arena.take(length * ball.padded) : nullptr),
+        grad_place(grad_pos ? arena.take(a.dim * ball.padded) : nullptr) {}
+
+  void run(const AttentionTask& task, const AttentionGradients& to, const float* saved_lse) {
+    const erwin_attention& a = ball.attention;
+    ball.begin(task.start);
+    if (pull != nullptr) fill(pull, ball.length * ball.padded, 0);
+    for (int64_t head = task.first_head; head < task.last_head; ++head) {
+      ball.read(a.k, head, 0, ball.length, key);
+      ball.read(a.v, head, 0, ball.length, value);
+      fill(grad_key, ball.length * ball.stride, 0);
+      fill(grad_value, ball.length * ball.stride, 0);
+      float grad_sigma = 0;
+      for (int64_t first = 0; first < ball.length; first += kQueries) {
+        const int64_t queries = least(kQueries, ball.length - first);
+        with_columns<kColumns>(queries, [&](auto columns) {
+          grad_sigma += block<decltype(columns)::value>(head, first, queries, to, saved_lse);
+        });
+      }
+      ball.write(to.grad_k, head, 0, ball.length, a.scale, grad_key);
+      ball.write(to.grad_v, head, 0, ball.length, 1, grad_value);
+      to.grad_sigma[task.ball * a.heads + head] = grad_sigma;
+    }
+    if (pull != nullptr) write_grad_pos(to.grad_pos);
+  }
+
+  // Returns what the block adds to the gradient of sigma.
+  template <int C>
+  float block(int64_t head, int64_t first, int64_t queries, const AttentionGradients& to, const float* saved_lse) {
+    typedef Vector<kLanes> V;
+    const erwin_attention& a = ball.attention;
+    const int64_t stride = ball.stride, used = round_up(a.channels, 4);
+    read_block(head, first, queries, C * kLanes, to, saved_lse);
+    const float sigma = a.sigma[head] * kLog2E;
+    V lse_of[C], offset_of[C], grad_sigma[C];
+    for (int c = 0; c < C; ++c) {
+      lse_of[c] = load<kLanes>(lse + c * kLanes);
+      offset_of[c] = load<kLanes>(offset + c * kLanes);
+      grad_sigma[c] = V{};
+    }
+    fill(grad_query, stride * kQueries, 0);
+    for (int64_t j = 0; j < ball.length; j += kBackwardKeys) {
+      const int64_t keys = least(kBackwardKeys, ball.length - j);
+      int64_t distance_stride;
+      const float* const distance = ball.tile(j, keys, first, C * kLanes, distance_stride);
+      for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
+        constexpr int r_end = decltype(block)::value;
+        V sums[r_end][C] = {};
+        multiply<kLanes, r_end, C>(key + (j + from) * stride, stride, 1, query, kQueries, a.channels, sums);
+        for (int r = 0; r < r_end; ++r) {
+          for (int c = 0; c < C; ++c) {
+            const V score = sums[r][c] + sigma * load<kLanes>(distance + (from + r) * distance_stride + c * kLanes);
+            store<kLanes>(weight + (from + r) * kQueries + c * kLanes, exp2<kLanes>(score - lse_of[c]));
+          }
+        }
+      });
+      for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
+        constexpr int r_end = decltype(block)::value;
+        V sums[r_end][C] = {};
+        multiply<kLanes, r_end, C>(value + (j + from) * stride, stride, 1, grad, kQueries, a.channels, sums);
+        for (int r = 0; r < r_end; ++r) {
+          for (int c = 0; c < C; ++c) {
+            const int64_t at = (from + r) * kQueries + c * kLanes;
+            const V slope_of = load<kLanes>(weight + at) * (sums[r][c] - offset_of[c]);
+            grad_sigma[c] += slope_of * load<kLanes>(distance + (from + r) * distance_stride + c * kLanes);
+            store<kLanes>(slope + at, slope_of);
+          }
+        }
+      });
+      if (pull != nullptr) add_pull(a.sigma[head], j, keys, first, C * kLanes);
+      accumulate<kLanes, kRows, C>(key + j * stride, 1, stride, slope, kQueries, keys, grad_query, kQueries,
+                                   a.channels);
+      accumulate_keys<kLanes>(weight, keys, grad_rows, queries, grad_value + j * stride, stride, 0, used);
+      accumulate_keys<kLanes>(slope, keys, rows, queries, grad_key + j * stride, stride, 0, used);
+    }
+    transpose(grad_query, kQueries, stride, C * kLanes, other, stride);
+    ball.write(to.grad_q, head, first, queries, a.scale, other);
+    float all = 0;
+    for (int c = 0; c < C; ++c) all += sum<kLanes>(grad_sigma[c]);
+    return all;
+  }
+
+  // Queries beyond the block's end get weight zero.
+  void read_block(int64_t head, int64_t first, int64_t queries, int64_t padded, const AttentionGradients& to,
+                  const float* saved_lse) {
+    const erwin_attention& a = ball.attention;
+    const int64_t stride = ball.stride;
+    ball.read(a.q, head, first, queries, rows);
+    ball.read(to.grad_out, head, first, queries, grad_rows);
+    ball.read(to.out, head, first, queries, other);
+    fill(rows + queries * stride, (padded - queries) * stride, 0);
+    fill(grad_rows + queries * stride, (padded - queries) * stride, 0);
+    for (int64_t i = 0; i < padded; ++i) {
+      Vector<kLanes> product{};
+      for (int64_t c = 0; i < queries && c < stride; c += kLanes) {
+        product += load<kLanes>(grad_rows + i * stride + c) * load<kLanes>(other + i * stride + c);
+      }
+      offset[i] = sum<kLanes>(product);
+      lse[i] = i < queries ? saved_lse[ball.row(first + i) * a.heads + head] : -kLowest;
+    }
+    transpose(rows, stride, padded, stride, query, kQueries);
+    transpose(grad_rows, stride, padded, stride, grad, kQueries);
+    const float to_log2 = a.scale * kLog2E;
+    for (int64_t i = 0; i < stride * kQueries; ++i) query[i] *= to_log2;
+  }
+
+  void add_pull(float sigma, int64_t j, int64_t keys, int64_t first, int64_t queries) {
+    for (int64_t r = 0; r < keys; ++r) {
+      float* const to = pull + (j + r) * ball.padded + first;
+      for (int64_t i = 0; i < queries; ++i) to[i] += sigma * slope[r * kQueries + i];
+    }
+  }
+
+  // A pair pulls its two rows along the line between them, in opposite directions.
+  void write_grad_pos(float* grad_pos) {
+    typedef Vector<kLanes> V;
+    const int64_t dim = ball.attention.dim, padded = ball.padded;
+    fill(grad_place, dim * padded, 0);
+    for (int64_t j = 0; j < ball.length; ++j) {
+      float* const force = pull + j * padded;
+      for (int64_t i = 0; i < padded; i += kLanes) {
+        V square{};
+        for (int64_t k = 0; k < dim; ++k) {
+          const V difference = load<kLanes>(ball.place + k * padded + i) - ball.place[k * padded + j];
+          square += difference * difference;
+        }
+        const V apart = square_root<kLanes>(square);
+        store<kLanes>(force + i, apart > 0.0f ? load<kLanes>(force + i) / apart : V{});
+      }
+      for (int64_t k = 0; k < dim; ++k) {
+        float* const axis = ball.place + k * padded;
+        float* const to = grad_place + k * padded;
+        V opposite{};
+        for (int64_t i = 0; i < padded; i += kLanes) {
+          const V along = load<kLanes>(force + i) * (load<kLanes>(axis + i) - axis[j]);
+          store<kLanes>(to + i, load<kLanes>(to + i) + along);
+          opposite += along;
+        }
+        to[j] -= sum<kLanes>(opposite);
+      }
+    }
+    for (int64_t i = 0; i < ball.length; ++i) {
+      for (int64_t k = 0; k < dim; ++k) grad_pos[ball.row(i) * dim + k] = grad_place[k * padded + i];
+    }
+  }
+};
+
+int64_t forward_scratch(const erwin_attention& attention, int64_t longest) {
+  Arena arena{nullptr};
+  Forward(attention, longest, arena);
+  return arena.used;
+}
+
+int64_t backward_scratch(const erwin_attention& attention, int64_t longest, bool grad_pos) {
+  Arena arena{nullptr};
+  Backward(attention, longest, grad_pos, arena);
+  return arena.used;
+}
+
+void forward(const erwin_attention& attention, const AttentionTask& task, const erwin_heads& out, float* lse,
+             char* scratch) {
+  Arena arena{scratch};
+  Forward(attention, task.length, arena).run(task, out, lse);
+}
+
+void backward(const erwin_attention& attention, const AttentionTask& task, const AttentionGradients& gradients,
+              const float* lse, char* scratch) {
+  Arena arena{scratch};
+  Backward(attention, task.length, gradients.grad_pos != nullptr, arena).run(task, gradients, lse);
+}
+
+constexpr AttentionKernel kKernel = {forward_scratch, backward_scratch, forward, backward};
+
+}  // namespace
+}  // namespace erwin
+
+#endif  // ERWIN_CPU_ATTENTION_KERNEL_H_

@@ -1,0 +1,212 @@
+r"""The operators ``erwin::ball_attention``: attention inside balls, and its gradient.
+
+They read rows through strides and a permutation, hold no score and no distance for more
+than a few rows at a time, and follow the dtype of the queries.
+"""
+
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin import _native
+
+_BALLS = "Tensor pos, Tensor ball_len, Tensor sigma, Tensor? perm, float scale"
+_QKV = "Tensor q, Tensor k, Tensor v"
+# Each returns the output [N, H, d] and what its gradient needs [N, H].
+torch.library.define("erwin::ball_attention", f"({_QKV}, {_BALLS}) -> (Tensor, Tensor)")
+# The same of one tensor [N, 3, H, d], which saves a copy of its gradient.
+torch.library.define(
+    "erwin::ball_attention_packed", f"(Tensor qkv, {_BALLS}) -> (Tensor, Tensor)"
+)
+# Gradients of q, k, v [N, 3, H, d], of sigma, and of pos (no rows unless asked for).
+torch.library.define(
+    "erwin::ball_attention_backward",
+    f"(Tensor grad, Tensor out, Tensor lse, {_QKV}, {_BALLS}, bool pos_grad) "
+    "-> (Tensor, Tensor, Tensor)",
+)
+
+
+class _Call:
+    r"""The arguments of a native call; keeps their memory alive."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pos: Tensor,
+        ball_len: Tensor,
+        sigma: Tensor,
+        perm: Optional[Tensor],
+        scale: float,
+    ) -> None:
+        qkv = [_contiguous_channels(t) for t in (q, k, v)]
+        pos, ball_len, sigma = (t.contiguous() for t in (pos, ball_len, sigma))
+        perm = None if perm is None else perm.contiguous()
+        self.tensors = (*qkv, pos, ball_len, sigma, perm)
+        self.context = _native.context(q)
+        self.attention = _native.Attention(
+            _native.CPU_ISAS[_native.cpu_isa()],
+            _native.DTYPES[q.dtype],
+            _native.DTYPES[pos.dtype],
+            scale,
+            *q.shape,
+            pos.size(1),
+            ball_len.size(0),
+            ball_len.data_ptr(),
+            None if perm is None else perm.data_ptr(),
+            pos.data_ptr(),
+            sigma.data_ptr(),
+            *[_native.heads(t) for t in qkv],
+        )
+
+    def call(self, name: str, backward: int, *args: object) -> None:
+        first = (self.context, self.attention)
+        size = _native.size_of("erwin_attention_workspace", *first, backward)
+        workspace = torch.empty(size, dtype=torch.uint8)
+        _native.call(name, *first, workspace.data_ptr(), size, *args)
+
+
+def _contiguous_channels(x: Tensor) -> Tensor:
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _forward(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    out, lse = _outputs(q)
+    heads = _native.heads(out)
+    call = _Call(q, k, v, *args)
+    call.call("erwin_attention_forward", 0, heads, lse.data_ptr())
+    return out, lse
+
+
+@torch.library.impl("erwin::ball_attention", "CPU")
+def _ball_attention_cpu(*args: Any) -> tuple[Tensor, Tensor]:
+    return _forward(*args)
+
+
+@torch.library.impl("erwin::ball_attention_packed", "CPU")
+def _ball_attention_packed_cpu(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _forward(*qkv.unbind(1), *args)
+
+
+@torch.library.impl("erwin::ball_attention_backward", "CPU")
+def _ball_attention_backward_cpu(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    perm: Optional[Tensor],
+    scale: float,
+    pos_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad, out, lse = _contiguous_channels(grad), out.contiguous(), lse.contiguous()
+    grads = _gradients(q, pos, sigma, pos_grad)
+    grad_qkv, grad_sigma, grad_pos = grads
+    _Call(q, k, v, pos, ball_len, sigma, perm, scale).call(
+        "erwin_attention_backward",
+        2 if pos_grad else 1,
+        _native.heads(out),
+        lse.data_ptr(),
+        _native.heads(grad),
+        *[_native.heads(t) for t in grad_qkv.unbind(1)],
+        grad_sigma.data_ptr(),
+        grad_pos.data_ptr() if pos_grad else None,
+    )
+    return grads
+
+
+def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+
+
+def _gradients(
+    q: Tensor, pos: Tensor, sigma: Tensor, pos_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, heads, channels = q.shape
+    return (
+        q.new_empty(rows, 3, heads, channels),
+        sigma.new_empty(heads),
+        pos.new_empty(rows if pos_grad else 0, pos.size(1), dtype=torch.float32),
+    )
+
+
+@torch.library.register_fake("erwin::ball_attention")
+def _ball_attention_fake(q: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _outputs(q)
+
+
+@torch.library.register_fake("erwin::ball_attention_packed")
+def _ball_attention_packed_fake(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _outputs(qkv[:, 0])
+
+
+@torch.library.register_fake("erwin::ball_attention_backward")
+def _ball_attention_backward_fake(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    perm: Optional[Tensor],
+    scale: float,
+    pos_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _gradients(q, pos, sigma, pos_grad)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *tensors, scale = inputs
+    ctx.save_for_backward(*output, *tensors)
+    ctx.scale = scale
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(
+    ctx: Any, grad: Optional[Tensor], packed: bool
+) -> tuple[Optional[Tensor], ...]:
+    out, lse, *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors
+    if grad is None:
+        return (None,) * (len(qkv) + 5)
+    pos_grad = ctx.needs_input_grad[len(qkv)]
+    q, k, v = qkv[0].unbind(1) if packed else qkv
+    grad_qkv, grad_sigma, grad_pos = torch.ops.erwin.ball_attention_backward(
+        grad, out, lse, q, k, v, pos, ball_len, sigma, perm, ctx.scale, pos_grad
+    )
+    grads = (grad_qkv,) if packed else grad_qkv.unbind(1)
+    grad_pos = grad_pos.to(pos.dtype) if pos_grad else None
+    return (*grads, grad_pos, None, grad_sigma, None, None)
+
+
+def _separate_backward(ctx: Any, grad: Optional[Tensor], _: None) -> tuple[Any, ...]:
+    return _backward(ctx, grad, packed=False)
+
+
+def _packed_backward(ctx: Any, grad: Optional[Tensor], _: None) -> tuple[Any, ...]:
+    return _backward(ctx, grad, packed=True)
+
+
+def _no_second_gradient(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError(
+        "native ball attention has no second derivatives: a gradient of a gradient "
+        'needs backend="reference"'
+    )
+
+
+torch.library.register_autograd(
+    "erwin::ball_attention", _separate_backward, setup_context=_save
+)
+torch.library.register_autograd(
+    "erwin::ball_attention_packed", _packed_backward, setup_context=_save
+)
+torch.library.register_autograd("erwin::ball_attention_backward", _no_second_gradient)

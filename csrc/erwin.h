@@ -110,14 +110,15 @@ ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_la
                                     void* workspace, int64_t workspace_bytes, const int64_t* degree, int64_t* source,
                                     int64_t* target);
 
-// ---- Ball attention -------------------------------------------------------------------------------------------------
-// For rows i, j of one ball and head h: out_i = sum_j softmax_j(scale * q_i.k_j + sigma_h * |p_i - p_j|) v_j, computed in
-// float32. The bits depend on the instruction set.
-
+// ---- The instruction set of the host kernels ------------------------------------------------------------------------
 typedef enum { ERWIN_CPU_BASELINE = 0, ERWIN_CPU_AVX2 = 1, ERWIN_CPU_AVX512 = 2 } erwin_cpu_isa_kind;
 
 // The widest instruction set that both this build and this machine have.
 ERWIN_API int32_t erwin_cpu_isa(void);
+
+// ---- Ball attention -------------------------------------------------------------------------------------------------
+// For rows i, j of one ball and head h: out_i = sum_j softmax_j(scale * q_i.k_j + sigma_h * |p_i - p_j|) v_j, computed in
+// float32. The bits depend on the instruction set.
 
 // Elements of [rows, heads, channels]; channels are contiguous, strides count elements.
 typedef struct {
@@ -154,6 +155,49 @@ ERWIN_API int32_t erwin_attention_backward(const erwin_context* context, const e
                                            const float* lse, const erwin_heads* grad_out, const erwin_heads* grad_q,
                                            const erwin_heads* grad_k, const erwin_heads* grad_v, float* grad_sigma,
                                            float* grad_pos);
+
+// ---- Message passing ------------------------------------------------------------------------------------------------
+// Along every edge from node j to node i, GELU(source_j + target_i + weight (pos_j - pos_i)) normalised over the channels
+// (LayerNorm), and its mean over the edges into every node, in float32. The bits depend on the instruction set.
+
+// Sorts items by their keys, 0 <= key < groups: the items of group g are `order` [count] from `ptr[g]` up to
+// `ptr[g + 1]`, in ascending order. Another key is an invalid argument. Host pointers.
+ERWIN_API int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* ptr, int64_t* order);
+
+#define ERWIN_ROW 16  // rows of channels are padded with zeros to a multiple of this
+
+typedef struct {
+  int32_t isa;                  // erwin_cpu_isa_kind, at most erwin_cpu_isa(); -1: the widest
+  int32_t pos_dtype;            // ERWIN_FLOAT32 or ERWIN_FLOAT64
+  float eps;                    // of the normalisation
+  int64_t nodes;
+  int64_t edges;
+  int64_t channels;             // without padding
+  int64_t dim;
+  const int64_t* source;        // [edges]: the node that an edge leaves
+  const int64_t* target;        // [edges]: the node that it enters
+  const int64_t* target_ptr;    // [nodes + 1], by erwin_group with key `target`
+  const int64_t* target_order;  // [edges]
+  const int64_t* source_ptr;    // [nodes + 1], by erwin_group with key `source`; read by the backward call
+  const int64_t* source_order;  // [edges]
+  const float* source_rows;     // [nodes, padded channels]
+  const float* target_rows;     // [nodes, padded channels]
+  const void* pos;              // [nodes, dim] in pos_dtype
+  const float* weight;          // [dim, padded channels]
+  const float* norm_weight;     // [padded channels]
+  const float* norm_bias;       // [padded channels]
+} erwin_message;
+
+// `mean` [nodes, padded channels]: zero for a node without edges; padding is unspecified, as in all outputs.
+ERWIN_API int32_t erwin_message_forward(const erwin_context* context, const erwin_message* message, float* mean);
+
+ERWIN_API int32_t erwin_message_workspace(const erwin_message* message, int64_t* bytes);
+
+// Gradients of `source_rows`, `target_rows`, and, one after the other, of `weight`, `norm_weight`, `norm_bias`:
+// `grad_weights` [dim + 2, padded channels]. `grad_mean` is padded with zeros.
+ERWIN_API int32_t erwin_message_backward(const erwin_context* context, const erwin_message* message,
+                                         const float* grad_mean, void* workspace, int64_t workspace_bytes,
+                                         float* grad_source, float* grad_target, float* grad_weights);
 
 #ifdef __cplusplus
 }

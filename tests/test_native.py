@@ -22,6 +22,7 @@ C_TYPES = {
     "const erwin_layout*": ctypes.POINTER(_native.Layout),
     "const erwin_attention*": ctypes.POINTER(_native.Attention),
     "const erwin_heads*": ctypes.POINTER(_native.Heads),
+    "const erwin_message*": ctypes.POINTER(_native.Message),
     "int64_t* const*": ctypes.POINTER(ctypes.c_void_p),
 }
 
@@ -92,10 +93,15 @@ def test_numbers_are_those_of_the_header():
 
 
 def test_structs_are_those_of_the_header():
-    kinds = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64}
+    kinds = {
+        "int32_t": ctypes.c_int32,
+        "int64_t": ctypes.c_int64,
+        "float": ctypes.c_float,
+    }
     for struct, name in [
         (_native.Context, "erwin_context"),
         (_native.Layout, "erwin_layout"),
+        (_native.Message, "erwin_message"),
     ]:
         expected = []
         for kind, field, size in fields(name):

@@ -75,8 +75,35 @@ class Attention(Structure):
     ]
 
 
+class Message(Structure):
+    r"""A call of message passing (``erwin_message``)."""
+
+    _fields_ = [
+        ("isa", c_int32),
+        ("pos_dtype", c_int32),
+        ("eps", c_float),
+        ("nodes", c_int64),
+        ("edges", c_int64),
+        ("channels", c_int64),
+        ("dim", c_int64),
+        ("source", c_void_p),
+        ("target", c_void_p),
+        ("target_ptr", c_void_p),
+        ("target_order", c_void_p),
+        ("source_ptr", c_void_p),
+        ("source_order", c_void_p),
+        ("source_rows", c_void_p),
+        ("target_rows", c_void_p),
+        ("pos", c_void_p),
+        ("weight", c_void_p),
+        ("norm_weight", c_void_p),
+        ("norm_bias", c_void_p),
+    ]
+
+
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
 _ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
+_MESSAGE = POINTER(Message)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
@@ -105,6 +132,13 @@ _SIGNATURES = {
     "erwin_attention_backward": [
         *[_CONTEXT, _ATTENTION, c_void_p, c_int64, _HEADS, c_void_p],
         *[_HEADS, _HEADS, _HEADS, _HEADS, c_void_p, c_void_p],
+    ],
+    "erwin_group": [c_void_p, c_int64, c_int64, c_void_p, c_void_p],
+    "erwin_message_forward": [_CONTEXT, _MESSAGE, c_void_p],
+    "erwin_message_workspace": [_MESSAGE, c_void_p],
+    "erwin_message_backward": [
+        *[_CONTEXT, _MESSAGE, c_void_p, c_void_p, c_int64],
+        *[c_void_p, c_void_p, c_void_p],
     ],
 }
 

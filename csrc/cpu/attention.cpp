@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "isa.h"
 #include "parallel.h"
 
 namespace erwin {
@@ -13,30 +14,7 @@ constexpr int64_t kSerialProducts = 1 << 20;   // calls of fewer products of cha
 constexpr int64_t kTasksPerThread = 4;         // fewer balls than that are split by heads
 constexpr int64_t kLongestDimension = 1 << 24;
 
-int32_t widest_isa() {
-#if defined(ERWIN_WITH_AVX512)
-  if (__builtin_cpu_supports("avx512f")) return ERWIN_CPU_AVX512;
-#endif
-#if defined(ERWIN_WITH_AVX2)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return ERWIN_CPU_AVX2;
-#endif
-  return ERWIN_CPU_BASELINE;
-}
-
-const AttentionKernel& kernel_of(int32_t isa) {
-  switch (isa < 0 ? widest_isa() : isa) {
-#if defined(ERWIN_WITH_AVX512)
-    case ERWIN_CPU_AVX512:
-      return kAttentionAvx512;
-#endif
-#if defined(ERWIN_WITH_AVX2)
-    case ERWIN_CPU_AVX2:
-      return kAttentionAvx2;
-#endif
-    default:
-      return kAttentionBaseline;
-  }
-}
+constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2(kAttentionAvx2), ERWIN_AVX512(kAttentionAvx512)};
 
 // How a call is divided, and where its parts lie in the workspace.
 struct Plan {
@@ -53,7 +31,7 @@ int64_t aligned(int64_t bytes) { return ceil_div(bytes, kLine) * kLine; }
 int32_t check(const erwin_context* context, const erwin_attention* a) {
   if (context == nullptr || a == nullptr || context->num_threads < 1) return ERWIN_INVALID_ARGUMENT;
   if (context->device >= 0) return ERWIN_UNSUPPORTED;
-  if (a->isa > widest_isa()) return ERWIN_UNSUPPORTED;
+  if (a->isa > erwin_cpu_isa()) return ERWIN_UNSUPPORTED;
   if (a->dtype != ERWIN_FLOAT32 && a->dtype != ERWIN_BFLOAT16) return ERWIN_INVALID_ARGUMENT;
   if (a->pos_dtype != ERWIN_FLOAT32 && a->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
   if (a->rows < 0 || a->balls < 0) return ERWIN_INVALID_ARGUMENT;
@@ -81,7 +59,7 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
     p.head_groups = std::clamp<int64_t>(ceil_div(kTasksPerThread * p.threads, a.balls), 1, std::max<int64_t>(a.heads, 1));
   }
   p.threads = static_cast<int32_t>(std::max<int64_t>(1, std::min<int64_t>(p.threads, a.balls * p.head_groups)));
-  const AttentionKernel& kernel = kernel_of(a.isa);
+  const AttentionKernel& kernel = kVariants.choose(a.isa);
   const auto size = static_cast<int64_t>(sizeof(int64_t));
   p.starts = 0;
   p.seen = aligned((a.balls + 1) * size);
@@ -129,7 +107,7 @@ struct Call {
   // Calls run(kernel, task, scratch) for all balls and heads.
   template <typename F>
   void for_tasks(const F& run) const {
-    const AttentionKernel& kernel = kernel_of(attention->isa);
+    const AttentionKernel& kernel = kVariants.choose(attention->isa);
     const int64_t groups = plan.head_groups, heads = attention->heads;
     parallel_for(plan.threads, attention->balls * groups, 1, [&](int32_t worker, int64_t i) {
       const int64_t ball = i / groups, group = i % groups;
@@ -142,8 +120,6 @@ struct Call {
 
 }  // namespace
 }  // namespace erwin
-
-int32_t erwin_cpu_isa(void) { return erwin::widest_isa(); }
 
 int32_t erwin_attention_workspace(const erwin_context* context, const erwin_attention* attention, int32_t backward,
                                   int64_t* bytes) {

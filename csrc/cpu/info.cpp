@@ -1,4 +1,4 @@
-// What this build of the library can do.
+// What this build of the library can do, on this machine.
 #include "../erwin.h"
 
 int32_t erwin_abi_version(void) { return ERWIN_ABI_VERSION; }
@@ -17,4 +17,14 @@ int32_t erwin_has_cuda(void) {
 #else
   return 0;
 #endif
+}
+
+int32_t erwin_cpu_isa(void) {
+#if defined(ERWIN_WITH_AVX512)
+  if (__builtin_cpu_supports("avx512f")) return ERWIN_CPU_AVX512;
+#endif
+#if defined(ERWIN_WITH_AVX2)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return ERWIN_CPU_AVX2;
+#endif
+  return ERWIN_CPU_BASELINE;
 }

@@ -15,13 +15,6 @@ ISAS = [*_native.CPU_ISAS][: _native.library().erwin_cpu_isa() + 1]
 OPS = torch.ops.erwin
 
 
-@pytest.fixture(params=ISAS)
-def isa(request, monkeypatch):
-    """Every instruction set that the build and the machine have."""
-    monkeypatch.setenv("ERWIN_CPU_ISA", request.param)
-    return request.param
-
-
 @pytest.fixture
 def threads():
     before = torch.get_num_threads()

@@ -1,6 +1,7 @@
 r"""The linear layer of this package."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops.linear import linear
@@ -27,4 +28,7 @@ class Linear(torch.nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
-        return linear(input, self.weight, self.bias)
+        if torch.jit.is_scripting():
+            return F.linear(input, self.weight, self.bias)
+        else:
+            return linear(input, self.weight, self.bias)

@@ -1,16 +1,48 @@
 r"""The message-passing step of Erwin's embedding."""
 
-from typing import Union
+from typing import Any, ClassVar, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import LayerNorm, Linear
-from torch_geometric.nn import MessagePassing
+from torch.autograd import forward_ad
+from torch.nn import LayerNorm, Module
+from torch_geometric import EdgeIndex
+from torch_geometric.nn import MeanAggregation, MessagePassing
 from torch_geometric.typing import Adj
 
 from torch_geometric_erwin.nn.inits import reset_linear
+from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.ops.edges import Edges
+from torch_geometric_erwin.ops.message import mean_message
 from torch_geometric_erwin.utils.checks import check_int
+
+_STEPS = ("propagate", "message", "aggregate", "update")
+_HOOKS = [
+    f"_{step}_forward_{kind}"
+    for step in ("propagate", "message", "aggregate")
+    for kind in ("pre_hooks", "hooks")
+]
+_MODULE_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
+
+def _is_plain(module: Module, kind: type[Module]) -> bool:
+    # Whether calling the module is what its class says and nothing more.
+    hooks = (getattr(module, name) for name in _MODULE_HOOKS)
+    return type(module) is kind and not any(hooks)
+
+
+def _is_transformed() -> bool:
+    # Function transforms and forward-mode derivatives have no rule for the operator.
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._are_functorch_transforms_active()
+    return transforms or forward_ad._current_level >= 0
 
 
 class MPNNConv(MessagePassing):
@@ -25,7 +57,10 @@ class MPNNConv(MessagePassing):
         x'_i &= x_i + \mathrm{LN} \left( W_4 [x_i, m_i] + c \right)
 
     Nodes are projected before they are gathered, so the cost of an edge is
-    :math:`O(C D)`.
+    :math:`O(C D)`. On the CPU in float32 or below, a native kernel computes
+    :math:`m_i` without holding a tensor of the size of the edges' features; whatever
+    changes a step of :meth:`propagate` (a subclass, a hook, another :obj:`aggr`, an
+    explainer) takes that path instead. Second derivatives always hold such tensors.
 
     Args:
         channels: The number of features :math:`C`.
@@ -47,6 +82,8 @@ class MPNNConv(MessagePassing):
         torch.Size([3, 8])
     """
 
+    _has_own_steps: ClassVar[bool] = True  # no subclass has changed one
+
     def __init__(self, channels: int, dim: int = 3, **kwargs: Union[str, int]) -> None:
         kwargs.setdefault("aggr", "mean")
         super().__init__(**kwargs)
@@ -60,6 +97,14 @@ class MPNNConv(MessagePassing):
         self.norm_update = LayerNorm(channels)
         self.reset_parameters()
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Compared with the parent when a class is made: PyG replaces `propagate` of
+        # every class by an equal one at its first instance.
+        super().__init_subclass__(**kwargs)
+        parent = next(base for base in cls.__mro__[1:] if issubclass(base, MPNNConv))
+        same = all(getattr(cls, step) is getattr(parent, step) for step in _STEPS)
+        cls._has_own_steps = parent._has_own_steps and same
+
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         super().reset_parameters()
@@ -69,12 +114,74 @@ class MPNNConv(MessagePassing):
         self.norm_message.reset_parameters()
         self.norm_update.reset_parameters()
 
-    def forward(self, x: Tensor, pos: Tensor, edge_index: Adj) -> Tensor:
-        r"""Runs the forward pass of the module."""
-        message = self.propagate(
-            edge_index, source=self.lin_source(x), target=self.lin_target(x), pos=pos
-        )
+    def forward(
+        self, x: Tensor, pos: Tensor, edge_index: Adj, edges: Optional[Edges] = None
+    ) -> Tensor:
+        r"""Runs the forward pass of the module.
+
+        Layers that get the same edges share the work of sorting them if they are given
+        one :obj:`Edges(edge_index, N)`.
+        """
+        source, target = self.lin_source(x), self.lin_target(x)
+        if torch.jit.is_scripting():
+            message = self.propagate(edge_index, source=source, target=target, pos=pos)
+        elif self._is_fused(source, pos, edge_index):
+            edges = Edges(edge_index, x.size(0)) if edges is None else edges
+            message = self._fused(source, target, pos, edges)
+        else:
+            message = self.propagate(edge_index, source=source, target=target, pos=pos)
         return x + self.norm_update(self.lin_update(torch.cat([x, message], dim=-1)))
+
+    def _is_fused(self, source: Tensor, pos: Tensor, edge_index: Adj) -> bool:
+        # Whether the native operator computes what `propagate` would.
+        return (
+            self._is_unchanged()
+            and not _is_transformed()
+            and isinstance(edge_index, Tensor)
+            and not isinstance(edge_index, EdgeIndex)
+            and edge_index.layout == torch.strided
+            and edge_index.dtype == torch.int64
+            and edge_index.dim() == 2
+            and edge_index.size(0) == 2
+            and source.dim() == 2
+            and source.dtype in (torch.float32, torch.bfloat16, torch.float16)
+            and pos.dtype in (torch.float32, torch.float64)
+            and pos.shape == (source.size(0), self.dim)
+            and all(t.device.type == "cpu" for t in (source, pos, edge_index))
+        )
+
+    def _is_unchanged(self) -> bool:
+        linear, norm = self.lin_offset, self.norm_message
+        return (
+            self._has_own_steps
+            and not any(getattr(self, hooks) for hooks in _HOOKS)
+            and not self.explain
+            and self.decomposed_layers == 1
+            and self.node_dim in (-2, 0)
+            and type(self.aggr_module) is MeanAggregation
+            and _is_plain(linear, Linear)
+            and linear.bias is None
+            and _is_plain(norm, LayerNorm)
+            and norm.weight is not None
+            and norm.bias is not None
+        )
+
+    def _fused(
+        self, source: Tensor, target: Tensor, pos: Tensor, edges: Edges
+    ) -> Tensor:
+        norm = self.norm_message
+        out = mean_message(
+            source.float(),
+            target.float(),
+            pos,
+            self.lin_offset.weight.float(),
+            norm.weight.float(),
+            norm.bias.float(),
+            norm.eps,
+            edges,
+            self.flow,
+        )
+        return out.to(source.dtype)
 
     def message(
         self, source_j: Tensor, target_i: Tensor, pos_i: Tensor, pos_j: Tensor

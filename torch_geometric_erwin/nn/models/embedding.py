@@ -10,6 +10,7 @@ from torch_geometric.nn.inits import reset
 from torch_geometric_erwin.nn.conv import MPNNConv
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.utils.checkpoint import recompute
 from torch_geometric_erwin.utils.checks import check_int
 
@@ -76,8 +77,9 @@ class MPNNEmbedding(torch.nn.Module):
             out = self.start(x)
         elif self.constant is not None:
             out = self.constant.expand(pos.size(0), -1)
+        edges = None if edge_index is None else Edges(edge_index, pos.size(0))
         for conv in self.convs:
-            args = (out, pos, edge_index)
+            args = (out, pos, edge_index, edges)
             out = recompute(conv, *args) if self.checkpoint else conv(*args)
         return out
 

@@ -1,0 +1,99 @@
+r"""The operator ``erwin::group``: the edges at every node, by a counting sort."""
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin import _native
+
+torch.library.define("erwin::group", "(Tensor key, SymInt groups) -> (Tensor, Tensor)")
+
+
+def check_nodes(index: Tensor, num_nodes: int) -> None:
+    r"""Checks the nodes that edges name.
+
+    Args:
+        index: One row of an :obj:`edge_index`.
+        num_nodes: The number of nodes :math:`N`.
+
+    Shapes:
+        - **index:** :math:`(E)`.
+
+    Raises:
+        ValueError: If a node is not there.
+
+    Example:
+        >>> check_nodes(torch.tensor([0, 3]), 3)
+        Traceback (most recent call last):
+        ValueError: 'edge_index' must name nodes from 0 to 2 (got 3)
+    """
+    if index.numel() == 0:
+        return
+    low, high = (int(end) for end in index.aminmax())
+    if low < 0 or high >= num_nodes:
+        node = low if low < 0 else high
+        raise ValueError(
+            f"'edge_index' must name nodes from 0 to {num_nodes - 1} (got {node})"
+        )
+
+
+@torch.library.impl("erwin::group", "CPU")
+def _group_cpu(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    key = key.contiguous()
+    check_nodes(key, groups)
+    ptr, order = key.new_empty(groups + 1), torch.empty_like(key)
+    sizes = (key.numel(), groups)
+    _native.call(
+        "erwin_group", key.data_ptr(), *sizes, ptr.data_ptr(), order.data_ptr()
+    )
+    return ptr, order
+
+
+@torch.library.register_fake("erwin::group")
+def _group_fake(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    return key.new_empty(groups + 1), torch.empty_like(key)
+
+
+class EdgeGroups(NamedTuple):
+    r"""The edges at every node: those of node :obj:`i` are
+    :obj:`order[ptr[i] : ptr[i + 1]]`, in ascending order.
+    """
+
+    ptr: Tensor  # [N + 1]
+    order: Tensor  # [E]
+
+
+class Edges:
+    r"""Edges that several layers share, grouped by either end when one first needs it.
+
+    Args:
+        edge_index: The edges.
+        num_nodes: The number of nodes :math:`N`.
+
+    Shapes:
+        - **edge_index:** :math:`(2, E)`, int64, of any order.
+
+    Example:
+        >>> edges = Edges(torch.tensor([[0, 1, 2], [2, 0, 2]]), num_nodes=3)
+        >>> edges.by(1)
+        EdgeGroups(ptr=tensor([0, 1, 1, 3]), order=tensor([1, 0, 2]))
+    """
+
+    def __init__(self, edge_index: Tensor, num_nodes: int) -> None:
+        self.edge_index = edge_index
+        self.num_nodes = num_nodes
+        self._groups: list[Optional[EdgeGroups]] = [None, None]
+
+    def by(self, end: int) -> EdgeGroups:
+        r"""The edges of every node that is in row :obj:`end` of :obj:`edge_index`.
+
+        Raises:
+            ValueError: If an edge names a node that is not there.
+        """
+        groups = self._groups[end]
+        if groups is None:
+            key = self.edge_index[end]
+            groups = EdgeGroups(*torch.ops.erwin.group(key, self.num_nodes))
+            self._groups[end] = groups
+        return groups

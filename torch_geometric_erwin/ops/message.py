@@ -1,0 +1,245 @@
+r"""The operator ``erwin::message``: the mean message into every node."""
+
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.edges import Edges, check_nodes
+
+_ROW = 16  # ERWIN_ROW
+
+_ARGS = (
+    "Tensor source_rows, Tensor target_rows, Tensor pos, Tensor weight, "
+    "Tensor norm_weight, Tensor norm_bias, float eps, Tensor source, Tensor target, "
+    "Tensor target_ptr, Tensor target_order"
+)
+torch.library.define(
+    "erwin::message",
+    f"({_ARGS}, Tensor? source_ptr, Tensor? source_order) -> Tensor",
+)
+torch.library.define(
+    "erwin::message_backward",
+    f"({_ARGS}, Tensor source_ptr, Tensor source_order, Tensor grad) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+def mean_message(
+    source_rows: Tensor,
+    target_rows: Tensor,
+    pos: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    eps: float,
+    edges: Edges,
+    flow: str = "source_to_target",
+) -> Tensor:
+    r"""The mean over the edges into every node of :math:`\mathrm{LN}(\mathrm{GELU}(s_j
+    + t_i + W (p_j - p_i)))`, computed in float32 on the CPU.
+
+    Nothing of the size of the edges' features is ever held, forward or backward, and
+    the result is the same bits on every number of threads. Second derivatives are
+    computed by PyTorch and hold such tensors.
+
+    Args:
+        source_rows: What a node adds to its outgoing messages, :math:`s`.
+        target_rows: What it adds to the incoming ones, :math:`t`.
+        pos: The node positions, :math:`p`.
+        weight: The matrix :math:`W`.
+        norm_weight: The scale of the normalisation.
+        norm_bias: Its shift.
+        eps: Its :math:`\epsilon`.
+        edges: The edges.
+        flow: Which row of :obj:`edge_index` sends.
+
+    Shapes:
+        - **source_rows, target_rows:** :math:`(N, C)`, float32; **pos:**
+          :math:`(N, D)`, float32 or float64; **weight:** :math:`(C, D)`;
+          **norm_weight, norm_bias:** :math:`(C)`; **output:** :math:`(N, C)`, zero for
+          nodes without edges.
+
+    Example:
+        >>> edges = Edges(torch.tensor([[0, 1], [1, 1]]), num_nodes=3)
+        >>> rows, pos, weight = torch.rand(3, 4), torch.rand(3, 2), torch.rand(4, 2)
+        >>> norm = (torch.ones(4), torch.zeros(4), 1e-5)
+        >>> out = mean_message(rows, rows, pos, weight, *norm, edges)
+        >>> out.count_nonzero(dim=1)
+        tensor([0, 4, 0])
+    """
+    sender = 0 if flow == "source_to_target" else 1
+    source, target = edges.edge_index[sender], edges.edge_index[1 - sender]
+    rows = (source_rows, target_rows, pos, weight, norm_weight, norm_bias)
+    # Only a backward pass looks at the edges out of a node.
+    leaving = edges.by(sender) if torch.is_grad_enabled() else (None, None)
+    return torch.ops.erwin.message(
+        *rows, eps, source, target, *edges.by(1 - sender), *leaving
+    )
+
+
+def composite(
+    rows: Sequence[Tensor], eps: float, source: Tensor, target: Tensor
+) -> Tensor:
+    r"""The same by operators of PyTorch: differentiable twice, on any device.
+
+    Args:
+        rows: The first six arguments of :func:`mean_message`.
+        eps: The :math:`\epsilon` of the normalisation.
+        source: The node that sends along every edge.
+        target: The node that receives.
+
+    Shapes:
+        - **source, target:** :math:`(E)`; **output:** :math:`(N, C)`.
+    """
+    source_rows, target_rows, pos, weight, norm_weight, norm_bias = rows
+    offset = (pos[source] - pos[target]).to(weight.dtype)
+    out = F.gelu(source_rows[source] + target_rows[target] + F.linear(offset, weight))
+    out = F.layer_norm(out, norm_weight.shape, norm_weight, norm_bias, eps)
+    degree = torch.bincount(target, minlength=pos.size(0)).clamp(min=1)
+    total = torch.zeros_like(target_rows).index_add(0, target, out)
+    return total / degree[:, None].to(total.dtype)
+
+
+class _Call:
+    r"""What a forward and a backward call share; keeps its memory alive."""
+
+    def __init__(
+        self,
+        source_rows: Tensor,
+        target_rows: Tensor,
+        pos: Tensor,
+        weight: Tensor,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        eps: float,
+        *edges: Optional[Tensor],
+    ) -> None:
+        nodes, self.channels = target_rows.shape
+        num_edges = 0 if edges[0] is None else edges[0].size(0)
+        self.target_rows = self.padded(target_rows)
+        self.tensors = [
+            *(None if t is None else t.contiguous() for t in edges),
+            *(self.padded(source_rows), self.target_rows, pos.contiguous()),
+            *map(self.padded, (weight.t(), norm_weight, norm_bias)),
+        ]
+        self.context = _native.context(pos)
+        self.message = _native.Message(
+            *(
+                _native.CPU_ISAS[_native.cpu_isa()],
+                _native.DTYPES[pos.dtype],
+                eps,
+                nodes,
+                num_edges,
+            ),
+            *(self.channels, pos.size(1)),
+            *(None if t is None else t.data_ptr() for t in self.tensors),
+        )
+
+    def padded(self, rows: Tensor) -> Tensor:
+        r"""Rows as long as the kernel's, with zeros."""
+        return F.pad(rows, (0, -self.channels % _ROW)).contiguous()
+
+    def cut(self, rows: Tensor) -> Tensor:
+        r"""Rows without their padding."""
+        return rows[..., : self.channels].contiguous()
+
+
+@torch.library.impl("erwin::message", "CPU")
+def _message_cpu(*args: Any) -> Tensor:
+    target_rows, source, source_ptr = args[1], args[7], args[11]
+    if source_ptr is None:  # else the sources have been checked when they were sorted
+        check_nodes(source, target_rows.size(0))
+    call = _Call(*args)
+    mean = torch.empty_like(call.target_rows)
+    arguments = (call.context, call.message, mean.data_ptr())
+    _native.call("erwin_message_forward", *arguments)
+    return call.cut(mean)
+
+
+@torch.library.impl("erwin::message_backward", "CPU")
+def _message_backward_cpu(*args: Any) -> tuple[Tensor, ...]:
+    call = _Call(*args[:-1])
+    grad = call.padded(args[-1])
+    source, target = torch.empty_like(grad), torch.empty_like(grad)
+    weights = grad.new_empty(call.message.dim + 2, grad.size(1))
+    size = _native.size_of("erwin_message_workspace", call.message)
+    workspace = torch.empty(size, dtype=torch.uint8)
+    _native.call(
+        "erwin_message_backward",
+        *(call.context, call.message, grad.data_ptr(), workspace.data_ptr(), size),
+        *(source.data_ptr(), target.data_ptr(), weights.data_ptr()),
+    )
+    *offset, norm_weight, norm_bias = call.cut(weights)
+    weight = torch.stack(offset, dim=1)
+    return (
+        call.cut(source),
+        call.cut(target),
+        weight,
+        norm_weight.clone(),
+        norm_bias.clone(),
+    )
+
+
+@torch.library.register_fake("erwin::message")
+def _message_fake(source_rows: Tensor, target_rows: Tensor, *args: Any) -> Tensor:
+    return target_rows.new_empty(target_rows.shape)
+
+
+@torch.library.register_fake("erwin::message_backward")
+def _message_backward_fake(
+    source_rows: Tensor,
+    target_rows: Tensor,
+    pos: Tensor,
+    weight: Tensor,
+    norm_weight: Tensor,
+    norm_bias: Tensor,
+    *args: Any,
+) -> tuple[Tensor, ...]:
+    likes = (source_rows, target_rows, weight, norm_weight, norm_bias)
+    return tuple(like.new_empty(like.shape) for like in likes)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.eps = inputs[6]
+    ctx.save_for_backward(*inputs[:6], *inputs[7:])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
+    saved = ctx.saved_tensors
+    rows, (source, target, target_ptr, target_order, *leaving) = saved[:6], saved[6:]
+    if torch.is_grad_enabled():  # for second derivatives
+        return _differentiable_backward(ctx, grad, rows, source, target)
+    if leaving[0] is None:
+        leaving = torch.ops.erwin.group(source, rows[0].size(0))
+    grads = torch.ops.erwin.message_backward(
+        *rows, ctx.eps, source, target, target_ptr, target_order, *leaving, grad
+    )
+    grad_source, grad_target, *grad_weights = grads
+    grad_pos = None
+    if ctx.needs_input_grad[2]:
+        # The offset of an edge adds to its message what its ends do.
+        grad_pos = ((grad_source - grad_target) @ rows[3]).to(rows[2].dtype)
+    return grad_source, grad_target, grad_pos, *grad_weights, *[None] * 7
+
+
+def _differentiable_backward(
+    ctx: Any, grad: Tensor, rows: tuple[Tensor, ...], source: Tensor, target: Tensor
+) -> tuple[Optional[Tensor], ...]:
+    needed = [i for i in range(6) if ctx.needs_input_grad[i]]
+    with torch.amp.autocast(grad.device.type, enabled=False):
+        out = composite(rows, ctx.eps, source, target)
+        inputs = [rows[i] for i in needed]
+        grads = torch.autograd.grad(out, inputs, grad, create_graph=True)
+    result: list[Optional[Tensor]] = [None] * 13
+    for i, value in zip(needed, grads):
+        result[i] = value
+    return tuple(result)
+
+
+torch.library.register_autograd(
+    "erwin::message", _backward, setup_context=_setup_context
+)

@@ -6,6 +6,9 @@
 #include <atomic>
 #include <cstdint>
 #include <new>
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 #include "../layout.h"
 

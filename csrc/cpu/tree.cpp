@@ -1,255 +1,262 @@
-// Ball tree on the host: recursive selection along the widest axis of every node.
+// Ball tree on the host: large nodes are split one by one (select.h), small ones finished in cache (leaves.h).
 #include <algorithm>
 #include <cstdint>
+#include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "../layout.h"
+#include "leaves.h"
 #include "parallel.h"
+#include "select.h"
 
 namespace erwin {
 namespace {
 
-constexpr int64_t kTaskPoints = 8192;  // nodes below this are not worth a task
+constexpr int64_t kTaskPoints = 32768;  // larger clouds are split by all threads together
 
-// A point on its way through the tree. D is the dimension, or 0 where it is known at run time only.
+// The first level whose rows are centroids; those of lower levels are points.
+int32_t first_pooled_level(const Layout& layout) {
+  int32_t level = 0;
+  while (level < layout.levels && layout.span[level] == 1) ++level;
+  return level;
+}
+
+// Two buffers of records, the centroids of a level, and where a record only points at its coordinates, these too.
 template <typename T, int D>
-struct Record {
-  T x[D];
-  int32_t index;
-  void load(const T* pos, int64_t i) {
-    for (int a = 0; a < D; ++a) x[a] = pos[a];
-    index = static_cast<int32_t>(i);
+struct Workspace {
+  using R = Record<T, D>;
+  R *in, *out;
+  T *centroids, *rotated;
+
+  static int64_t bytes(int64_t rows, int64_t pooled_rows, int64_t dim) {
+    const int64_t coordinates = (pooled_rows + (D == 0 ? rows : 0)) * dim;
+    return rows * static_cast<int64_t>(2 * sizeof(R)) + coordinates * static_cast<int64_t>(sizeof(T));
   }
-  T at(int32_t axis) const { return x[axis]; }
+
+  Workspace(char* base, int64_t rows, int64_t pooled_rows, int64_t dim)
+      : in(reinterpret_cast<R*>(base)),
+        out(in + rows),
+        centroids(reinterpret_cast<T*>(out + rows)),
+        rotated(centroids + pooled_rows * dim) {}
+
+  Workspace from(int64_t row, int64_t pooled_row, int64_t dim) const {
+    Workspace part = *this;
+    part.in += row;
+    part.out += row;
+    part.centroids += pooled_row * dim;
+    part.rotated += row * dim;
+    return part;
+  }
 };
 
-template <typename T>
-struct Record<T, 0> {
-  const T* x;
-  int32_t index;
-  void load(const T* pos, int64_t i) {
-    x = pos;
-    index = static_cast<int32_t>(i);
-  }
-  T at(int32_t axis) const { return x[axis]; }
-};
-
-// The axis of largest extent; the lowest one wins ties.
-template <typename R>
-int32_t widest_axis(const R* records, int64_t n, int32_t dim) {
-  using T = decltype(records->at(0));
-  int32_t widest = 0;
-  T best = -1;
-  for (int32_t axis = 0; axis < dim; ++axis) {
-    T low = records[0].at(axis), high = low;
-    for (int64_t i = 1; i < n; ++i) {
-      const T x = records[i].at(axis);
-      low = x < low ? x : low;
-      high = x > high ? x : high;
-    }
-    if (high - low > best) {
-      best = high - low;
-      widest = axis;
-    }
-  }
-  return widest;
-}
-
-// Moves the `left` smallest records, by (coordinate, index), to the front. -0.0 and +0.0 compare equal.
-template <typename R>
-void select(R* records, int64_t n, int64_t left, int32_t axis) {
-  std::nth_element(records, records + left, records + n, [axis](const R& a, const R& b) {
-    return a.at(axis) < b.at(axis) || (a.at(axis) == b.at(axis) && a.index < b.index);
-  });
-}
-
-struct Cloud {
-  const Layout* layout;
-  int32_t dim;
-  bool tasks;  // whether the subtrees may become OpenMP tasks
-};
-
-// The main tree: down to single slots. `records` holds the node's points.
-template <typename R>
-void build_main(const Cloud& cloud, const Node& node, R* records, int64_t* perm, uint8_t* mask) {
-  if (node.points == 1) {
-    for (int64_t i = 0; i < node.slots; ++i) {  // a lone point fills its leaf pair
-      perm[node.slot + i] = records[0].index;
-      if (mask != nullptr) mask[node.slot + i] = i == 0;
-    }
-    return;
-  }
-  const Children children = cloud.layout->split(node);
-  const Node left = children.left, right = children.right;
-  select(records, node.points, left.points, widest_axis(records, node.points, cloud.dim));
-  R* const rest = records + left.points;
-  if (cloud.tasks && node.points > kTaskPoints) {
-#pragma omp task
-    build_main(cloud, left, records, perm, mask);
-    build_main(cloud, right, rest, perm, mask);
-#pragma omp taskwait
-  } else {
-    build_main(cloud, left, records, perm, mask);
-    build_main(cloud, right, rest, perm, mask);
-  }
-}
-
-// The rotated tree of a level: the main tree's counts, down to that level's balls, whose rows ascend.
-template <typename R>
-void build_rotated(const Cloud& cloud, int32_t level, const Node& node, R* records, int64_t* perm) {
-  const Layout& layout = *cloud.layout;
-  const int64_t rows = layout.rows(node, level);
-  const int64_t first = node.slot / layout.span[level];
-  if (layout.within_ball(node, level)) {
-    for (int64_t i = 0; i < rows; ++i) perm[first + i] = records[i].index;
-    std::sort(perm + first, perm + first + rows);
-    return;
-  }
-  const Children children = layout.split(node);
-  const Node left = children.left, right = children.right;
-  const int64_t left_rows = layout.rows(left, level);
-  select(records, rows, left_rows, widest_axis(records, rows, cloud.dim));
-  R* const rest = records + left_rows;
-  if (cloud.tasks && rows > kTaskPoints) {
-#pragma omp task
-    build_rotated(cloud, level, left, records, perm);
-    build_rotated(cloud, level, right, rest, perm);
-#pragma omp taskwait
-  } else {
-    build_rotated(cloud, level, left, records, perm);
-    build_rotated(cloud, level, right, rest, perm);
-  }
-}
-
-// x @ R with separate multiplies and adds, so that every device rounds alike. Sums that overflow both ways give NaN,
-// which has no place in an order: it becomes 0.
-template <typename T>
-void rotate(const T* x, const T* rotation, int32_t dim, T* out) {
-  for (int32_t column = 0; column < dim; ++column) {
-    T sum = 0;
-    for (int32_t row = 0; row < dim; ++row) sum += x[row] * rotation[row * dim + column];
-    out[column] = sum == sum ? sum : T{0};
-  }
-}
-
-// Centroids of consecutive groups of `stride` rows, in place: a group is read before its centroid is written.
-template <typename T>
-void pool_positions(T* pos, int64_t rows, int64_t stride, int32_t dim) {
-  for (int64_t group = 0; group * stride < rows; ++group) {
-    const int64_t first = group * stride, count = std::min(stride, rows - first);
-    for (int32_t axis = 0; axis < dim; ++axis) {
-      T sum = pos[first * dim + axis];
-      for (int64_t i = 1; i < count; ++i) sum += pos[(first + i) * dim + axis];
-      pos[group * dim + axis] = sum / static_cast<T>(count);
-    }
-  }
-}
-
-// Bytes of workspace for `rows` rows of level 0: a record, and with rotated trees a position and its rotated copy.
 template <typename T, int D>
-int64_t workspace_per_row(int64_t dim) {
-  return static_cast<int64_t>(sizeof(Record<T, D>)) + 2 * dim * static_cast<int64_t>(sizeof(T));
-}
-
-template <typename T, int D>
-struct Builder {
-  const Layout& layout;
-  const T* pos;
-  const int64_t* ptr;
-  int64_t clouds;
-  int32_t dim;
-  const T* rotation;
-  char* workspace;
-  int64_t* perm;
-  uint8_t* mask;
-  int64_t* const* perm_rot;
-
-  void cloud(int64_t g, int64_t slot, const int64_t* level_first, bool tasks) const {
-    using R = Record<T, D>;
-    const int64_t points = ptr[g + 1] - ptr[g];
-    if (points == 0) return;
-    const Node root = layout.root(points);
-    const Cloud context{&layout, dim, tasks};
-    char* const base = workspace + slot * workspace_per_row<T, D>(dim);
-    R* const records = reinterpret_cast<R*>(base);
-    const T* const cloud_pos = pos + ptr[g] * dim;
-    for (int64_t i = 0; i < points; ++i) records[i].load(cloud_pos + i * dim, i);
-    build_main(context, root, records, perm + slot, mask == nullptr ? nullptr : mask + slot);
-    if (rotation == nullptr) return;
-
-    T* const level_pos = reinterpret_cast<T*>(base + root.slots * static_cast<int64_t>(sizeof(R)));
-    T* const rotated = level_pos + root.slots * dim;
-    for (int64_t i = 0; i < root.slots; ++i)
-      std::copy_n(cloud_pos + perm[slot + i] * dim, dim, level_pos + i * dim);
-    int64_t rows = root.slots;
-    for (int32_t level = 0; level < layout.levels; ++level) {
-      if (level > 0) {
-        pool_positions(level_pos, rows, layout.span[level] / layout.span[level - 1], dim);
-        rows = layout.rows(root, level);
-      }
-      for (int64_t i = 0; i < rows; ++i) {
-        rotate(level_pos + i * dim, rotation, dim, rotated + i * dim);
-        records[i].load(rotated + i * dim, i);
-      }
-      build_rotated(context, level, root, records, perm_rot[level] + level_first[level]);
-    }
-  }
-
-  void run(int32_t num_threads) const {
-    // First slot and first row of every level, cloud by cloud.
-    const int64_t width = layout.levels;
-    std::vector<int64_t> first(static_cast<size_t>((clouds + 1) * width), 0);
+class Builder {
+ public:
+  Builder(const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim, const void* rotation,
+          void* workspace, int64_t* perm, uint8_t* mask, int64_t* const* perm_rot)
+      : layout_(layout),
+        pos_(static_cast<const T*>(pos)),
+        ptr_(ptr),
+        clouds_(clouds),
+        dim_(static_cast<int32_t>(dim)),
+        rotation_(static_cast<const T*>(rotation)),
+        pooled_(first_pooled_level(layout)),
+        first_(static_cast<size_t>((clouds + 1) * (layout.levels + 1))),
+        workspace_(nullptr, 0, 0, 0),
+        perm_(perm),
+        mask_(mask),
+        perm_rot_(perm_rot) {
     for (int64_t g = 0; g < clouds; ++g) {
       const Node root = layout.root(ptr[g + 1] - ptr[g]);
-      for (int32_t l = 0; l < width; ++l) first[(g + 1) * width + l] = first[g * width + l] + layout.rows(root, l);
+      for (int32_t l = 0; l < layout.levels; ++l) first_row(g + 1)[l] = first_row(g)[l] + layout.rows(root, l);
     }
-    if (num_threads <= 1 || ptr[clouds] < kSerialPoints) {
-      for (int64_t g = 0; g < clouds; ++g) cloud(g, first[g * width], &first[g * width], false);
+    workspace_ = Workspace<T, D>(static_cast<char*>(workspace), first_row(clouds)[0], first_row(clouds)[pooled_], dim);
+  }
+
+  void run(int32_t num_threads) {
+    const auto workers = static_cast<int32_t>(std::min<int64_t>(num_threads, ceil_div(ptr_[clouds_], kSerialPoints)));
+    if constexpr (D > 0)
+      for (int32_t i = 0; i < std::max(workers, 1); ++i) leaves_.emplace_back(new Leaves<T, D>(layout_));
+    if (workers <= 1) {
+      Team alone;
+      for (int64_t g = 0; g < clouds_; ++g) cloud(alone, 0, g);
       return;
     }
-#pragma omp parallel num_threads(num_threads)
-#pragma omp single
-    for (int64_t g = 0; g < clouds; ++g) {
-#pragma omp task firstprivate(g)
-      cloud(g, first[g * width], &first[g * width], true);
+    with_team(workers, [this](Team& team) {
+      for (int64_t g = 0; g < clouds_; ++g)
+        if (is_large(g)) cloud(team, 0, g);
+      team.run(clouds_, [this](int32_t worker, int64_t g) {
+        Team alone;
+        if (!is_large(g)) cloud(alone, worker, g);
+      });
+    });
+  }
+
+ private:
+  using R = Record<T, D>;
+
+  static constexpr int32_t kMain = -1;
+
+  // The main tree, or the rotated tree of a level.
+  struct Tree {
+    int32_t level;
+    int64_t* perm;
+    uint8_t* mask;
+  };
+
+  // A node, its rows in ascending order, and as much space for the next split.
+  struct Subtree {
+    Node node;
+    R *in, *out;
+  };
+
+  struct Halves {
+    Subtree left, right;
+  };
+
+  bool is_large(int64_t g) const { return ptr_[g + 1] - ptr_[g] > kTaskPoints; }
+
+  // The first row of a cloud on every level; one entry more stands for a level without rows.
+  int64_t* first_row(int64_t g) { return &first_[static_cast<size_t>(g * (layout_.levels + 1))]; }
+
+  // Both trees of a cloud. `worker` is the caller's place in its own team; it leads `team`.
+  void cloud(Team& team, int32_t worker, int64_t g) {
+    const int64_t points = ptr_[g + 1] - ptr_[g];
+    if (points == 0) return;
+    const int32_t dim = D > 0 ? D : dim_;  // known to the compiler where it can be: loops over it are unrolled
+    const Node root = layout_.root(points);
+    const int64_t* const first = first_row(g);
+    const T* const pos = pos_ + ptr_[g] * dim;
+    int64_t* const perm = perm_ + first[0];
+    uint8_t* const mask = mask_ == nullptr ? nullptr : mask_ + first[0];
+    const Workspace<T, D> space = workspace_.from(first[0], first[pooled_], dim);
+
+    load(team, points, [=](int64_t i) { space.in[i].load(pos + i * dim, i); });
+    build(team, worker, {kMain, perm, mask}, {root, space.in, space.out});
+    if (rotation_ == nullptr) return;
+
+    const auto row = [=](int32_t level, int64_t i) {
+      return level < pooled_ ? pos + perm[i] * dim : space.centroids + i * dim;
+    };
+    for (int32_t level = 0; level < layout_.levels; ++level) {
+      const int64_t rows = layout_.rows(root, level);
+      if (level >= pooled_) {
+        const int64_t stride = layout_.span[level] / layout_.span[level - 1];
+        const int64_t children = layout_.rows(root, level - 1);
+        const auto pool = [=](int64_t i) {
+          const int64_t begin = i * stride, end = std::min(begin + stride, children);
+          for (int32_t a = 0; a < dim; ++a) {
+            T sum = row(level - 1, begin)[a];
+            for (int64_t child = begin + 1; child < end; ++child) sum += row(level - 1, child)[a];
+            space.centroids[i * dim + a] = sum / static_cast<T>(end - begin);
+          }
+        };
+        // Centroids of centroids replace them from the front, which takes one thread.
+        Team alone;
+        load(level == pooled_ ? team : alone, rows, pool);
+      }
+      load(team, rows, [=](int64_t i) {
+        T own[D > 0 ? D : 1];
+        T* const x = D > 0 ? own : space.rotated + i * dim;
+        rotate(row(level, i), rotation_, dim, x);
+        space.in[i].load(x, i);
+      });
+      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out});
     }
   }
+
+  // Calls body(i) for every row.
+  template <typename F>
+  static void load(Team& team, int64_t rows, const F& body) {
+    const int64_t step = team.size() == 1 ? rows : kChunk;
+    team.run(ceil_div(rows, step), [&](int32_t, int64_t chunk) {
+      const int64_t end = std::min(rows, (chunk + 1) * step);
+      for (int64_t i = chunk * step; i < end; ++i) body(i);
+    });
+  }
+
+  int64_t rows(const Tree& tree, const Node& node) const {
+    return tree.level == kMain ? node.points : layout_.rows(node, tree.level);
+  }
+
+  void build(Team& team, int32_t worker, const Tree& tree, const Subtree& root) {
+    if (team.size() == 1) return build_subtree(worker, tree, root);
+    std::vector<Subtree> subtrees;
+    divide(team, tree, root, std::max(rows(tree, root.node) / (8 * team.size()), kTaskPoints / 2), &subtrees);
+    team.run(static_cast<int64_t>(subtrees.size()),
+             [&](int32_t on, int64_t i) { build_subtree(on, tree, subtrees[static_cast<size_t>(i)]); });
+  }
+
+  // Splits a tree into subtrees of at most `limit` rows, or balls.
+  void divide(Team& team, const Tree& tree, const Subtree& subtree, int64_t limit, std::vector<Subtree>* subtrees) {
+    if (rows(tree, subtree.node) <= limit || is_ball(tree, subtree.node)) return subtrees->push_back(subtree);
+    const Halves halves = split(team, tree, subtree);
+    divide(team, tree, halves.left, limit, subtrees);
+    divide(team, tree, halves.right, limit, subtrees);
+  }
+
+  void build_subtree(int32_t worker, const Tree& tree, const Subtree& subtree) {
+    const int64_t n = rows(tree, subtree.node);
+    if (is_ball(tree, subtree.node)) {
+      int64_t* const out = tree.perm + subtree.node.slot / layout_.span[tree.level];
+      for (int64_t i = 0; i < n; ++i) out[i] = subtree.in[i].index;
+      return;
+    }
+    if constexpr (D > 0) {
+      if (n <= Leaves<T, D>::kPoints) {
+        Leaves<T, D>& leaves = *leaves_[static_cast<size_t>(worker)];
+        leaves.load(subtree.in, n);
+        return tree.level == kMain ? leaves.main_tree(subtree.node, tree.perm, tree.mask)
+                                   : leaves.rotated_tree(tree.level, subtree.node, tree.perm);
+      }
+    } else if (n == 1) {
+      for (int64_t i = subtree.node.slot; i < subtree.node.slot + subtree.node.slots; ++i) {
+        tree.perm[i] = subtree.in[0].index;
+        if (tree.mask != nullptr) tree.mask[i] = i == subtree.node.slot;
+      }
+      return;
+    }
+    Team alone;
+    const Halves halves = split(alone, tree, subtree);
+    build_subtree(worker, tree, halves.left);
+    build_subtree(worker, tree, halves.right);
+  }
+
+  bool is_ball(const Tree& tree, const Node& node) const {
+    return tree.level != kMain && layout_.within_ball(node, tree.level);
+  }
+
+  Halves split(Team& team, const Tree& tree, const Subtree& subtree) const {
+    const Children children = layout_.split(subtree.node);
+    const int64_t left = rows(tree, children.left);
+    split_records(team, subtree.in, subtree.out, rows(tree, subtree.node), left, dim_);
+    return {{children.left, subtree.out, subtree.in}, {children.right, subtree.out + left, subtree.in + left}};
+  }
+
+  const Layout& layout_;
+  const T* pos_;
+  const int64_t* ptr_;
+  int64_t clouds_;
+  int32_t dim_;
+  const T* rotation_;
+  int32_t pooled_;
+  std::vector<int64_t> first_;
+  Workspace<T, D> workspace_;
+  int64_t* perm_;
+  uint8_t* mask_;
+  int64_t* const* perm_rot_;
+  std::vector<std::unique_ptr<Leaves<T, std::max(D, 1)>>> leaves_;  // one a worker, unless D is 0
 };
 
-template <typename T, int D>
-void build(const erwin_context& context, const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds,
-           int64_t dim, const void* rotation, void* workspace, int64_t* perm, uint8_t* mask,
-           int64_t* const* perm_rot) {
-  Builder<T, D>{layout,
-                static_cast<const T*>(pos),
-                ptr,
-                clouds,
-                static_cast<int32_t>(dim),
-                static_cast<const T*>(rotation),
-                static_cast<char*>(workspace),
-                perm,
-                mask,
-                perm_rot}
-      .run(context.num_threads);
-}
-
-template <typename T>
-int64_t bytes_per_row(int64_t dim) {
+// Calls f with the dimension where it is compiled in, with 0 for any other.
+template <typename F>
+auto with_dim(int64_t dim, const F& f) {
   switch (dim) {
-    case 1: return workspace_per_row<T, 1>(dim);
-    case 2: return workspace_per_row<T, 2>(dim);
-    case 3: return workspace_per_row<T, 3>(dim);
-    default: return workspace_per_row<T, 0>(dim);
-  }
-}
-
-template <typename T, typename... Args>
-void dispatch_dim(int64_t dim, Args&&... args) {
-  switch (dim) {
-    case 1: return build<T, 1>(args...);
-    case 2: return build<T, 2>(args...);
-    case 3: return build<T, 3>(args...);
-    default: return build<T, 0>(args...);
+    case 1: return f(std::integral_constant<int, 1>{});
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    default: return f(std::integral_constant<int, 0>{});
   }
 }
 
@@ -314,9 +321,17 @@ int32_t erwin_tree_workspace(const erwin_layout* config, int32_t dtype, const in
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds) || dim < 1) return ERWIN_INVALID_ARGUMENT;
   if (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
-  int64_t slots = 0;
-  for (int64_t g = 0; g < clouds; ++g) slots += layout.root(ptr[g + 1] - ptr[g]).slots;
-  *bytes = slots * (dtype == ERWIN_FLOAT64 ? erwin::bytes_per_row<double>(dim) : erwin::bytes_per_row<float>(dim));
+  const int32_t pooled = erwin::first_pooled_level(layout);
+  int64_t rows = 0, pooled_rows = 0;
+  for (int64_t g = 0; g < clouds; ++g) {
+    const Node root = layout.root(ptr[g + 1] - ptr[g]);
+    rows += root.slots;
+    if (pooled < layout.levels) pooled_rows += layout.rows(root, pooled);
+  }
+  *bytes = erwin::with_dim(dim, [=](auto d) {
+    return dtype == ERWIN_FLOAT64 ? erwin::Workspace<double, d>::bytes(rows, pooled_rows, dim)
+                                  : erwin::Workspace<float, d>::bytes(rows, pooled_rows, dim);
+  });
   return ERWIN_OK;
 }
 
@@ -331,11 +346,12 @@ int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* confi
   Layout layout;
   erwin::make_layout(config, &layout);
   return erwin::guarded([&] {
-    if (dtype == ERWIN_FLOAT64)
-      erwin::dispatch_dim<double>(dim, *context, layout, pos, ptr, clouds, dim, rotation, workspace, perm, mask,
-                                  perm_rot);
-    else
-      erwin::dispatch_dim<float>(dim, *context, layout, pos, ptr, clouds, dim, rotation, workspace, perm, mask,
-                                 perm_rot);
+    erwin::with_dim(dim, [&](auto d) {
+      const auto build = [&](auto scalar) {
+        erwin::Builder<decltype(scalar), d>(layout, pos, ptr, clouds, dim, rotation, workspace, perm, mask, perm_rot)
+            .run(context->num_threads);
+      };
+      dtype == ERWIN_FLOAT64 ? build(double{}) : build(float{});
+    });
   });
 }

@@ -1,0 +1,47 @@
+// A point on its way through the tree.
+#ifndef ERWIN_CPU_RECORD_H_
+#define ERWIN_CPU_RECORD_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../geometry.h"
+
+namespace erwin {
+
+// The smallest power of two that is not below a record's size: records are copied in one go.
+template <typename T, int D>
+constexpr size_t record_size() {
+  size_t size = 2 * sizeof(int32_t);
+  while (size < D * sizeof(T) + sizeof(int32_t)) size *= 2;
+  return size;
+}
+
+// A point on its way through the tree. D is the dimension, or 0 where it is known at run time only.
+template <typename T, int D>
+struct alignas(record_size<T, D>()) Record {
+  using Scalar = T;
+  T x[D];
+  int32_t index;
+  void load(const T* pos, int64_t i) {
+    for (int a = 0; a < D; ++a) x[a] = ordered(pos[a]);
+    index = static_cast<int32_t>(i);
+  }
+  T at(int32_t axis) const { return x[axis]; }
+};
+
+template <typename T>
+struct Record<T, 0> {
+  using Scalar = T;
+  const T* x;
+  int32_t index;
+  void load(const T* pos, int64_t i) {
+    x = pos;
+    index = static_cast<int32_t>(i);
+  }
+  T at(int32_t axis) const { return ordered(x[axis]); }
+};
+
+}  // namespace erwin
+
+#endif  // ERWIN_CPU_RECORD_H_

@@ -1,0 +1,60 @@
+// Arithmetic on coordinates that every builder shares, so that all of them round and order alike.
+#ifndef ERWIN_GEOMETRY_H_
+#define ERWIN_GEOMETRY_H_
+
+#include <cstdint>
+#include <cstring>
+
+#include "layout.h"
+
+namespace erwin {
+
+// The unsigned integer of a coordinate's size whose order is that of coordinates. -0.0 and +0.0 have one key.
+ERWIN_HOST_DEVICE inline uint32_t ordered_key(float x) {
+  x += 0.0f;
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits ^ ((bits >> 31) * 0x7fffffffu | 0x80000000u);
+}
+
+ERWIN_HOST_DEVICE inline uint64_t ordered_key(double x) {
+  x += 0.0;
+  uint64_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits ^ ((bits >> 63) * 0x7fffffffffffffffu | 0x8000000000000000u);
+}
+
+// The coordinate of a key.
+ERWIN_HOST_DEVICE inline float coordinate_of(uint32_t key) {
+  const uint32_t bits = key ^ (((key >> 31) ^ 1) * 0x7fffffffu | 0x80000000u);
+  float x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+ERWIN_HOST_DEVICE inline double coordinate_of(uint64_t key) {
+  const uint64_t bits = key ^ (((key >> 63) ^ 1) * 0x7fffffffffffffffu | 0x8000000000000000u);
+  double x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+// NaN has no place in an order: it counts as 0.
+template <typename T>
+ERWIN_HOST_DEVICE T ordered(T x) {
+  return x == x ? x : T{0};
+}
+
+// x @ rotation with separate multiplies and adds. Sums that overflow both ways give NaN.
+template <typename T>
+ERWIN_HOST_DEVICE void rotate(const T* x, const T* rotation, int32_t dim, T* out) {
+  for (int32_t column = 0; column < dim; ++column) {
+    T sum = 0;
+    for (int32_t row = 0; row < dim; ++row) sum += x[row] * rotation[row * dim + column];
+    out[column] = ordered(sum);
+  }
+}
+
+}  // namespace erwin
+
+#endif  // ERWIN_GEOMETRY_H_

@@ -181,6 +181,30 @@ def test_an_unknown_dtype_is_an_error(name, dtype):
         _native.size_of(name, layout, dtype, ptr.data_ptr(), 1, 3)
 
 
+@pytest.mark.parametrize("strides", [[], [2] * 4, [1, 2], [3, 1]])
+@pytest.mark.parametrize("points", [1, 1000, 100_001])
+def test_workspace_of_a_tree_is_at_most_40_bytes_a_point(points, strides):
+    layout = _native.layout([128] * (len(strides) + 1), strides, "balanced")
+    assert workspace(layout, [0, points]) <= 40 * (points + 1)
+
+
+@pytest.mark.parametrize("points", [3, 60, 300, 20_000])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_build_survives_positions_that_are_not_finite(value, points):
+    pos, ptr = torch.rand(points, 3), torch.tensor([0, points])
+    pos[::2, 1] = value
+    pos[::3, 0] = -value
+    layout, perm = _native.layout([8], [], "balanced"), torch.empty(points).long()
+    size = workspace(layout, [0, points])
+    space = torch.empty(size, dtype=torch.uint8)
+    cloud = (pos.data_ptr(), ptr.data_ptr(), 1, 3, None)
+    out = (perm.data_ptr(), None, _native.pointers([]))
+    context = _native.context(pos)
+    args = (layout, 0, *cloud, space.data_ptr(), size, *out)
+    _native.call("erwin_tree_build", context, *args)
+    assert torch.equal(perm.sort().values, torch.arange(points))
+
+
 def build(context, workspace_bytes):
     pos, ptr, perm = torch.rand(5, 3), torch.tensor([0, 5]), torch.empty(5).long()
     scratch = torch.empty(10_000, dtype=torch.uint8)

@@ -207,6 +207,99 @@ def signed_zeros(n, dim):
     return torch.where(grid(n, dim) > 0, 0.0, -0.0)
 
 
+def uniform(n, dim):
+    return random_pos(n, dim, seed=1).abs()
+
+
+def clustered(n, dim):
+    return random_pos(16, dim, seed=2)[torch.arange(n) % 16] + 0.01 * random_pos(n, dim)
+
+
+def far_point(n, dim):
+    # All others share a cell of the range.
+    pos = uniform(n, dim)
+    pos[n // 2] = 1e9
+    return pos
+
+
+def many_magnitudes(n, dim):
+    return random_pos(n, dim) * torch.exp2(-60 * uniform(n, dim))
+
+
+def denormal(n, dim):
+    return random_pos(n, dim) * 1e-40
+
+
+def huge(n, dim):
+    return random_pos(n, dim).clamp(-3, 3) * 1e38  # extents and sums overflow
+
+
+def one_constant_axis(n, dim):
+    pos = uniform(n, dim)
+    pos[:, 0] = -2.0
+    return pos
+
+
+def few_values(n, dim):
+    return (20 * random_pos(n, dim)).round()
+
+
+KINDS = [
+    *[uniform, clustered, far_point, many_magnitudes, denormal, huge],
+    *[one_constant_axis, few_values, signed_zeros, coincident],
+]
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of the oracle
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 4])
+@pytest.mark.parametrize("make", KINDS)
+def test_any_distribution_of_points(make, dim, layout):
+    # The sizes straddle those at which sorts and nodes change their method.
+    sizes = [16, 17, 24, 25, 64, 65, 66, 130, 257]
+    pos = torch.cat([make(n, dim) for n in sizes])
+    config = {"ball_sizes": [16, 8], "strides": [2], "layout": layout}
+    if make is huge:  # rotations overflow both ways, which the oracle does not know
+        config["rotate"] = 0.0
+    for dtype in [torch.float32, torch.float64]:
+        assert_equals_oracle(pos.to(dtype), offsets(sizes), **config)
+
+
+@pytest.mark.parametrize(
+    ("n", "make"), [(16_384, far_point), (16_385, clustered), (33_000, few_values)]
+)
+def test_large_clouds(n, make, num_threads):
+    num_threads(2)
+    config = {"ball_sizes": 128, "strides": [2]}
+    assert_equals_oracle(make(n, 3), offsets([n]), **config)
+
+
+@pytest.mark.parametrize("n", [16_385, 32_768, 32_769, 65_535, 65_536, 65_537])
+@pytest.mark.parametrize("make", KINDS)
+def test_large_clouds_on_two_threads(n, make, num_threads):
+    pos = make(n, 3)
+    config = {"ball_sizes": 1024, "strides": [2]}
+    num_threads(1)
+    tree = ball_tree(pos, **config)
+    num_threads(2)
+    assert_same(ball_tree(pos, **config), tree)
+    assert_splits(balanced(n, 1024, [2]), pos.numpy(), tree.perm.numpy())
+
+
+def assert_splits(node, pos, perm):
+    """Large nodes are split along their widest axis, by coordinate and index."""
+    if len(perm) <= 2048:
+        return
+    left, right = node.children
+    ids = np.sort(perm)
+    with np.errstate(over="ignore"):
+        axis = np.argmax(pos[ids].max(0) - pos[ids].min(0))
+    expected = ids[np.argsort(pos[ids, axis], kind="stable")]
+    assert np.array_equal(np.sort(perm[: left.rows]), np.sort(expected[: left.rows]))
+    assert_splits(left, pos, perm[: left.rows])
+    assert_splits(right, pos, perm[left.rows :])
+
+
 @pytest.mark.parametrize("ties", ["index", "coordinates"])
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
 @pytest.mark.parametrize("make", [coincident, duplicates, grid, signed_zeros])
@@ -387,7 +480,7 @@ def num_threads():
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
 def test_same_bits_on_any_number_of_threads(layout, num_threads):
-    # Subtrees of more than 8,192 points become tasks.
+    # A cloud of more than 32,768 points is split by all threads together.
     pos, ptr = random_pos(60_000), offsets([40_000, 5, 0, 3_000, 16_995])
     config = {"ball_sizes": 128, "strides": [2, 2], "layout": layout}
     num_threads(1)

@@ -3,6 +3,7 @@ r"""Checks at the public boundary: a bad argument is named once, here.
 Checks that read values are skipped while a graph is traced, where there are none.
 """
 
+import math
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Optional, Union
@@ -65,9 +66,11 @@ def check_finite(pos: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: 'pos' must be finite (row 1 is [nan])
     """
-    finite = torch.isfinite(pos).all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
+    if pos.numel() == 0:
+        return
+    low, high = torch.aminmax(pos)  # NaN if there is any, in one pass
+    if not (math.isfinite(low) and math.isfinite(high)):
+        row = int((~torch.isfinite(pos).all(dim=1)).nonzero()[0])
         raise ValueError(f"'pos' must be finite (row {row} is {pos[row].tolist()})")
 
 

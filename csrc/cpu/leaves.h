@@ -2,7 +2,7 @@
 //
 // The points are sorted once along every axis. Then a node is a run of each sorted list: its extent is read off the
 // ends of the runs, the list of the widest axis is split where it stands, and the other lists follow by a stable
-// partition. From 64 points on, a node is a set of bits per axis, one for each place in the sorted list, and is split
+// partition. From 64 points down, a node is a set of bits per axis, one for each place in the sorted list, and is split
 // by a few instructions without a loop over its points.
 #ifndef ERWIN_CPU_LEAVES_H_
 #define ERWIN_CPU_LEAVES_H_
@@ -16,9 +16,12 @@
 
 namespace erwin {
 
+// What a thread needs for such a node, to be used again for the next one: half a megabyte.
+
 template <typename T, int D>
 class Leaves {
   static constexpr int32_t kIdBits = 14;  // an item of the sort holds an id and 18 bits of a coordinate
+
  public:
   static constexpr int32_t kPoints = 1 << kIdBits;
 
@@ -60,8 +63,9 @@ class Leaves {
  private:
   static constexpr int32_t kBits = 64;
 
-  // Sorts ids by coordinate; equal ones keep their order, which is ascending. Points are dealt to cells of equal width by a radix sort of two
-  // digits; what little is still out of order inside the cells is sorted by insertion.
+  // Sorts ids by coordinate; equal ones keep their order, which is ascending. Points are dealt to cells of equal width
+  // by a radix sort of two digits; what little is still out of order inside the cells is sorted by insertion. With
+  // kInOrder, ids[i] == i.
   template <bool kInOrder>
   void sort(const T* x, uint16_t* ids, int32_t n) {
     if (n <= 24) {
@@ -197,6 +201,7 @@ class Leaves {
     return (second & (third ^ 1)) | third << 1;
   }
 
+  // Stable; ids of a rank below the cut come first.
   void partition(uint16_t* list, int32_t n, const uint16_t* rank, uint16_t cut) {
     int64_t left = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -208,6 +213,8 @@ class Leaves {
     std::memcpy(list + left, spill_, static_cast<size_t>(n - left) * sizeof(*list));
   }
 
+  // A node of at most 64 points. The points before a place along an axis are known as bits along every axis: a split
+  // intersects a node's bits with them.
   void split_bits(const Node& node, int32_t first) {
     const auto n = static_cast<int32_t>(node.points);
     for (int32_t i = 0; i < n; ++i) place_[list_[0][first + i]] = static_cast<uint8_t>(i);

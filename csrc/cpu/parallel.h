@@ -6,9 +6,6 @@
 #include <atomic>
 #include <cstdint>
 #include <new>
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
 
 #include "../layout.h"
 

@@ -67,7 +67,7 @@ struct Rank {
   }
 };
 
-// Equal intervals of keys, and what falls into each.
+// Equal intervals of keys, at most 2^kMaxBits of them.
 template <typename K>
 class Bins {
  public:
@@ -90,7 +90,7 @@ class Bins {
   int32_t size_;
 };
 
-using Counts = std::array<uint32_t, 1 << 11>;
+using Counts = std::array<uint32_t, 1 << Bins<uint32_t>::kMaxBits>;
 
 // The bin of the k-th key; k becomes its place inside the bin.
 inline int32_t bin_of(const uint32_t* counts, int64_t* k) {
@@ -138,7 +138,7 @@ void partition_records(const R* records, int64_t n, int32_t axis, const Rank<K>&
   }
 }
 
-constexpr int64_t kChunk = 8192;       // records of a large node that a thread takes at a time
+constexpr int64_t kChunk = 8192;           // records of a large node that a thread takes at a time
 constexpr int64_t kHistogramPoints = 256;  // smaller nodes are selected from as they are
 
 // Moves records to `out`: the `left` smallest along the widest axis, then the others, both in their old order.
@@ -225,7 +225,8 @@ void split_records(Team& team, const R* in, R* out, int64_t n, int64_t left, int
     pivot = nth_rank(ranks.data(), static_cast<int64_t>(ranks.size()), k, bins.low(bin), bins.high(bin));
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const auto* const first = reinterpret_cast<const Rank<K>*>(out + chunk * step);
-      parts[chunk].below += std::count_if(first, first + parts[chunk].inside, [=](const Rank<K>& r) { return r < pivot; });
+      parts[chunk].below +=
+          std::count_if(first, first + parts[chunk].inside, [=](const Rank<K>& rank) { return rank < pivot; });
     }
   }
   int64_t before = 0;  // of the records on the left, those in chunks before this one

@@ -1,7 +1,8 @@
 // A team of threads that one of them leads.
 //
-// The leader hands out jobs, works on them and waits for chunks in progress only, never for a thread: one that has no
-// core at the moment, because another process has taken it, delays nothing that it has not begun. Idle helpers yield.
+// The leader hands out jobs, works on them and waits for chunks in progress only: a helper that has no core at the
+// moment delays nothing that it has not begun. Idle threads yield. The threads are OpenMP's, because PyTorch uses the
+// same ones: a second pool would share the cores with OpenMP's idle threads, which spin for milliseconds.
 #ifndef ERWIN_CPU_TEAM_H_
 #define ERWIN_CPU_TEAM_H_
 
@@ -9,7 +10,9 @@
 #include <cstdint>
 #include <thread>
 
-#include "parallel.h"
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
 
 namespace erwin {
 

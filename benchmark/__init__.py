@@ -1,0 +1,1 @@
+r"""Benchmarks against the original implementation and other packages."""

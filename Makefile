@@ -14,7 +14,7 @@ cluster_install := $(pip) install --upgrade --target $(cluster) --no-build-isola
 	--no-deps torch-cluster torch-scatter
 sources := pyproject.toml CMakeLists.txt $(shell find csrc)
 
-.PHONY: help setup demo test lint test-cluster clean
+.PHONY: help setup demo test lint test-cluster benchmark clean
 
 help: ## list the targets
 	@awk -F ":.*## " '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -47,6 +47,12 @@ test-cluster: $(installed) ## compare with torch-cluster, which takes minutes to
 	@echo "test-cluster: running the comparison"
 	@PYTHONPATH=$(cluster) $(python) -m pytest tests/interop $(ARGS) \
 	-W "ignore:'torch-cluster' is no longer necessary:DeprecationWarning"
+
+benchmark: $(installed) ## measure against other packages; ARGS="all" or names, "--quick"
+	@$(python) -c "import balltree, matplotlib, scipy, sklearn" 2>/dev/null \
+	|| { echo "benchmark: installing what is compared with"; \
+	$(pip) install --editable ".[benchmark]"; }
+	@$(python) -m benchmark $(ARGS)
 
 clean: ## remove .venv and everything built
 	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache

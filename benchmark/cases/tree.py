@@ -1,0 +1,178 @@
+r"""Building trees."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmark import peers
+from benchmark.inputs import Clouds, clouds
+from benchmark.runner import Case, Run, Workload
+from torch_geometric_erwin import Tree, ball_tree
+
+_BALL = 128
+_LEVELS: dict[str, Any] = {
+    "ball_sizes": [_BALL] * 5,
+    "strides": [2] * 4,
+    "rotate": 45.0,
+}
+
+
+def _ours(**config: Any) -> Run:
+    return lambda c: ball_tree(c.pos, c.ptr, **config)
+
+
+def _ours_order() -> Run:
+    # The operator behind it: the order of the points, without tables of lengths.
+    op = torch.ops.erwin.ball_tree
+    return lambda c: op(c.pos, c.ptr, [_BALL], [], 0.0, "balanced")[0]
+
+
+def _order(c: Clouds, output: Any) -> np.ndarray:
+    # The node in every row, from whatever a builder returns.
+    if isinstance(output, Tree):
+        return output.global_perm(c.ptr).numpy()
+    if isinstance(output, torch.Tensor):
+        return (output + c.ptr[c.batch]).numpy()
+    if isinstance(output, tuple):
+        order, mask = (torch.as_tensor(part) for part in output[:2])
+        return order[mask].numpy()
+    first = zip(output, c.ptr.tolist())
+    if _is_scipy(output):
+        return np.concatenate([tree.indices + start for tree, start in first])
+    return np.concatenate([tree.get_arrays()[1] + start for tree, start in first])
+
+
+def _is_scipy(output: Any) -> bool:
+    return isinstance(output, list) and hasattr(output[0], "indices")
+
+
+def same_balls(c: Clouds, expected: Any, actual: Any) -> None:
+    r"""All split by count along the widest axis: a power of two gives the same balls.
+
+    Otherwise the places of the splits differ, and only the points are compared; those
+    of SciPy do too where coordinates are equal.
+    """
+    a, b = (_order(c, output) for output in (expected, actual))
+    assert np.array_equal(np.sort(b), np.arange(len(c.pos))), "points are missing"
+    size = len(c.pos) // (len(c.ptr) - 1)
+    if size & (size - 1) == 0 and not _is_scipy(actual):
+        width = min(_BALL, size)
+        a, b = (np.sort(order.reshape(-1, width)) for order in (a, b))
+        assert np.array_equal(a, b), "the balls differ"
+
+
+def same_rotated(c: Clouds, expected: Any, actual: Any) -> None:
+    r"""The main tree, and the rotated trees' numbers of rows."""
+    same_balls(c, expected, actual)
+    rotated = [
+        [len(t) for t in (o.perm_rot if isinstance(o, Tree) else o[2])]
+        for o in (expected, actual)
+    ]
+    size = len(c.pos) // (len(c.ptr) - 1)
+    if size & (size - 1) == 0:
+        assert rotated[0] == rotated[1], f"{rotated[0]} and {rotated[1]} rows"
+
+
+def _workload(
+    num: int, size: int, dim: int = 3, kind: str = "uniform", all_peers: bool = True
+) -> Workload:
+    implementations: dict[str, Callable[[], Run]] = {
+        "balltree-erwin": peers.balltree_erwin,
+        "scikit-learn BallTree": peers.sklearn_ball_tree,
+        "scipy cKDTree": peers.scipy_tree,
+        "ours": partial(_ours, ball_sizes=_BALL, strides=[2] * 4, rotate=0.0),
+        "ours, order only": _ours_order,
+    }
+    if not all_peers:
+        implementations = {n: implementations[n] for n in ("balltree-erwin", "ours")}
+    return Workload(
+        f"{num} x {size:,} {kind} {dim}-D",
+        lambda seed: clouds(num, size, dim, kind, seed),
+        implementations,
+        "balltree-erwin",
+        same_balls,
+        {"clouds": num, "points": num * size, "dim": dim, "kind": kind},
+    )
+
+
+def tree(size: str) -> Iterator[Workload]:
+    r"""Sizes of a training batch and of one large cloud."""
+    batches = {
+        "tiny": [(3, 256), (1, 300)],
+        "quick": [(16, 4096), (1, 100_000)],
+        "full": [(16, 1024), (16, 4096), (16, 16_384), (1, 100_000), (1, 1_000_000)],
+    }[size]
+    for num, n in batches:
+        yield _workload(num, n)
+        if num > 1 or size == "full":
+            yield _workload(num, n, kind="clustered")
+    yield _workload(*batches[0], dim=2)
+    yield _workload(*batches[-1], dim=2)
+
+
+def tree_rotated(size: str) -> Iterator[Workload]:
+    r"""The trees of all levels of a model, rotated ones included."""
+    batches = {
+        "tiny": [(2, 4096)],
+        "quick": [(16, 4096)],
+        "full": [(16, 4096), (16, 16_384), (1, 131_072), (1, 1_048_576)],
+    }[size]
+    for num, n in batches:
+        yield Workload(
+            f"{num} x {n:,}",
+            partial(_clouds, num, n),
+            {
+                "balltree-erwin": partial(peers.balltree_erwin_rotated, **_LEVELS),
+                "ours": partial(_ours, **_LEVELS),
+            },
+            "balltree-erwin",
+            same_rotated,
+            {"clouds": num, "points": num * n, "dim": 3, "kind": "uniform"},
+        )
+
+
+def _clouds(num: int, size: int, seed: int) -> Clouds:
+    return clouds(num, size, seed=seed)
+
+
+def tree_scaling(size: str) -> Iterator[Workload]:
+    r"""One cloud of ever more points."""
+    points = {
+        "tiny": [64, 256],
+        "quick": [1000, 10_000, 100_000],
+        "full": [10**3, 10**4, 10**5, 10**6, 10**7],
+    }[size]
+    for n in points:
+        yield _workload(1, n, all_peers=n <= 10**6)
+
+
+def tree_contention(size: str) -> Iterator[Workload]:
+    r"""Two processes build at the same time, as workers of two trainings would."""
+    yield _workload(*{"tiny": (2, 256)}.get(size, (16, 4096)), all_peers=False)
+
+
+CASES = [
+    Case("tree", "Building the ball trees of a batch", tree, serial=True),
+    Case(
+        "tree_rotated",
+        "Building the trees of five levels and their rotated trees",
+        tree_rotated,
+        serial=True,
+    ),
+    Case(
+        "tree_scaling",
+        "Building the tree of one cloud",
+        tree_scaling,
+        serial=True,
+        plot="scaling",
+    ),
+    Case(
+        "tree_contention",
+        "Building trees beside a second process that does the same",
+        tree_contention,
+        measures=("contention",),
+    ),
+]

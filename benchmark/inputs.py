@@ -1,0 +1,83 @@
+r"""Random clouds, a new one for every seed."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin import ball_tree, knn_graph
+
+KINDS = ("uniform", "clustered")
+
+
+class Clouds(NamedTuple):
+    r"""Positions of a batch of clouds of one size."""
+
+    pos: Tensor  # [G n, D], float32
+    ptr: Tensor  # [G + 1]
+    batch: Tensor  # [G n]
+
+
+class Graphs(NamedTuple):
+    r"""A batch of clouds with features and edges."""
+
+    x: Tensor  # [G n, C]
+    pos: Tensor
+    ptr: Tensor
+    batch: Tensor
+    edge_index: Tensor  # [2, E]
+
+
+def clouds(
+    num: int, size: int, dim: int = 3, kind: str = "uniform", seed: int = 0
+) -> Clouds:
+    r"""Clouds of points in the unit cube, or in clusters of very different extents.
+
+    Args:
+        num: The number of clouds.
+        size: The points of a cloud.
+        dim: The number of coordinates.
+        kind: One of :data:`KINDS`.
+        seed: Makes the same clouds again.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    n = num * size
+    pos = torch.rand(n, dim, generator=generator)
+    if kind == "clustered":
+        number = 1 + n // 256
+        centre = torch.rand(number, dim, generator=generator)
+        extent = 10 ** (-0.5 - 1.5 * torch.rand(number, 1, generator=generator))
+        member = torch.randint(number, (n,), generator=generator)
+        noise = torch.randn(n, dim, generator=generator)
+        pos = centre[member] + extent[member] * noise
+    ptr = torch.arange(num + 1) * size
+    return Clouds(pos, ptr, torch.arange(num).repeat_interleave(size))
+
+
+def graphs(
+    num: int,
+    size: int,
+    channels: int,
+    neighbors: int = 16,
+    seed: int = 0,
+) -> Graphs:
+    r"""Uniform clouds of even sizes, features, and the graph of nearest neighbours.
+
+    Two points that are the last to be split are in the input in the order of their
+    coordinates. The original keeps the order of the input there, we take that of the
+    coordinates: this way both pool the same children in the same order.
+
+    Args:
+        num: The number of clouds.
+        size: The points of a cloud.
+        channels: The number of features.
+        neighbors: The edges that end in a node.
+        seed: Makes the same graphs again.
+    """
+    pos, ptr, batch = clouds(num, size, seed=seed)
+    tree = ball_tree(pos, ptr, ball_sizes=2, rotate=0.0)
+    pairs = tree.global_perm(ptr).view(-1, 2)
+    pos[pairs.sort(dim=1).values] = pos[pairs]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(num * size, channels, generator=generator)
+    return Graphs(x, pos, ptr, batch, knn_graph(pos, neighbors, ptr))

@@ -1,0 +1,103 @@
+r"""Where, when and with what a benchmark ran."""
+
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+
+from torch_geometric_erwin import _native
+
+_PACKAGES = [
+    "torch-geometric-erwin",
+    "torch",
+    "torch-geometric",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "balltree-erwin",
+    "torch-cluster",
+    "pyg-lib",
+]
+
+
+def describe() -> dict[str, Any]:
+    r"""The machine, the versions of all packages, the commit and the date."""
+    return {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "isa": isa(),
+        "memory": _memory(),
+        "system": f"{platform.system()} {platform.release()}",
+        "libc": " ".join(platform.libc_ver()),
+        "python": platform.python_version(),
+        "packages": {name: v for name in _PACKAGES if (v := _version(name))},
+        "openmp": bool(_native.library().erwin_has_openmp()),
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
+        "commit": commit(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def slug() -> str:
+    r"""A name of the machine for files, such as ``amd-epyc-2-cores``."""
+    text = f"{cpu_model()} {os.cpu_count()} cores".lower()
+    for words in (r"\(r\)|\(tm\)", r"\bcpu\b", r"@.*?ghz", r"\d+-core processor"):
+        text = re.sub(words, " ", text)
+    return re.sub(r"[^a-z0-9]+", "-", text).strip("-")
+
+
+def cpu_model() -> str:
+    r"""The processor's own name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [l.partition(":")[2].strip() for l in lines if l.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def isa() -> Optional[str]:
+    r"""The instruction set that the native kernels chose, where they choose one."""
+    function = getattr(_native.library(), "erwin_cpu_isa", None)
+    if function is None:
+        return None
+    from ctypes import c_char_p
+
+    function.restype = c_char_p
+    return function().decode()
+
+
+def commit() -> str:
+    r"""The commit of the checkout; ``-dirty`` says that files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()
+
+
+def _memory() -> Optional[int]:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _version(package: str) -> Optional[str]:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

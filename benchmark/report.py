@@ -1,0 +1,203 @@
+r"""Results as a file of JSON, a table and a picture."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+
+Record = dict[str, Any]
+
+_UNITS = {"time": "time", "memory": "memory", "contention": "slowdown"}
+
+
+def write(result: Record, folder: Path, machine: str) -> Path:
+    r"""Writes one case of one machine.
+
+    Args:
+        result: The case's result.
+        folder: Where it goes.
+        machine: A name of the machine for files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['case']}-{machine}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def format_value(value: float, measure: str) -> str:
+    r"""A value with its unit.
+
+    Args:
+        value: Seconds, bytes or a factor.
+        measure: What it measures.
+    """
+    if measure == "memory":
+        return f"{value / 2**20:.1f} MiB"
+    if measure == "contention":
+        return f"{value:.2f} x"
+    return f"{value:.3g} s" if value >= 10 else f"{1e3 * value:.4g} ms"
+
+
+def lines(result: Record) -> Iterator[str]:
+    r"""The table: an implementation a line.
+
+    A ratio is the baseline's value over its own: above one is better.
+
+    Args:
+        result: A case's result.
+    """
+    yield f"{result['title']} ({result['case']})"
+    for record in result["records"]:
+        setting = _threads(record["threads"])
+        if record["allocator"] != "default":
+            setting += f", {record['allocator']} allocator"
+        measure = record["measure"]
+        yield f"  {record['workload']}: {_UNITS[measure]}, {setting}"
+        for name, own in record["implementations"].items():
+            yield f"    {name:<26} {_cells(record, name, own)}"
+
+
+def _threads(number: int) -> str:
+    return f"{number} thread{'s' if number > 1 else ''}"
+
+
+def _cells(record: Record, name: str, own: Record) -> str:
+    if own["status"] != "ok":
+        return f"{own['status']}: {own['reason']}"
+    measure = record["measure"]
+    low, high = (format_value(v, measure) for v in own["quartiles"])
+    text = f"{format_value(own['median'], measure):>11}  ({low} to {high})"
+    if name == record["baseline"]:
+        text += "  baseline"
+    elif "ratio" in own:
+        low, high = own["ratio"]["quartiles"]
+        text += f"  ratio {own['ratio']['median']:.2f} ({low:.2f} to {high:.2f})"
+    flops = record["params"].get("flops")
+    if flops and measure == "time":
+        text += f"  {flops / own['median'] / 1e9:.0f} GFLOP/s"
+    return text
+
+
+def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    r"""The exponent of the power law that is nearest in the logarithm.
+
+    Only sizes within a factor of 100 of the largest one count: below, what a call costs
+    in any case hides how the cost grows.
+
+    Args:
+        sizes: At least two different sizes.
+        values: A positive value for each.
+    """
+    kept = [(n, v) for n, v in zip(sizes, values) if 100 * n >= max(sizes)]
+    n, v = zip(*kept)
+    return float(np.polyfit(np.log(n), np.log(v), 1)[0])
+
+
+def curves(result: Record) -> dict[tuple[str, int], list[tuple[int, float]]]:
+    r"""Per implementation and number of threads, the median time at every size.
+
+    Args:
+        result: A case's result.
+    """
+    points: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    for record in result["records"]:
+        for name, own in record["implementations"].items():
+            if own["status"] == "ok":
+                point = record["params"]["points"], own["median"]
+                points.setdefault((name, record["threads"]), []).append(point)
+    return points
+
+
+def exponents(result: Record) -> dict[str, float]:
+    r"""The fitted exponents of a scaling case, by implementation and threads.
+
+    Args:
+        result: A case's result.
+    """
+    return {
+        f"{name}, {_threads(threads)}": fit_exponent(*zip(*points))
+        for (name, threads), points in curves(result).items()
+        if len(points) > 1
+    }
+
+
+def draw(result: Record, plot: str, folder: Path) -> Optional[Path]:
+    r"""Draws a case, if matplotlib is there.
+
+    Args:
+        result: A case's result.
+        plot: ``ratios`` or ``scaling``.
+        folder: Where the picture goes.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    figure = Figure(layout="constrained")
+    drawn = _scaling(figure, result) if plot == "scaling" else _ratios(figure, result)
+    if not drawn:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{result['case']}.svg"
+    figure.savefig(path, metadata={"Date": None})
+    return path
+
+
+def _scaling(figure: Any, result: Record) -> bool:
+    figure.set_size_inches(6.5, 4.5)
+    axes = figure.subplots()
+    for (name, threads), points in sorted(curves(result).items()):
+        sizes, seconds = zip(*points)
+        label = f"{name}, {_threads(threads)}"
+        if len(points) > 1:
+            label += f": $n^{{{fit_exponent(sizes, seconds):.2f}}}$"
+        axes.loglog(sizes, seconds, marker="o", label=label)
+    axes.set(xlabel="points", ylabel="seconds", title=result["title"])
+    axes.grid(which="major", alpha=0.3)
+    axes.legend(fontsize=8)
+    return bool(axes.lines)
+
+
+def _ratios(figure: Any, result: Record) -> bool:
+    rows = [
+        (f"{record['workload']}{_setting(record, result)}", name, own["ratio"])
+        for record in result["records"]
+        for name, own in record["implementations"].items()
+        if "ratio" in own and name != record["baseline"]
+    ]
+    if not rows:
+        return False
+    labels = [*dict.fromkeys(label for label, _, _ in rows)]
+    names = [*dict.fromkeys(name for _, name, _ in rows)]
+    figure.set_size_inches(7.5, 1.3 + 0.26 * len(labels))
+    axes = figure.subplots()
+    for name in names:
+        own = [(labels.index(l), ratio) for l, n, ratio in rows if n == name]
+        middle = [ratio["median"] for _, ratio in own]
+        low = [ratio["median"] - ratio["quartiles"][0] for _, ratio in own]
+        high = [ratio["quartiles"][1] - ratio["median"] for _, ratio in own]
+        axes.errorbar(
+            middle, [y for y, _ in own], xerr=[low, high], fmt="o", ms=5, label=name
+        )
+    baseline = result["records"][0]["baseline"]
+    axes.axvline(1.0, color="black", lw=0.8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.tick_params(which="minor", labelsize=7)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(title=result["title"], xlabel=f"times better than {baseline} (median)")
+    axes.legend(fontsize=8)
+    return True
+
+
+def _setting(record: Record, result: Record) -> str:
+    text = ""
+    for key, form in (("measure", "{}"), ("threads", "{} thr."), ("allocator", "{}")):
+        if len({r[key] for r in result["records"]}) > 1:
+            text += f", {form.format(record[key])}"
+    return text

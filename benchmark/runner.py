@@ -1,0 +1,556 @@
+r"""How implementations are timed and weighed, each in a clean process.
+
+A :class:`Case` has workloads, and a :class:`Workload` named implementations of which
+one is the baseline. All of them get the same fresh input at every repeat, one after the
+other; what counts is the median over repeats of the ratio between two of them.
+"""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[1]
+
+#: Settings of glibc's allocator. By default every large tensor is mapped from and
+#: returned to the kernel anew; `tuned` keeps its pages.
+ALLOCATORS: dict[str, dict[str, str]] = {
+    "default": {},
+    "tuned": {
+        "MALLOC_MMAP_THRESHOLD_": str(2**32),
+        "MALLOC_TRIM_THRESHOLD_": str(2**34),
+        "MALLOC_TOP_PAD_": str(2**26),
+    },
+}
+
+Run = Callable[[Any], Any]
+
+
+class UnavailableError(Exception):
+    r"""An implementation cannot run here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    r"""What is measured at one size.
+
+    Args:
+        name: What it is called in its case.
+        make_inputs: The inputs of a repeat, by its seed.
+        implementations: By name, what imports and prepares an implementation and
+            returns the function of the inputs that is timed. It raises
+            :class:`ImportError` or :class:`UnavailableError` where that cannot be had.
+        baseline: The name of the one that others are compared with.
+        compare: Raises :class:`AssertionError` if the outputs (of the baseline, of
+            another one) disagree; called with the inputs first.
+        params: What distinguishes it, for tables and plots.
+        apart: The implementations that compute something else, for scale.
+    """
+
+    name: str
+    make_inputs: Callable[[int], Any]
+    implementations: Mapping[str, Callable[[], Run]]
+    baseline: str
+    compare: Callable[[Any, Any, Any], None]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    apart: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Case:
+    r"""A benchmark by name.
+
+    Args:
+        name: Its name on the command line.
+        title: What it asks.
+        workloads: Its workloads, by a size out of ``full``, ``quick`` and ``tiny``.
+        measures: What is measured: ``time``, ``memory`` or ``contention``.
+        allocators: Names of :data:`ALLOCATORS`.
+        serial: Whether one thread is measured besides all cores.
+        plot: How it is drawn: ``ratios`` or ``scaling``.
+    """
+
+    name: str
+    title: str
+    workloads: Callable[[str], Iterable[Workload]]
+    measures: tuple[str, ...] = ("time",)
+    allocators: tuple[str, ...] = ("default",)
+    serial: bool = False
+    plot: str = "ratios"
+
+
+@dataclass(frozen=True)
+class Job:
+    r"""What one process measures."""
+
+    case: str
+    size: str
+    measure: str
+    threads: int
+    allocator: str = "default"
+    repeats: Optional[int] = None
+    seed: int = 1
+    workloads: tuple[str, ...] = ()
+    only: Optional[str] = None  # one implementation
+    failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+# ---- arithmetic
+
+
+def summary(values: Iterable[float]) -> dict[str, Any]:
+    r"""Median and quartiles.
+
+    Args:
+        values: At least one.
+    """
+    q1, median, q3 = np.percentile(np.asarray([*values], float), [25, 50, 75]).tolist()
+    return {"median": median, "quartiles": [q1, q3]}
+
+
+def summarise(
+    values: Mapping[str, list[float]], baseline: str
+) -> dict[str, dict[str, Any]]:
+    r"""Per implementation the median, and that of its ratios to the baseline.
+
+    A ratio is the baseline's value over the implementation's of the same repeat: above
+    one, the implementation is better.
+
+    Args:
+        values: Per implementation, a value a repeat.
+        baseline: The name of the baseline; without its values there are no ratios.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    for name, own in values.items():
+        records[name] = {"status": "ok", "values": own, **summary(own)}
+        if baseline in values:
+            pairs = zip(values[baseline], own)
+            records[name]["ratio"] = summary(b / max(v, 1e-12) for b, v in pairs)
+    return records
+
+
+def repeats_for(seconds: float, wanted: Optional[int], budget: float = 6.0) -> int:
+    r"""How often to repeat what takes this long, within a budget but 5 times at least.
+
+    Args:
+        seconds: The time of one repeat of everything.
+        wanted: A number that overrides the budget.
+        budget: Seconds.
+    """
+    return wanted or min(max(int(budget / max(seconds, 1e-9)), 5), 25)
+
+
+# ---- in the process that measures
+
+
+def load(workload: Workload, job: Optional[Job] = None) -> tuple[dict, dict]:
+    r"""The implementations that can run, and for the others a record that says why not.
+
+    Args:
+        workload: The workload.
+        job: Says which implementations are wanted, and which have failed before.
+    """
+    runs: dict[str, Run] = {}
+    records: dict[str, dict[str, Any]] = {}
+    failed = job.failed.get(workload.name, {}) if job is not None else {}
+    for name, loader in workload.implementations.items():
+        if job is not None and job.only not in (None, name):
+            continue
+        if name in failed:
+            records[name] = {"status": "failed", "reason": failed[name]}
+            continue
+        try:
+            runs[name] = loader()
+        except (ImportError, UnavailableError) as error:
+            records[name] = {"status": "skipped", "reason": str(error)}
+    return runs, records
+
+
+def check(workload: Workload, inputs: Any, outputs: Mapping[str, Any]) -> dict:
+    r"""Compares all outputs with the baseline's, or with the first where it is absent.
+
+    Args:
+        workload: The workload.
+        inputs: The inputs.
+        outputs: The outputs by implementation.
+
+    Returns:
+        Per implementation that disagrees, the message.
+    """
+    same = [name for name in outputs if name not in workload.apart]
+    if not same:
+        return {}
+    expected = workload.baseline if workload.baseline in same else same[0]
+    errors = {}
+    for name in same:
+        try:
+            workload.compare(inputs, outputs[expected], outputs[name])
+        except AssertionError as error:
+            errors[name] = f"disagrees with '{expected}': {error}"
+    return errors
+
+
+def time_workload(
+    workload: Workload, job: Job, say: Callable[..., None]
+) -> dict[str, dict[str, Any]]:
+    r"""Times all implementations in turn, with a new input at every repeat.
+
+    Args:
+        workload: The workload.
+        job: The number of repeats, if it is fixed.
+        say: Reports progress.
+    """
+    runs, records = load(workload, job)
+    inputs, outputs, first = workload.make_inputs(0), {}, 0.0
+    for name in [*runs]:
+        say(running=name)
+        start = time.perf_counter()
+        try:
+            outputs[name] = runs[name](inputs)
+        except (RuntimeError, ValueError, MemoryError) as error:
+            message = str(error).splitlines() or [type(error).__name__]
+            records[name] = {"status": "failed", "reason": message[0]}
+            del runs[name]
+        first += time.perf_counter() - start
+    for name, reason in check(workload, inputs, outputs).items():
+        records[name] = {"status": "failed", "reason": reason}
+        del runs[name]
+    del outputs
+    values: dict[str, list[float]] = {name: [] for name in runs}
+    names, repeats = [*runs], repeats_for(first, job.repeats)
+    for repeat in range(repeats):
+        gc.collect()
+        inputs = workload.make_inputs(repeat + 1)
+        # Each comes first in turn, so that none always finds the inputs in the cache.
+        shift = repeat % max(len(names), 1)
+        for name in names[shift:] + names[:shift]:
+            say(running=name, done=repeat, of=repeats)
+            values[name].append(_seconds(runs[name], inputs))
+    measured = summarise(values, workload.baseline)
+    return {n: {**measured, **records}[n] for n in workload.implementations}
+
+
+def _seconds(run: Run, inputs: Any) -> float:
+    start = time.perf_counter()
+    output = run(inputs)
+    seconds = time.perf_counter() - start
+    del output
+    return seconds
+
+
+def measure_memory(
+    workload: Workload, job: Job, say: Callable[..., None]
+) -> dict[str, dict[str, Any]]:
+    r"""The peak of the memory that a single call adds, in bytes.
+
+    Args:
+        workload: The workload.
+        job: Names the implementation and the seed.
+        say: Reports progress.
+    """
+    runs, records = load(workload, job)
+    inputs = workload.make_inputs(job.seed)
+    for name, run in runs.items():
+        say(running=name)
+        before = _reset_peak()
+        output = run(inputs)
+        peak = _memory("VmHWM") - before
+        del output
+        records[name] = {"status": "ok", "values": [float(peak)]}
+    return records
+
+
+def _memory(entry: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(l.split()[1]) * 1024 for l in lines if l.startswith(entry))
+
+
+def _reset_peak() -> int:
+    # Not `ru_maxrss`: a child inherits its parent's.
+    if not Path("/proc/self/clear_refs").exists():
+        raise UnavailableError("the peak memory is read from Linux's /proc")
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def time_alone(
+    workload: Workload, job: Job, say: Callable[..., None]
+) -> dict[str, dict[str, Any]]:
+    r"""Times one implementation back to back, from a signal on standard input.
+
+    Args:
+        workload: The workload.
+        job: Names the implementation.
+        say: Reports progress.
+    """
+    runs, records = load(workload, job)
+    repeats = job.repeats or 60
+    inputs = [workload.make_inputs(job.seed + i) for i in range(repeats + 3)]
+    for name, run in runs.items():
+        for item in inputs[:3]:
+            run(item)
+        say(ready=name)
+        sys.stdin.readline()
+        values = [_seconds(run, item) for item in inputs[3:]]
+        records[name] = {"status": "ok", "values": values}
+    return records
+
+
+_MEASURES = {
+    "time": time_workload,
+    "memory": measure_memory,
+    "contention": time_alone,
+}
+
+
+def work(cases: Mapping[str, Case], text: str) -> None:
+    r"""Does a job and writes one line of JSON per event.
+
+    Args:
+        cases: The cases by name.
+        text: The job as JSON.
+    """
+    job = Job(**json.loads(text))
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what others print does not mix with events
+    torch.set_num_threads(job.threads)
+    gc.disable()  # collected between repeats, and what is imported not at all
+    gc.freeze()
+    for workload in cases[job.case].workloads(job.size):
+        if workload.name not in job.workloads:
+            continue
+
+        def say(name: str = workload.name, **event: Any) -> None:
+            events.write(json.dumps({"workload": name, **event}) + "\n")
+
+        say(running=None)
+        say(result=_MEASURES[job.measure](workload, job, say))
+
+
+# ---- in the process that asks
+
+
+def start(job: Job) -> "subprocess.Popen[str]":
+    r"""Starts a process with the job's threads and allocator.
+
+    Args:
+        job: The job.
+    """
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    env = {
+        **clean,
+        **dict.fromkeys(threads, str(job.threads)),
+        **ALLOCATORS[job.allocator],
+    }
+    command = [sys.executable, "-m", "benchmark", "--worker", json.dumps(asdict(job))]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, env=env, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+    )
+
+
+def events(process: "subprocess.Popen[str]", limit: float) -> Iterator[dict[str, Any]]:
+    r"""What a process reports; it is killed if it is silent for too long.
+
+    Args:
+        process: The process.
+        limit: Seconds.
+    """
+    assert process.stdout is not None
+    while True:
+        timer = threading.Timer(limit, process.kill)
+        timer.start()
+        line = process.stdout.readline()
+        timer.cancel()
+        if not line:
+            return
+        yield json.loads(line)
+
+
+def run_job(
+    job: Job, limit: float, bar: "Optional[tqdm[Any]]" = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    r"""Does a job, over again without the implementations that its process died of.
+
+    Args:
+        job: The job.
+        limit: Seconds that a single call may take.
+        bar: Shows the progress.
+    """
+    pending = [*job.workloads]
+    failed: dict[str, dict[str, str]] = {}
+    while pending:
+        process = start(replace(job, workloads=tuple(pending), failed=failed))
+        current, running, began = pending[0], None, time.monotonic()
+        for event in events(process, limit):
+            current = event["workload"]
+            if "result" in event:
+                yield current, event["result"]
+                pending.remove(current)
+                continue
+            running, began = event["running"], time.monotonic()
+            part = f"{event['done'] + 1}/{event['of']} " if "of" in event else ""
+            if bar is not None:
+                bar.set_postfix_str(f"{current}: {part}{running or 'inputs'}")
+        status = process.wait()
+        if not pending:
+            return
+        reason = _reason(status, time.monotonic() - began, limit)
+        if running is None:  # its inputs or imports: nothing of it can be measured
+            yield current, {"inputs": {"status": "failed", "reason": reason}}
+            pending.remove(current)
+        else:
+            failed.setdefault(current, {})[running] = reason
+
+
+def _reason(status: int, seconds: float, limit: float) -> str:
+    if seconds >= limit:
+        return f"out of time: more than {limit:g} s"
+    if status < 0:
+        with suppress(ValueError):
+            return f"killed by {signal.Signals(-status).name}"
+    return f"its process ended with status {status}"
+
+
+def _run_apart(
+    job: Job, workloads: Mapping[str, Workload], limit: float, bar: "tqdm[Any]"
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    # A process per call, as a peak of memory can be read once.
+    for name in job.workloads:
+        values: dict[str, list[float]] = {}
+        records: dict[str, dict[str, Any]] = {}
+        for own in workloads[name].implementations:
+            for seed in range(1, (job.repeats or 3) + 1):
+                bar.set_postfix_str(f"{name}: {seed} {own}")
+                one = replace(job, workloads=(name,), only=own, seed=seed)
+                ((_, result),) = run_job(one, limit)
+                records[own] = result.get(own) or result["inputs"]
+                if records[own]["status"] != "ok":
+                    values.pop(own, None)
+                    break
+                values.setdefault(own, []).extend(records[own]["values"])
+        bar.update()
+        yield name, records | summarise(values, workloads[name].baseline)
+
+
+def _run_pairs(
+    job: Job, workloads: Mapping[str, Workload], limit: float, bar: "tqdm[Any]"
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    # How much slower a call is while a second process does the same.
+    for name in job.workloads:
+        values: dict[str, list[float]] = {}
+        records: dict[str, dict[str, Any]] = {}
+        for own in workloads[name].implementations:
+            bar.set_postfix_str(f"{name}: {own}")
+            one = replace(job, workloads=(name,), only=own)
+            alone, *_ = _run_together([one], limit)
+            pair = _run_together([one, replace(one, seed=10**6)], limit)
+            bad = next((r for r in (alone, *pair) if r["status"] != "ok"), None)
+            if bad is not None:
+                records[own] = bad
+                continue
+            base = summary(alone["values"])
+            values[own] = [v / base["median"] for r in pair for v in r["values"]]
+            records[own] = {"alone": base}
+        bar.update()
+        measured = summarise(values, workloads[name].baseline)
+        yield name, {n: {**r, **measured.get(n, {})} for n, r in records.items()}
+
+
+def _run_together(jobs: list[Job], limit: float) -> list[dict[str, Any]]:
+    processes = [start(job) for job in jobs]
+    streams = [events(process, limit) for process in processes]
+    results = []
+    for stream in streams:  # until it is ready, or has nothing to run
+        results.append(_until(stream, ("ready", "result")))
+    for process, result in zip(processes, results):
+        if result is not None and "ready" in result and process.stdin is not None:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+    records = []
+    for job, process, stream, result in zip(jobs, processes, streams, results):
+        if result is not None and "ready" in result:
+            result = _until(stream, ("result",))
+        status = process.wait()
+        failed = {"status": "failed", "reason": _reason(status, 0, limit)}
+        records.append(failed if result is None else result["result"][job.only])
+    return records
+
+
+def _until(
+    stream: Iterator[dict[str, Any]], kinds: tuple[str, ...]
+) -> Optional[dict[str, Any]]:
+    return next((e for e in stream if any(kind in e for kind in kinds)), None)
+
+
+def run_case(
+    case: Case,
+    size: str,
+    threads: Iterable[int],
+    repeats: Optional[int] = None,
+    limit: float = 60.0,
+) -> list[dict[str, Any]]:
+    r"""Measures a case under all its settings.
+
+    Args:
+        case: The case.
+        size: ``full``, ``quick`` or ``tiny``.
+        threads: The numbers of threads.
+        repeats: The number of repeats. (default: what a budget of time allows)
+        limit: Seconds that a single call may take.
+
+    Returns:
+        A record per workload and setting.
+    """
+    workloads = {workload.name: workload for workload in case.workloads(size)}
+    settings = [
+        Job(case.name, size, measure, n, allocator, repeats, workloads=(*workloads,))
+        for measure in case.measures
+        for n in threads
+        for allocator in (case.allocators if measure == "time" else ("default",))
+    ]
+    records = []
+    total = len(settings) * len(workloads)
+    with tqdm(total=total, desc=case.name, disable=None) as bar:
+        for job in settings:
+            for name, result in _results(job, workloads, limit, bar):
+                records.append(
+                    {
+                        "workload": name,
+                        "params": dict(workloads[name].params),
+                        "measure": job.measure,
+                        "threads": job.threads,
+                        "allocator": job.allocator,
+                        "baseline": workloads[name].baseline,
+                        "implementations": result,
+                    }
+                )
+    return records
+
+
+def _results(
+    job: Job, workloads: Mapping[str, Workload], limit: float, bar: "tqdm[Any]"
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if job.measure == "memory":
+        yield from _run_apart(job, workloads, limit, bar)
+    elif job.measure == "contention":
+        yield from _run_pairs(job, workloads, limit, bar)
+    else:
+        for result in run_job(job, limit, bar):
+            yield result
+            bar.update()

@@ -57,6 +57,8 @@ def main() -> None:
             "allocators": allocators,
             "records": records,
         }
+        if any(r["measure"] == "time" and "flops" in r["params"] for r in records):
+            result["peak_flops"] = {n: machine.fma_peak(n) for n in threads}
         if case.plot == "scaling":
             result["exponents"] = report.exponents(result)
         for line in report.lines(result):

@@ -1,11 +1,11 @@
 r"""Random clouds, a new one for every seed."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin import ball_tree, knn_graph
+from torch_geometric_erwin import Tree, knn_graph
 
 KINDS = ("uniform", "clustered")
 
@@ -16,6 +16,7 @@ class Clouds(NamedTuple):
     pos: Tensor  # [G n, D], float32
     ptr: Tensor  # [G + 1]
     batch: Tensor  # [G n]
+    tree: Optional[Tree] = None  # one that is there already
 
 
 class Graphs(NamedTuple):
@@ -61,11 +62,7 @@ def graphs(
     neighbors: int = 16,
     seed: int = 0,
 ) -> Graphs:
-    r"""Uniform clouds of even sizes, features, and the graph of nearest neighbours.
-
-    Two points that are the last to be split are in the input in the order of their
-    coordinates. The original keeps the order of the input there, we take that of the
-    coordinates: this way both pool the same children in the same order.
+    r"""Uniform clouds, features, and the graph of nearest neighbours.
 
     Args:
         num: The number of clouds.
@@ -74,10 +71,7 @@ def graphs(
         neighbors: The edges that end in a node.
         seed: Makes the same graphs again.
     """
-    pos, ptr, batch = clouds(num, size, seed=seed)
-    tree = ball_tree(pos, ptr, ball_sizes=2, rotate=0.0)
-    pairs = tree.global_perm(ptr).view(-1, 2)
-    pos[pairs.sort(dim=1).values] = pos[pairs]
+    pos, ptr, batch, _ = clouds(num, size, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(num * size, channels, generator=generator)
     return Graphs(x, pos, ptr, batch, knn_graph(pos, neighbors, ptr))

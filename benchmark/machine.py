@@ -1,12 +1,16 @@
 r"""Where, when and with what a benchmark ran."""
 
+import ctypes
 import os
 import platform
 import re
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Optional
 
 import torch
@@ -67,10 +71,42 @@ def isa() -> Optional[str]:
     function = getattr(_native.library(), "erwin_cpu_isa", None)
     if function is None:
         return None
-    from ctypes import c_char_p
-
-    function.restype = c_char_p
+    function.restype = ctypes.c_char_p
     return function().decode()
+
+
+def fma_peak(threads: int, rounds: int = 10_000_000) -> Optional[float]:
+    r"""Measured float32 operations per second, of multiply-adds in registers.
+
+    Args:
+        threads: The number of threads.
+        rounds: The length of the loop, of which the best of three counts.
+
+    Returns:
+        The number, or :obj:`None` without a C compiler.
+    """
+    source = Path(__file__).parent / "peak.c"
+    flags = ["-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
+    with TemporaryDirectory() as folder:
+        library = Path(folder) / "peak.so"
+        command = [os.environ.get("CC", "cc"), *flags, str(source), "-o", str(library)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return None
+        loop = ctypes.CDLL(str(library)).multiply_add
+    loop.restype, loop.argtypes = ctypes.c_double, [ctypes.c_long, ctypes.c_void_p]
+
+    def run(_: int) -> float:  # ctypes releases the interpreter's lock
+        return loop(rounds, (ctypes.c_float * 2)(0.999, 1e-3))
+
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(3):
+            start = time.perf_counter()
+            operations = sum(pool.map(run, range(threads)))
+            best = max(best, operations / (time.perf_counter() - start))
+    return best
 
 
 def commit() -> str:

@@ -49,21 +49,27 @@ def lines(result: Record) -> Iterator[str]:
         result: A case's result.
     """
     yield f"{result['title']} ({result['case']})"
+    peaks = result.get("peak_flops", {})
+    for threads, peak in peaks.items():
+        isa = result["machine"]["isa"] or result["machine"]["torch_isa"]
+        rate = f"{peak / 1e9:.0f} GFLOP/s" if peak else "unknown without a C compiler"
+        yield f"  peak of float32 multiply-adds, {_threads(threads)}, {isa}: {rate}"
     for record in result["records"]:
+        peak = peaks.get(record["threads"])
         setting = _threads(record["threads"])
         if record["allocator"] != "default":
             setting += f", {record['allocator']} allocator"
         measure = record["measure"]
         yield f"  {record['workload']}: {_UNITS[measure]}, {setting}"
         for name, own in record["implementations"].items():
-            yield f"    {name:<26} {_cells(record, name, own)}"
+            yield f"    {name:<26} {_cells(record, name, own, peak)}"
 
 
 def _threads(number: int) -> str:
     return f"{number} thread{'s' if number > 1 else ''}"
 
 
-def _cells(record: Record, name: str, own: Record) -> str:
+def _cells(record: Record, name: str, own: Record, peak: Optional[float]) -> str:
     if own["status"] != "ok":
         return f"{own['status']}: {own['reason']}"
     measure = record["measure"]
@@ -75,8 +81,11 @@ def _cells(record: Record, name: str, own: Record) -> str:
         low, high = own["ratio"]["quartiles"]
         text += f"  ratio {own['ratio']['median']:.2f} ({low:.2f} to {high:.2f})"
     flops = record["params"].get("flops")
-    if flops and measure == "time":
-        text += f"  {flops / own['median'] / 1e9:.0f} GFLOP/s"
+    if flops and measure == "time" and name not in record["apart"]:
+        rate = flops / own["median"]
+        text += f"  {rate / 1e9:.0f} GFLOP/s"
+        if peak:
+            text += f", {100 * rate / peak:.0f} % of the peak"
     return text
 
 

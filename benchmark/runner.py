@@ -5,6 +5,7 @@ one is the baseline. All of them get the same fresh input at every repeat, one a
 other; what counts is the median over repeats of the ratio between two of them.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Optional
@@ -143,14 +144,16 @@ def summarise(
 
 
 def repeats_for(seconds: float, wanted: Optional[int], budget: float = 6.0) -> int:
-    r"""How often to repeat what takes this long, within a budget but 5 times at least.
+    r"""How often to repeat what takes this long: within a budget, but 5 times at least,
+    or 3 times where once takes most of it.
 
     Args:
         seconds: The time of one repeat of everything.
         wanted: A number that overrides the budget.
         budget: Seconds.
     """
-    return wanted or min(max(int(budget / max(seconds, 1e-9)), 5), 25)
+    least = 5 if seconds < 0.6 * budget else 3
+    return wanted or min(max(int(budget / max(seconds, 1e-9)), least), 25)
 
 
 # ---- in the process that measures
@@ -199,8 +202,12 @@ def check(workload: Workload, inputs: Any, outputs: Mapping[str, Any]) -> dict:
         try:
             workload.compare(inputs, outputs[expected], outputs[name])
         except AssertionError as error:
-            errors[name] = f"disagrees with '{expected}': {error}"
+            errors[name] = f"disagrees with '{expected}': {_first_line(error)}"
     return errors
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def time_workload(
@@ -221,8 +228,7 @@ def time_workload(
         try:
             outputs[name] = runs[name](inputs)
         except (RuntimeError, ValueError, MemoryError) as error:
-            message = str(error).splitlines() or [type(error).__name__]
-            records[name] = {"status": "failed", "reason": message[0]}
+            records[name] = {"status": "failed", "reason": _first_line(error)}
             del runs[name]
         first += time.perf_counter() - start
     for name, reason in check(workload, inputs, outputs).items():
@@ -283,6 +289,8 @@ def _reset_peak() -> int:
     if not Path("/proc/self/clear_refs").exists():
         raise UnavailableError("the peak memory is read from Linux's /proc")
     gc.collect()
+    with suppress(AttributeError):  # pages that are free would not count again
+        ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _memory("VmRSS")
 
@@ -290,7 +298,7 @@ def _reset_peak() -> int:
 def time_alone(
     workload: Workload, job: Job, say: Callable[..., None]
 ) -> dict[str, dict[str, Any]]:
-    r"""Times one implementation back to back, from a signal on standard input.
+    r"""Times one implementation back to back, from when standard input is closed.
 
     Args:
         workload: The workload.
@@ -298,13 +306,13 @@ def time_alone(
         say: Reports progress.
     """
     runs, records = load(workload, job)
-    repeats = job.repeats or 60
+    repeats = 20 * (job.repeats or 3)
     inputs = [workload.make_inputs(job.seed + i) for i in range(repeats + 3)]
     for name, run in runs.items():
         for item in inputs[:3]:
             run(item)
         say(ready=name)
-        sys.stdin.readline()
+        sys.stdin.read()
         values = [_seconds(run, item) for item in inputs[3:]]
         records[name] = {"status": "ok", "values": values}
     return records
@@ -395,22 +403,21 @@ def run_job(
     pending = [*job.workloads]
     failed: dict[str, dict[str, str]] = {}
     while pending:
-        process = start(replace(job, workloads=tuple(pending), failed=failed))
         current, running, began = pending[0], None, time.monotonic()
-        for event in events(process, limit):
-            current = event["workload"]
-            if "result" in event:
-                yield current, event["result"]
-                pending.remove(current)
-                continue
-            running, began = event["running"], time.monotonic()
-            part = f"{event['done'] + 1}/{event['of']} " if "of" in event else ""
-            if bar is not None:
-                bar.set_postfix_str(f"{current}: {part}{running or 'inputs'}")
-        status = process.wait()
+        with start(replace(job, workloads=tuple(pending), failed=failed)) as process:
+            for event in events(process, limit):
+                current = event["workload"]
+                if "result" in event:
+                    yield current, event["result"]
+                    pending.remove(current)
+                    continue
+                running, began = event["running"], time.monotonic()
+                part = f"{event['done'] + 1}/{event['of']} " if "of" in event else ""
+                if bar is not None:
+                    bar.set_postfix_str(f"{current}: {part}{running or 'inputs'}")
         if not pending:
             return
-        reason = _reason(status, time.monotonic() - began, limit)
+        reason = _reason(process.returncode, time.monotonic() - began, limit)
         if running is None:  # its inputs or imports: nothing of it can be measured
             yield current, {"inputs": {"status": "failed", "reason": reason}}
             pending.remove(current)
@@ -473,23 +480,24 @@ def _run_pairs(
 
 
 def _run_together(jobs: list[Job], limit: float) -> list[dict[str, Any]]:
-    processes = [start(job) for job in jobs]
-    streams = [events(process, limit) for process in processes]
-    results = []
-    for stream in streams:  # until it is ready, or has nothing to run
-        results.append(_until(stream, ("ready", "result")))
-    for process, result in zip(processes, results):
-        if result is not None and "ready" in result and process.stdin is not None:
-            process.stdin.write("go\n")
-            process.stdin.flush()
-    records = []
-    for job, process, stream, result in zip(jobs, processes, streams, results):
-        if result is not None and "ready" in result:
-            result = _until(stream, ("result",))
-        status = process.wait()
-        failed = {"status": "failed", "reason": _reason(status, 0, limit)}
-        records.append(failed if result is None else result["result"][job.only])
-    return records
+    with ExitStack() as stack:
+        processes = [stack.enter_context(start(job)) for job in jobs]
+        streams = [events(process, limit) for process in processes]
+        # Until each is ready, or has nothing to run.
+        first = [_until(stream, ("ready", "result")) for stream in streams]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()  # which is what they wait for
+        last = [
+            event if event is None or "result" in event else _until(stream, ("result",))
+            for event, stream in zip(first, streams)
+        ]
+    return [
+        event["result"][job.only]
+        if event is not None
+        else {"status": "failed", "reason": _reason(process.returncode, 0, limit)}
+        for job, process, event in zip(jobs, processes, last)
+    ]
 
 
 def _until(
@@ -537,6 +545,7 @@ def run_case(
                         "threads": job.threads,
                         "allocator": job.allocator,
                         "baseline": workloads[name].baseline,
+                        "apart": sorted(workloads[name].apart),
                         "implementations": result,
                     }
                 )

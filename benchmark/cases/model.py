@@ -1,0 +1,215 @@
+r"""The whole model, its tree included."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmark.inputs import Graphs, graphs
+from benchmark.original import Original
+from benchmark.runner import Case, Run, UnavailableError, Workload
+from torch_geometric_erwin.nn import Erwin
+from torch_geometric_erwin.nn.models.reference import (
+    convert_config,
+    convert_state_dict,
+)
+
+#: Five levels, 19.0 million weights.
+FIVE_LEVELS: dict[str, Any] = {
+    "c_in": 4,
+    "c_hidden": [32, 64, 128, 256, 512],
+    "ball_sizes": [128] * 5,
+    "strides": [2] * 4,
+    "enc_depths": [2, 2, 2, 6, 2],
+    "enc_num_heads": [2, 4, 8, 16, 32],
+    "dec_depths": [2] * 4,
+    "dec_num_heads": [4, 4, 8, 16],
+    "rotate": 45,
+    "mp_steps": 3,
+    "mlp_ratio": 4,
+}
+#: The same in small, for tests.
+TINY: dict[str, Any] = {
+    **FIVE_LEVELS,
+    "c_hidden": [8, 16, 32],
+    "ball_sizes": [16] * 3,
+    "strides": [2] * 2,
+    "enc_depths": [2, 2, 2],
+    "enc_num_heads": [1, 2, 4],
+    "dec_depths": [2] * 2,
+    "dec_num_heads": [1, 2],
+    "mlp_ratio": 2,
+}
+
+
+def _original(config: dict[str, Any], train: bool) -> Run:
+    import balltree  # noqa: F401  (it builds the original's tree)
+
+    model = _weights(config).train(train)
+    call = lambda g: model(g.x, g.pos, g.batch, g.edge_index)  # noqa: E731
+    return partial(_run, model, call, "embed.embed_fn")
+
+
+def _weights(config: dict[str, Any]) -> Original:
+    # Which of the last two points to be split comes first is for the original's
+    # selection algorithm to say, for us for their coordinates. Weights that treat both
+    # alike make the outputs the same.
+    torch.manual_seed(0)
+    model = Original(config)
+    c, dim = config["c_hidden"][0], config.get("dimensionality", 3)
+    pool = model.get_parameter("encoder.0.pool.proj.weight")
+    unpool = model.get_parameter(f"decoder.{len(model.decoder) - 1}.unpool.proj.weight")
+    with torch.no_grad():
+        for part in pool[:, : 2 * c], pool[:, 2 * c :]:
+            part.copy_((part + part.roll(part.size(1) // 2, 1)) / 2)
+        swapped = unpool.roll(c, 0)
+        offsets = swapped[:, -2 * dim :]
+        swapped[:, -2 * dim :] = offsets.roll(dim, 1)
+        unpool.copy_((unpool + swapped) / 2)
+    return model
+
+
+def _ours(config: dict[str, Any], train: bool, **options: Any) -> Run:
+    if missing := options.keys() - inspect.signature(Erwin).parameters.keys():
+        raise UnavailableError(f"Erwin has no option {', '.join(missing)}")
+    options = {"layout": "balanced", **options}
+    model = Erwin(**{**convert_config(config), **options})
+    model.load_state_dict(convert_state_dict(_weights(config).state_dict(), model))
+    model.train(train)
+    call = lambda g: model(g.x, g.pos, g.edge_index, ptr=g.ptr)  # noqa: E731
+    return partial(_run, model, call, "embed.start")
+
+
+def _run(
+    model: torch.nn.Module, call: Callable[[Graphs], Tensor], first: str, g: Graphs
+) -> list[Tensor]:
+    # The output and, in training, the gradient that has passed through every layer.
+    if not model.training:
+        with torch.no_grad():
+            return [call(g)]
+    model.zero_grad()
+    out = call(g)
+    out.square().mean().backward()
+    weight = model.get_parameter(f"{first}.weight")
+    assert weight.grad is not None
+    return [out.detach(), weight.grad]
+
+
+def close(g: Graphs, expected: list[Tensor], actual: list[Tensor]) -> None:
+    r"""In the norm; float32, and a baseline whose distances are off by 7e-4."""
+    for name, e, a in zip(("out", "gradient"), expected, actual, strict=False):
+        error = float((a - e).norm() / e.norm())
+        assert error < 1e-2, f"'{name}' is off by {error:.1e}"
+
+
+def _workload(
+    num: int,
+    n: int,
+    train: bool,
+    config: dict[str, Any],
+    implementations: Mapping[str, Callable[[], Run]],
+    baseline: str = "original",
+) -> Workload:
+    return Workload(
+        f"{num} x {n:,}, {'forward + backward' if train else 'forward'}",
+        partial(_graphs, num, n),
+        implementations,
+        baseline,
+        close,
+        {"clouds": num, "points": num * n, "train": train},
+        frozenset({"ours, one ball"}),
+    )
+
+
+def _graphs(num: int, n: int, seed: int) -> Graphs:
+    return graphs(num, n, FIVE_LEVELS["c_in"], seed=seed)
+
+
+def _both(config: dict[str, Any], train: bool) -> dict[str, Callable[[], Run]]:
+    return {
+        "original": partial(_original, config, train),
+        "ours": partial(_ours, config, train),
+    }
+
+
+# Sizes are powers of two and large enough for one full ball on the coarsest level: with
+# others the original's balls straddle clouds, and it computes something else.
+def model(size: str) -> Iterator[Workload]:
+    r"""A training batch, and one cloud."""
+    config = TINY if size == "tiny" else FIVE_LEVELS
+    sizes = {"tiny": [(2, 64)], "quick": [(2, 2048)]}.get(
+        size, [(16, 2048), (1, 16_384), (1, 65_536)]
+    )
+    for train in (False, True):
+        for num, n in sizes:
+            yield _workload(num, n, train, config, _both(config, train))
+
+
+def model_memory(size: str) -> Iterator[Workload]:
+    r"""A training step, and a prediction."""
+    sizes = {"tiny": [(2, 64)], "quick": [(2, 2048)]}.get(
+        size, [(16, 2048), (1, 65_536)]
+    )
+    config = TINY if size == "tiny" else FIVE_LEVELS
+    for train in (False, True):
+        for num, n in sizes:
+            yield _workload(num, n, train, config, _both(config, train))
+
+
+def model_scaling(size: str) -> Iterator[Workload]:
+    r"""One cloud of ever more points, against attention over the whole cloud."""
+    config = TINY if size == "tiny" else FIVE_LEVELS
+    sizes = {"tiny": [64], "quick": [2048, 4096]}.get(
+        size, [2**i for i in range(12, 19)]
+    )
+    for n in sizes:
+        implementations = _both(config, False)
+        if n > 65_536:
+            del implementations["original"]
+        if n <= 16_384:  # its dense biases fill the memory soon
+            whole = [n // 2**l for l in range(len(config["ball_sizes"]))]
+            one = partial(_ours, config, False, ball_sizes=whole)
+            implementations["ours, one ball"] = one
+        yield _workload(1, n, False, config, implementations)
+
+
+def checkpoint(size: str) -> Iterator[Workload]:
+    r"""A training step that recomputes instead of storing."""
+    config = TINY if size == "tiny" else FIVE_LEVELS
+    num, n = {"tiny": (2, 64), "quick": (2, 2048)}.get(size, (16, 2048))
+    implementations = {
+        "ours": partial(_ours, config, True),
+        "ours, checkpoint": partial(_ours, config, True, checkpoint=True),
+    }
+    yield _workload(num, n, True, config, implementations, "ours")
+
+
+CASES = [
+    Case(
+        "model",
+        "Erwin of five levels, 19.0 million weights, its trees included",
+        model,
+        allocators=("default", "tuned"),
+    ),
+    Case(
+        "model_memory",
+        "Peak memory of Erwin of five levels, 19.0 million weights",
+        model_memory,
+        measures=("memory",),
+    ),
+    Case(
+        "model_scaling",
+        "A forward pass of Erwin of five levels over one cloud",
+        model_scaling,
+        plot="scaling",
+    ),
+    Case(
+        "checkpoint",
+        "A training step of Erwin with and without recomputation",
+        checkpoint,
+        measures=("time", "memory"),
+    ),
+]

@@ -1,0 +1,88 @@
+r"""Searching neighbours."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from math import pi
+
+import numpy as np
+from torch import Tensor
+
+from benchmark import peers
+from benchmark.inputs import Clouds, clouds
+from benchmark.runner import Case, Run, Workload
+from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
+
+_K, _DEGREE = 16, 30
+
+
+def _with_tree(num: int, size: int, seed: int) -> Clouds:
+    # The tree that a model of five levels has attached already.
+    c = clouds(num, size, seed=seed)
+    tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
+    return c._replace(tree=tree)
+
+
+def same_edges(c: Clouds, expected: Tensor, actual: Tensor) -> None:
+    r"""The same edges in any order.
+
+    SciPy computes distances in float64: a few neighbours that are equally far in
+    float32 may differ.
+    """
+    a, b = (np.sort((e[1] * len(c.pos) + e[0]).numpy()) for e in (expected, actual))
+    differing = len(np.setxor1d(a, b))
+    assert differing <= 1e-5 * len(a), f"{differing} of {len(a)} edges"
+
+
+def _workload(num: int, size: int, kind: str) -> Workload:
+    # Half of the volume around a point at a corner is empty, so a mean of a bit less.
+    radius = (_DEGREE / (4 / 3 * pi * size)) ** (1 / 3)
+    ours: Callable[[Clouds, bool], Tensor]
+    implementations: dict[str, Callable[[], Run]]
+    if kind == "knn":
+        implementations = {
+            "scipy cKDTree": partial(peers.scipy_knn, _K),
+            "torch-cluster": partial(peers.torch_cluster_knn, _K),
+        }
+
+        def ours(c: Clouds, given: bool) -> Tensor:
+            return knn_graph(c.pos, _K, c.ptr, tree=c.tree if given else None)
+
+    else:
+        implementations = {
+            "scipy cKDTree": partial(peers.scipy_radius, radius),
+            "torch-cluster": partial(peers.torch_cluster_radius, radius, 8 * _DEGREE),
+        }
+
+        def ours(c: Clouds, given: bool) -> Tensor:
+            return radius_graph(c.pos, radius, c.ptr, tree=c.tree if given else None)
+
+    implementations["ours"] = lambda: partial(ours, given=False)
+    implementations["ours, tree given"] = lambda: partial(ours, given=True)
+    return Workload(
+        f"{num} x {size:,}, {kind}",
+        partial(_with_tree, num, size),
+        implementations,
+        "scipy cKDTree",
+        same_edges,
+        {"clouds": num, "points": num * size, "kind": kind},
+    )
+
+
+def neighbors(size: str) -> Iterator[Workload]:
+    r"""The 16 nearest, and those within the radius of 30 on average."""
+    batches = {"tiny": [(2, 200)], "quick": [(16, 4096)]}.get(
+        size, [(16, 4096), (1, 100_000), (1, 1_000_000)]
+    )
+    for kind in ("knn", "radius"):
+        for num, n in batches:
+            yield _workload(num, n, kind)
+
+
+CASES = [
+    Case(
+        "neighbors",
+        "Neighbour search, tree included: 16 nearest, and a radius of 30 on average",
+        neighbors,
+        serial=True,
+    )
+]

@@ -2,6 +2,7 @@ r"""``python -m benchmark NAME...``, from the checkout."""
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="repeats of every workload")
     parser.add_argument("--quick", action="store_true", help="fewer and smaller sizes")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds of a call")
+    parser.add_argument("--only", default="", help="workloads whose name contains this")
     parser.add_argument("--out", type=Path, help=f"folder (default: {RESULTS})")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -47,7 +49,8 @@ def main() -> None:
         case = cases[name]
         threads = args.threads or sorted({1, cores} if case.serial else {cores})
         about = machine.describe()
-        records = run_case(case, size, threads, repeats, args.limit)
+        start = time.monotonic()
+        records = run_case(case, size, threads, repeats, args.limit, args.only)
         allocators = {n: ALLOCATORS[n] for n in case.allocators}
         result: report.Record = {
             "case": name,
@@ -55,6 +58,7 @@ def main() -> None:
             "size": size,
             "machine": about,
             "allocators": allocators,
+            "seconds": round(time.monotonic() - start, 1),
             "records": records,
         }
         if any(r["measure"] == "time" and "flops" in r["params"] for r in records):
@@ -67,7 +71,8 @@ def main() -> None:
             tqdm.write(f"  time grows as n^{value:.2f}: {label}")
         paths = [report.write(result, folder, machine.slug())]
         paths += [p] if (p := report.draw(result, case.plot, images)) else []
-        tqdm.write(f"  written: {', '.join(str(path) for path in paths)}\n")
+        places = " and ".join(str(path) for path in paths)
+        tqdm.write(f"  {result['seconds']:.0f} s; written to {places}\n")
 
 
 if __name__ == "__main__":

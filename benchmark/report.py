@@ -75,6 +75,8 @@ def _cells(record: Record, name: str, own: Record, peak: Optional[float]) -> str
     measure = record["measure"]
     low, high = (format_value(v, measure) for v in own["quartiles"])
     text = f"{format_value(own['median'], measure):>11}  ({low} to {high})"
+    if "alone" in own:
+        text += f"  alone {format_value(own['alone']['median'], 'time')}"
     if name == record["baseline"]:
         text += "  baseline"
     elif "ratio" in own:
@@ -170,6 +172,8 @@ def _scaling(figure: Any, result: Record) -> bool:
 
 
 def _ratios(figure: Any, result: Record) -> bool:
+    from matplotlib.ticker import LogLocator
+
     rows = [
         (f"{record['workload']}{_setting(record, result)}", name, own["ratio"])
         for record in result["records"]
@@ -193,6 +197,7 @@ def _ratios(figure: Any, result: Record) -> bool:
     baseline = result["records"][0]["baseline"]
     axes.axvline(1.0, color="black", lw=0.8)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(LogLocator(subs=(2, 3, 5, 7)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.tick_params(which="minor", labelsize=7)

@@ -143,7 +143,7 @@ def summarise(
     return records
 
 
-def repeats_for(seconds: float, wanted: Optional[int], budget: float = 6.0) -> int:
+def repeats_for(seconds: float, wanted: Optional[int], budget: float = 4.0) -> int:
     r"""How often to repeat what takes this long: within a budget, but 5 times at least,
     or 3 times where once takes most of it.
 
@@ -306,7 +306,7 @@ def time_alone(
         say: Reports progress.
     """
     runs, records = load(workload, job)
-    repeats = 20 * (job.repeats or 3)
+    repeats = 50 * (job.repeats or 3)
     inputs = [workload.make_inputs(job.seed + i) for i in range(repeats + 3)]
     for name, run in runs.items():
         for item in inputs[:3]:
@@ -442,7 +442,7 @@ def _run_apart(
         values: dict[str, list[float]] = {}
         records: dict[str, dict[str, Any]] = {}
         for own in workloads[name].implementations:
-            for seed in range(1, (job.repeats or 3) + 1):
+            for seed in range(1, (job.repeats or 2) + 1):
                 bar.set_postfix_str(f"{name}: {seed} {own}")
                 one = replace(job, workloads=(name,), only=own, seed=seed)
                 ((_, result),) = run_job(one, limit)
@@ -512,6 +512,7 @@ def run_case(
     threads: Iterable[int],
     repeats: Optional[int] = None,
     limit: float = 60.0,
+    only: str = "",
 ) -> list[dict[str, Any]]:
     r"""Measures a case under all its settings.
 
@@ -521,11 +522,12 @@ def run_case(
         threads: The numbers of threads.
         repeats: The number of repeats. (default: what a budget of time allows)
         limit: Seconds that a single call may take.
+        only: What the names of the wanted workloads contain.
 
     Returns:
         A record per workload and setting.
     """
-    workloads = {workload.name: workload for workload in case.workloads(size)}
+    workloads = {w.name: w for w in case.workloads(size) if only in w.name}
     settings = [
         Job(case.name, size, measure, n, allocator, repeats, workloads=(*workloads,))
         for measure in case.measures

@@ -163,13 +163,13 @@ def model_scaling(size: str) -> Iterator[Workload]:
     r"""One cloud of ever more points, against attention over the whole cloud."""
     config = TINY if size == "tiny" else FIVE_LEVELS
     sizes = {"tiny": [64], "quick": [2048, 4096]}.get(
-        size, [2**i for i in range(12, 19)]
+        size, [2**i for i in range(11, 19)]
     )
     for n in sizes:
         implementations = _both(config, False)
         if n > 65_536:
             del implementations["original"]
-        if n <= 16_384:  # its dense biases fill the memory soon
+        if n <= 8192:  # then it takes ten times as long, and soon all memory
             whole = [n // 2**l for l in range(len(config["ball_sizes"]))]
             one = partial(_ours, config, False, ball_sizes=whole)
             implementations["ours, one ball"] = one

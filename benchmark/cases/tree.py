@@ -61,12 +61,13 @@ def same_balls(c: Clouds, expected: Any, actual: Any) -> None:
     if size & (size - 1) == 0 and not _is_scipy(actual):
         width = min(_BALL, size // 4)
         a, b = (np.sort(order.reshape(-1, width)) for order in (a, b))
-        assert np.array_equal(a, b), "the balls differ"
+        # float32 has 2^24 numbers for a million points: where two are equal, either may
+        # be the first.
+        differing = float((a != b).any(1).mean())
+        assert differing < 0.01, f"{100 * differing:.0f} % of the balls differ"
     else:
         ratio = _extent(c, b) / _extent(c, a)
-        assert 0.6 < ratio < 1.6, (
-            f"neighbouring rows are {ratio:.2f} times as far apart"
-        )
+        assert 0.6 < ratio < 1.6, f"rows are {ratio:.2f} times as far apart"
 
 
 def _extent(c: Clouds, order: np.ndarray) -> float:

@@ -292,7 +292,7 @@ def test_calls_wait_for_the_signal(monkeypatch):
     job = Job("none", "tiny", "contention", 1, repeats=1, only="ours")
     records = runner.time_alone(square(), job, lambda **event: said.append(event))
     assert said == [{"ready": "ours"}, "go"]
-    assert len(records["ours"]["values"]) == 20
+    assert len(records["ours"]["values"]) == 50
 
 
 def test_unknown_case_is_refused(monkeypatch, capsys):

@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "isa": isa(),
+        "isa": _native.cpu_isa(),  # of the native kernels
         "memory": _memory(),
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),
@@ -64,15 +64,6 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
     names = [l.partition(":")[2].strip() for l in lines if l.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def isa() -> Optional[str]:
-    r"""The instruction set that the native kernels chose, where they choose one."""
-    function = getattr(_native.library(), "erwin_cpu_isa", None)
-    if function is None:
-        return None
-    function.restype = ctypes.c_char_p
-    return function().decode()
 
 
 def fma_peak(threads: int, rounds: int = 10_000_000) -> Optional[float]:

@@ -51,7 +51,7 @@ def lines(result: Record) -> Iterator[str]:
     yield f"{result['title']} ({result['case']})"
     peaks = result.get("peak_flops", {})
     for threads, peak in peaks.items():
-        isa = result["machine"]["isa"] or result["machine"]["torch_isa"]
+        isa = result["machine"]["isa"]
         rate = f"{peak / 1e9:.0f} GFLOP/s" if peak else "unknown without a C compiler"
         yield f"  peak of float32 multiply-adds, {_threads(threads)}, {isa}: {rate}"
     for record in result["records"]:

@@ -117,8 +117,8 @@ typedef enum { ERWIN_CPU_BASELINE = 0, ERWIN_CPU_AVX2 = 1, ERWIN_CPU_AVX512 = 2 
 ERWIN_API int32_t erwin_cpu_isa(void);
 
 // ---- Ball attention -------------------------------------------------------------------------------------------------
-// For rows i, j of one ball and head h: out_i = sum_j softmax_j(scale * q_i.k_j + sigma_h * |p_i - p_j|) v_j, computed in
-// float32. The bits depend on the instruction set.
+// For rows i, j of one ball and head h: out_i = sum_j softmax_j(scale * q_i.k_j + sigma_h * |p_i - p_j|) v_j, computed
+// in float32. The bits depend on the instruction set.
 
 // Elements of [rows, heads, channels]; channels are contiguous, strides count elements.
 typedef struct {

@@ -9,9 +9,9 @@
 namespace erwin {
 namespace {
 
-constexpr int64_t kLine = 64;                  // bytes
-constexpr int64_t kSerialProducts = 1 << 20;   // calls of fewer products of channels are not worth a second thread
-constexpr int64_t kTasksPerThread = 4;         // fewer balls than that are split by heads
+constexpr int64_t kLine = 64;                 // bytes
+constexpr int64_t kSerialProducts = 1 << 20;  // calls of fewer products of channels are not worth a second thread
+constexpr int64_t kTasksPerThread = 4;        // fewer balls than that are split by heads
 constexpr int64_t kLongestDimension = 1 << 24;
 
 constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2(kAttentionAvx2), ERWIN_AVX512(kAttentionAvx512)};
@@ -56,7 +56,8 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
   if (products * static_cast<double>(a.heads * (a.channels + 1)) >= kSerialProducts) p.threads = context.num_threads;
   // A gradient of positions sums over all heads of a ball.
   if (p.threads > 1 && backward < 2 && a.balls > 0) {
-    p.head_groups = std::clamp<int64_t>(ceil_div(kTasksPerThread * p.threads, a.balls), 1, std::max<int64_t>(a.heads, 1));
+    const int64_t wanted = ceil_div(kTasksPerThread * p.threads, a.balls);
+    p.head_groups = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(a.heads, 1));
   }
   p.threads = static_cast<int32_t>(std::max<int64_t>(1, std::min<int64_t>(p.threads, a.balls * p.head_groups)));
   const AttentionKernel& kernel = kVariants.choose(a.isa);

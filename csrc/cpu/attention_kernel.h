@@ -17,7 +17,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kRows = 8, kColumns = 2;
 #elif defined(__AVX2__)
-constexpr int kRows = 6, kColumns = 2;
+constexpr int kRows = 4, kColumns = 3;
 #elif defined(__aarch64__)
 constexpr int kRows = 8, kColumns = 2;
 #else
@@ -50,7 +50,7 @@ ERWIN_INLINE void for_rows(int64_t first, int64_t last, const Body& body) {
 template <int L, int R, int C>
 ERWIN_INLINE void multiply(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
                            Vector<L> (&sums)[R][C]) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int64_t k = 0; k < count; ++k) {
     Vector<L> right[C];
     for (int c = 0; c < C; ++c) right[c] = load<L>(b + k * stride + c * L);
@@ -79,7 +79,7 @@ ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const fl
   });
 }
 
-// out[j, c] += sum over i < queries of tile[j, i] * x[i, c]: lanes over channels, in narrower vectors for the last ones.
+// out[j, c] += sum over i < queries of tile[j, i] * x[i, c]: lanes over channels, narrower vectors for the last.
 template <int L>
 void accumulate_keys(const float* tile, int64_t keys, const float* x, int64_t queries, float* out, int64_t stride,
                      int64_t first, int64_t channels) {
@@ -392,7 +392,7 @@ struct Backward {
   float *key, *value, *grad_key, *grad_value;  // [length, stride]
   float *rows, *grad_rows;                     // [kQueries, stride]: the block's queries and output gradients
   float *query, *grad, *grad_query;            // [stride, kQueries]: transposed
-  float* other;                                // [kQueries, stride]: the block's outputs, later gradients of its queries
+  float* other;                                // [kQueries, stride]: outputs, later gradients of queries
   float *weight, *slope;                       // [kBackwardKeys, kQueries]: of weights, and of the loss in the scores
   float *lse, *offset;                         // [kQueries]
   float* pull;                                 // [length, padded]: sum over heads of sigma * slope, or NULL

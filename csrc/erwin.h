@@ -157,8 +157,8 @@ ERWIN_API int32_t erwin_attention_backward(const erwin_context* context, const e
                                            float* grad_pos);
 
 // ---- Message passing ------------------------------------------------------------------------------------------------
-// Along every edge from node j to node i, GELU(source_j + target_i + weight (pos_j - pos_i)) normalised over the channels
-// (LayerNorm), and its mean over the edges into every node, in float32. The bits depend on the instruction set.
+// Along every edge from node j to node i, GELU(source_j + target_i + weight (pos_j - pos_i)), normalised over the
+// channels (LayerNorm), and its mean over the edges into every node, in float32. The bits depend on the instruction set.
 
 // Sorts items by their keys, 0 <= key < groups: the items of group g are `order` [count] from `ptr[g]` up to
 // `ptr[g + 1]`, in ascending order. Another key is an invalid argument. Host pointers.

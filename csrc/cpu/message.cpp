@@ -15,7 +15,8 @@ constexpr int64_t kChunk = 128;                // nodes of a task; gradients of 
 constexpr int64_t kSerialChannels = 1 << 16;   // calls with fewer channels of edges are not worth a second thread
 constexpr int64_t kLongestDimension = 1 << 24;
 
-constexpr Variants<MessageKernel> kVariants = {&kMessageBaseline, ERWIN_AVX2(kMessageAvx2), ERWIN_AVX512(kMessageAvx512)};
+constexpr Variants<MessageKernel> kVariants = {&kMessageBaseline, ERWIN_AVX2(kMessageAvx2),
+                                              ERWIN_AVX512(kMessageAvx512)};
 
 int32_t check(const erwin_context* context, const erwin_message* m) {
   if (context == nullptr || m == nullptr || context->num_threads < 1) return ERWIN_INVALID_ARGUMENT;

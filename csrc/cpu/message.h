@@ -31,8 +31,8 @@ struct MessageGradients {
 struct MessageKernel {
   int64_t (*scratch)(const erwin_message& message);
   bool (*forward)(const erwin_message& message, int64_t first, int64_t last, float* scratch, float* mean);
-  // Over the edges into the nodes: `scaled`, `edge`, `grad_target`, and the nodes' part of the gradients of the weights,
-  // `partial` [dim + 2]: of `weight`, `norm_weight`, `norm_bias`.
+  // Over the edges into the nodes: `scaled`, `edge`, `grad_target`, and `partial` [dim + 2], the nodes' part of the
+  // gradients of `weight`, `norm_weight`, `norm_bias`.
   bool (*backward_target)(const erwin_message& message, int64_t first, int64_t last, const MessageGradients& gradients,
                           float* scratch, float* partial);
   // Over the edges out of the nodes, afterwards: `grad_source`.

@@ -1,7 +1,7 @@
 // Message passing for one instruction set; included by one source file for each.
 //
-// Lanes run over channels. Nothing of an edge outlives it but, in the backward pass, four numbers: what an edge's message
-// was is computed again, once in the order of the targets and once in that of the sources.
+// Lanes run over channels. Nothing of an edge outlives it but, in the backward pass, four numbers: an edge's message is
+// computed again, once in the order of the targets and once in that of the sources.
 #ifndef ERWIN_CPU_MESSAGE_KERNEL_H_
 #define ERWIN_CPU_MESSAGE_KERNEL_H_
 
@@ -26,14 +26,29 @@ constexpr float kSlope[] = {
     0x1.301134p-4f, -0x1.2f4796p-4f, 0x1.0b4df4p-4f, -0x1.9a54a2p-5f, 0x1.40ab3ep-5f, -0x1.06c2c6p-5f,
     0x1.18a45p-6f, -0x1.b9e95cp-9f, 0x1.e067c8p-9f, -0x1.7af60ep-8f, 0x1.236574p-9f};
 
-// Horner's rule, unrolled.
-template <int N, int I = 0>
-ERWIN_INLINE Lanes polynomial(Lanes u, const float (&coefficients)[N]) {
-  if constexpr (I == N - 1) {
-    return broadcast<kLanes>(coefficients[I]);
+// u, u^2, u^4, u^8, u^16
+struct Powers {
+  Lanes of[5];
+};
+
+// The terms First .. Last - 1 of a polynomial over u^First, halved at powers of two (Estrin): the chain of dependent
+// products is a third of that of Horner's rule.
+template <int First, int Last, int N>
+ERWIN_INLINE Lanes polynomial(const Powers& powers, const float (&coefficients)[N]) {
+  if constexpr (Last - First == 1) {
+    return broadcast<kLanes>(coefficients[First]);
   } else {
-    return polynomial<N, I + 1>(u, coefficients) * u + coefficients[I];
+    constexpr int terms = Last - First;
+    constexpr int level = terms > 16 ? 4 : terms > 8 ? 3 : terms > 4 ? 2 : terms > 2 ? 1 : 0;
+    constexpr int middle = First + (1 << level);
+    return polynomial<middle, Last>(powers, coefficients) * powers.of[level] +
+           polynomial<First, middle>(powers, coefficients);
   }
+}
+
+template <int N>
+ERWIN_INLINE Lanes polynomial(const Powers& powers, const float (&coefficients)[N]) {
+  return polynomial<0, N>(powers, coefficients);
 }
 
 struct Gelu {
@@ -44,17 +59,20 @@ struct Gelu {
 template <bool WithSlope>
 ERWIN_INLINE Gelu gelu(Lanes z) {
   const Lanes square = z * z;
-  const Lanes u = square * (2 / (kTail * kTail)) - 1.0f;
+  Powers powers;
+  powers.of[0] = square * (2 / (kTail * kTail)) - 1.0f;
+  for (int i = 1; i < 5; ++i) powers.of[i] = powers.of[i - 1] * powers.of[i - 1];
   const Lanes tail = z > 0.0f ? broadcast<kLanes>(1.0f) : Lanes{};
   const auto within = square < kTail * kTail;
   Gelu g;
-  g.value = z * (within ? z * polynomial(u, kDistribution) + 0.5f : tail);
-  if constexpr (WithSlope) g.slope = within ? z * polynomial(u, kSlope) + 0.5f : tail;
+  g.value = z * (within ? z * polynomial(powers, kDistribution) + 0.5f : tail);
+  if constexpr (WithSlope) g.slope = within ? z * polynomial(powers, kSlope) + 0.5f : tail;
   return g;
 }
 
-// P is the type of the coordinates; W, the floats of a row, and D, the dimension, are 0 where they are known at run time
-// only.
+constexpr int64_t kAhead = 8;  // edges between the request of a row and its use
+
+// P is the type of the coordinates. W, the floats of a row, and D, the dimension, are 0 where only the run knows them.
 template <typename P, int W, int D>
 class Messages {
  public:
@@ -70,9 +88,10 @@ class Messages {
     float* const value = W ? local[0] : scratch_;
     float* const total = W ? local[1] : scratch_ + width_;
     float* const offset = D ? near : scratch_ + 2 * width_;
+    const auto fetch_source = [&](int64_t, int64_t j) { fetch(m_.source_rows + j * width_); };
     for (int64_t i = first; i < last; ++i) {
       clear(total);
-      const bool valid = for_edges(m_.target_ptr, m_.target_order, m_.source, i, [&](int64_t, int64_t j) {
+      const bool valid = for_edges(into(), i, fetch_source, [&](int64_t, int64_t j) {
         const Moments moments = normalise<false>(j, i, offset, value, nullptr);
         for (int64_t c = 0; c < width_; c += kLanes) add(total + c, load<kLanes>(value + c) * moments.inverse_std);
       });
@@ -94,6 +113,7 @@ class Messages {
     float* const total = W ? local[2] : scratch_ + 2 * width_;
     float* const gradient = W ? local[3] : scratch_ + 3 * width_;
     float* const offset = D ? near : scratch_ + 4 * width_;
+    const auto fetch_source = [&](int64_t, int64_t j) { fetch(m_.source_rows + j * width_); };
     for (int64_t d = 0; d < dim_ + 2; ++d) clear(partial + d * width_);
     for (int64_t i = first; i < last; ++i) {
       const int64_t degree = m_.target_ptr[i + 1] - m_.target_ptr[i];
@@ -109,7 +129,7 @@ class Messages {
       const float mean_scaled = sum<kLanes>(sums) * per_channel_;
       clear(total);
       clear(gradient);
-      const bool valid = for_edges(m_.target_ptr, m_.target_order, m_.source, i, [&](int64_t edge, int64_t j) {
+      const bool valid = for_edges(into(), i, fetch_source, [&](int64_t edge, int64_t j) {
         const Moments moments = normalise<true>(j, i, offset, value, slope);
         Lanes products = {};
         for (int64_t c = 0; c < width_; c += kLanes) products += load<kLanes>(value + c) * load<kLanes>(scaled + c);
@@ -140,9 +160,14 @@ class Messages {
     float local[1][W ? W : 1], near[D ? D : 1];
     float* const gradient = W ? local[0] : scratch_;
     float* const offset = D ? near : scratch_ + width_;
+    const auto fetch_target = [&](int64_t edge, int64_t i) {
+      __builtin_prefetch(gradients.edge + edge);
+      fetch(m_.target_rows + i * width_);
+      fetch(gradients.scaled + i * width_);
+    };
     for (int64_t j = first; j < last; ++j) {
       clear(gradient);
-      const bool valid = for_edges(m_.source_ptr, m_.source_order, m_.target, j, [&](int64_t edge, int64_t i) {
+      const bool valid = for_edges(out_of(), j, fetch_target, [&](int64_t edge, int64_t i) {
         const EdgeGradient e = gradients.edge[edge];
         const float* const scaled = gradients.scaled + i * width_;
         subtract(j, i, offset);
@@ -165,23 +190,40 @@ class Messages {
     float mean, inverse_std;
   };
 
+  // The edges at every node and their other ends.
+  struct Incidence {
+    const int64_t *ptr, *order, *other;
+  };
+
+  ERWIN_INLINE Incidence into() const { return {m_.target_ptr, m_.target_order, m_.source}; }
+  ERWIN_INLINE Incidence out_of() const { return {m_.source_ptr, m_.source_order, m_.target}; }
+
   static int64_t round_up(int64_t channels) { return (channels + ERWIN_ROW - 1) / ERWIN_ROW * ERWIN_ROW; }
 
   static ERWIN_INLINE void add(float* to, Lanes x) { store<kLanes>(to, load<kLanes>(to) + x); }
+
+  ERWIN_INLINE void fetch(const float* row) const {
+    for (int64_t c = 0; c < width_; c += ERWIN_ROW) __builtin_prefetch(row + c);
+  }
 
   ERWIN_INLINE void clear(float* row) const {
     for (int64_t c = 0; c < width_; c += kLanes) store<kLanes>(row + c, Lanes{});
   }
 
-  // Calls body(edge, other end) for the edges of a node; false where one is not an edge between nodes.
-  template <typename F>
-  ERWIN_INLINE bool for_edges(const int64_t* ptr, const int64_t* order, const int64_t* end, int64_t node,
-                              const F& body) const {
-    if (ptr[node] < 0 || ptr[node + 1] < ptr[node] || ptr[node + 1] > m_.edges) return false;
-    for (int64_t k = ptr[node]; k < ptr[node + 1]; ++k) {
-      const int64_t edge = order[k];
+  // Calls body(edge, other end) for the edges of a node, and before that ahead(edge, other end) to fetch what it will
+  // read; false where one is not an edge between nodes.
+  template <typename Ahead, typename F>
+  ERWIN_INLINE bool for_edges(const Incidence& at, int64_t node, const Ahead& ahead, const F& body) const {
+    const int64_t first = at.ptr[node], last = at.ptr[node + 1];
+    if (first < 0 || last < first || last > m_.edges) return false;
+    for (int64_t k = first; k < last; ++k) {
+      if (k + kAhead < m_.edges) {
+        const int64_t edge = at.order[k + kAhead];
+        if (edge >= 0 && edge < m_.edges) ahead(edge, at.other[edge]);
+      }
+      const int64_t edge = at.order[k];
       if (edge < 0 || edge >= m_.edges) return false;
-      const int64_t other = end[edge];
+      const int64_t other = at.other[edge];
       if (other < 0 || other >= m_.nodes) return false;
       body(edge, other);
     }

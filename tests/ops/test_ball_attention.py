@@ -237,11 +237,29 @@ def test_memory_between_forward_and_backward_is_linear_in_rows():
     assert sum(saved.values()) <= 256 * (4 * 2 * 8 + 2 + 3) * 4 + 64
 
 
-def test_second_gradient_names_the_backend_that_has_one():
-    args = inputs([20, 7])
-    (force,) = torch.autograd.grad(attend(*args).sum(), args[1], create_graph=True)
-    with pytest.raises(RuntimeError, match='needs backend="reference"'):
-        force.square().sum().backward()
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("permuted", [False, True])
+def test_second_gradients_equal_reference(permuted, packed):
+    args = inputs([20, 0, 7, 1], permuted=permuted)
+
+    def second(args, backend):
+        qkv, pos, ball_len, sigma, perm = args
+        scale = qkv.size(-1) ** -0.5
+        if packed and backend == "native":
+            args = (qkv, pos, ball_len, sigma, perm, scale)
+            out = torch.ops.erwin.ball_attention_packed(*args)[0]
+        else:
+            out = attend(*args, backend=backend)
+        energy = out.square().sum()
+        force, slope = torch.autograd.grad(energy, (pos, sigma), create_graph=True)
+        loss = force.square().sum() + slope.square().sum()
+        return torch.autograd.grad(loss, (qkv, pos, sigma))
+
+    for actual, expected in zip(
+        second(args, "native"), second(in_float64(args), "reference"), strict=True
+    ):
+        limit = 64 * EPS * expected.abs().max().item()
+        torch.testing.assert_close(actual.double(), expected, rtol=0, atol=limit)
 
 
 def test_gradient_of_some_inputs():

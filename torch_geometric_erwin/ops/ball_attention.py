@@ -1,7 +1,8 @@
 r"""The operators ``erwin::ball_attention``: attention inside balls, and its gradient.
 
 They read rows through strides and a permutation, hold no score and no distance for more
-than a few rows at a time, and follow the dtype of the queries.
+than a few rows at a time, and follow the dtype of the queries. Second derivatives are
+those of the reference formulation, which holds all scores.
 """
 
 from typing import Any, Optional
@@ -178,6 +179,8 @@ def _backward(
     out, lse, *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors
     if grad is None:
         return (None,) * (len(qkv) + 5)
+    if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
+        return _differentiable_backward(ctx, grad, packed)
     pos_grad = ctx.needs_input_grad[len(qkv)]
     q, k, v = qkv[0].unbind(1) if packed else qkv
     grad_qkv, grad_sigma, grad_pos = torch.ops.erwin.ball_attention_backward(
@@ -188,6 +191,30 @@ def _backward(
     return (*grads, grad_pos, None, grad_sigma, None, None)
 
 
+def _differentiable_backward(
+    ctx: Any, grad: Tensor, packed: bool
+) -> tuple[Optional[Tensor], ...]:
+    # Not at the top of the file: the backends import it.
+    from torch_geometric_erwin.nn.attention.backends import reference
+
+    *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors[2:]
+    longest = int(ball_len.max()) if ball_len.numel() > 0 else 1
+    with torch.amp.autocast(grad.device.type, enabled=False):
+        out = reference.run(
+            qkv[0] if packed else tuple(qkv),
+            *(pos, ball_len, sigma, perm, max(longest, 1), ctx.scale),
+        )
+        inputs = (*qkv, pos, None, sigma, None, None)
+        needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
+        grads = torch.autograd.grad(
+            out, [inputs[i] for i in needed], grad.to(out.dtype), create_graph=True
+        )
+    result: list[Optional[Tensor]] = [None] * len(inputs)
+    for i, value in zip(needed, grads):
+        result[i] = value
+    return tuple(result)
+
+
 def _separate_backward(ctx: Any, grad: Optional[Tensor], _: None) -> tuple[Any, ...]:
     return _backward(ctx, grad, packed=False)
 
@@ -196,17 +223,9 @@ def _packed_backward(ctx: Any, grad: Optional[Tensor], _: None) -> tuple[Any, ..
     return _backward(ctx, grad, packed=True)
 
 
-def _no_second_gradient(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError(
-        "native ball attention has no second derivatives: a gradient of a gradient "
-        'needs backend="reference"'
-    )
-
-
 torch.library.register_autograd(
     "erwin::ball_attention", _separate_backward, setup_context=_save
 )
 torch.library.register_autograd(
     "erwin::ball_attention_packed", _packed_backward, setup_context=_save
 )
-torch.library.register_autograd("erwin::ball_attention_backward", _no_second_gradient)

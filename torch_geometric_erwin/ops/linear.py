@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_geometric_erwin.utils.checks import is_transformed
+
 # oneDNN takes 10 µs to start: a BLAS is faster below this many multiplications.
 _SMALL = 1 << 20
 
@@ -37,7 +39,7 @@ def serves(*tensors: Optional[Tensor]) -> bool:
     """
     return (
         _HAS_ONEDNN
-        and not torch._C._are_functorch_transforms_active()
+        and not is_transformed()
         and not torch.is_autocast_enabled("cpu")
         and all(
             t is None

@@ -10,6 +10,7 @@ from typing import Optional, Union
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -258,6 +259,21 @@ def per_level(
             f"'{name}' must have one value or {levels} (got {len(values)}: {values})"
         )
     return tuple(int(v) for v in values)
+
+
+def is_transformed() -> bool:
+    r"""Whether :mod:`torch.func` or forward-mode differentiation is at work.
+
+    Native operators have no rules for them.
+
+    Example:
+        >>> is_transformed()
+        False
+    """
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._are_functorch_transforms_active()
+    return transforms or forward_ad._current_level >= 0
 
 
 def flag_per_level(

@@ -18,13 +18,28 @@ def test_explains_every_backend():
     assert [*reasons.items()] == [("native", ""), ("sdpa", ""), ("reference", "")]
 
 
-def test_twice_differentiable_backends_come_first_for_positions():
+def test_explains_what_has_no_gradient_to_positions():
     reasons = explain_backends(Q, POS, True)
     assert [*reasons.items()] == [
-        ("reference", ""),
         ("native", ""),
         ("sdpa", NO_GRADIENT),
+        ("reference", ""),
     ]
+
+
+def test_function_transforms_and_forward_mode_take_another_backend():
+    _, q, pos = run()
+    args = (torch.tensor([4, 2]), torch.full((2,), -1.0))
+
+    def attend(q):
+        return ball_attention(q, q, q, pos, *args, ball_size=4)
+
+    expected = torch.stack([attend(q), attend(2 * q)])
+    actual = torch.func.vmap(attend)(torch.stack([q, 2 * q]))
+    torch.testing.assert_close(actual, expected)
+    _, tangent = torch.func.jvp(attend, (q.detach(),), (torch.ones_like(q),))
+    step = (attend(q + 1e-2) - attend(q - 1e-2)) / 2e-2
+    torch.testing.assert_close(tangent, step, rtol=1e-2, atol=1e-3)
 
 
 def test_explains_what_native_does_not_serve():
@@ -42,7 +57,7 @@ def test_explains_what_native_does_not_serve():
         (torch.bfloat16, False, "native"),
         (torch.float16, False, "sdpa"),
         (torch.float64, False, "sdpa"),
-        (torch.float32, True, "reference"),
+        (torch.float32, True, "native"),
         (torch.float64, True, "reference"),
     ],
 )

@@ -58,9 +58,8 @@ def ball_attention(
         ball_size: The largest entry that :obj:`ball_len` can have.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
-        differentiable_pos: Whether :obj:`pos` gets a gradient. The default backend is
-            then :obj:`"reference"`, which can be differentiated twice, as losses on
-            forces are; :obj:`"native"` is faster where one gradient is enough.
+        differentiable_pos: Whether :obj:`pos` gets a gradient, to any order (forces as
+            :math:`-\partial E / \partial p`).
         backend: :obj:`"native"`, :obj:`"sdpa"` or :obj:`"reference"`; see
             :func:`~torch_geometric_erwin.nn.attention.explain_backends` for which can
             serve a call and why others cannot. (default: the fastest that can)

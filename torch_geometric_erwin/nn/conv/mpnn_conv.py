@@ -5,7 +5,6 @@ from typing import Any, ClassVar, Optional, Union
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import LayerNorm, Module
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import MeanAggregation, MessagePassing
@@ -15,7 +14,7 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
-from torch_geometric_erwin.utils.checks import check_int
+from torch_geometric_erwin.utils.checks import check_int, is_transformed
 
 _STEPS = ("propagate", "message", "aggregate", "update")
 _HOOKS = [
@@ -35,14 +34,6 @@ def _is_plain(module: Module, kind: type[Module]) -> bool:
     # Whether calling the module is what its class says and nothing more.
     hooks = (getattr(module, name) for name in _MODULE_HOOKS)
     return type(module) is kind and not any(hooks)
-
-
-def _is_transformed() -> bool:
-    # Function transforms and forward-mode derivatives have no rule for the operator.
-    if torch.compiler.is_compiling():
-        return False
-    transforms = torch._C._are_functorch_transforms_active()
-    return transforms or forward_ad._current_level >= 0
 
 
 class MPNNConv(MessagePassing):
@@ -136,7 +127,7 @@ class MPNNConv(MessagePassing):
         # Whether the native operator computes what `propagate` would.
         return (
             self._is_unchanged()
-            and not _is_transformed()
+            and not is_transformed()
             and isinstance(edge_index, Tensor)
             and not isinstance(edge_index, EdgeIndex)
             and edge_index.layout == torch.strided

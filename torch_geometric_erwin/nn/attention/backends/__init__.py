@@ -1,10 +1,7 @@
 r"""Backends of ball attention, one a file, and the choice between them.
 
 A backend is a module with :obj:`why_not`, which says why it cannot serve a call, and
-:obj:`run`. :data:`BACKENDS` is in order of preference, the fastest first. Where
-positions need a gradient, those that are :obj:`TWICE_DIFFERENTIABLE` come first: forces
-:math:`-\partial E / \partial p` are differentiated again in training, and a call cannot
-know whether its gradient will be.
+:obj:`run`. :data:`BACKENDS` is in order of preference, the fastest first.
 """
 
 from types import ModuleType
@@ -43,12 +40,12 @@ def explain_backends(
         >>> explain_backends(q, pos, differentiable_pos=False)
         {'native': '', 'sdpa': '', 'reference': ''}
         >>> explain_backends(q, pos, differentiable_pos=True)
-        {'reference': '', 'native': '', 'sdpa': 'it has no gradient to positions'}
+        {'native': '', 'sdpa': 'it has no gradient to positions', 'reference': ''}
     """
-    names = [*BACKENDS]
-    if differentiable_pos:
-        names.sort(key=lambda name: not BACKENDS[name].TWICE_DIFFERENTIABLE)
-    return {name: BACKENDS[name].why_not(q, pos, differentiable_pos) for name in names}
+    return {
+        name: backend.why_not(q, pos, differentiable_pos)
+        for name, backend in BACKENDS.items()
+    }
 
 
 def choose_backend(
@@ -70,7 +67,7 @@ def choose_backend(
 
     Example:
         >>> import torch
-        >>> choose_backend(torch.rand(8, 2, 4), torch.rand(8, 3), True)
+        >>> choose_backend(torch.rand(8, 2, 4).double(), torch.rand(8, 3), True)
         'reference'
     """
     reasons = explain_backends(q, pos, differentiable_pos)

@@ -1,7 +1,7 @@
 r"""Ball attention by the native kernel for CPUs.
 
 It computes in float32 and never holds the scores, so the memory of a step is
-:math:`O(N H d)`.
+:math:`O(N H d)`; that of a second derivative is the reference's.
 """
 
 from typing import Optional
@@ -11,8 +11,8 @@ from torch import Tensor
 
 import torch_geometric_erwin.ops.ball_attention  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.nn.attention.backends.rows import QKV
+from torch_geometric_erwin.utils.checks import is_transformed
 
-TWICE_DIFFERENTIABLE = False
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -20,6 +20,8 @@ def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
     r"""It computes in float32 on a CPU."""
     if q.device.type != "cpu":
         return f"it runs on the CPU (got {q.device.type})"
+    if is_transformed():
+        return "it has no rule for function transforms and forward-mode derivatives"
     if q.dtype not in _DTYPES:
         return f"it serves float32 and bfloat16 (got {q.dtype})"
     return ""

@@ -21,8 +21,6 @@ from torch_geometric_erwin.utils.rows import (
     to_dense,
 )
 
-TWICE_DIFFERENTIABLE = True
-
 
 def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
     r"""It can serve every call."""

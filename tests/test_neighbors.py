@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import hypothesis.strategies as st
@@ -30,6 +33,8 @@ def points(kind, size, dim, dtype):
         pos = pos[:1].expand(size, dim)
     elif kind == "copies":
         pos = pos[: size // 3 + 1].repeat(3, 1)[:size]
+    elif kind == "clustered":
+        pos = pos[: size // 20 + 1].repeat(20, 1)[:size] + 1e-3 * pos
     elif kind == "far":  # much rounding: distances of few distinct values
         pos = 1000.0 + 1e-3 * pos
     return pos
@@ -60,7 +65,9 @@ def threads(number):
 @pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("dim", [1, 2, 3, 4, 7])
-@pytest.mark.parametrize("kind", ["normal", "grid", "equal", "copies", "far"])
+@pytest.mark.parametrize(
+    "kind", ["normal", "grid", "equal", "copies", "clustered", "far"]
+)
 def test_batch_against_brute_force(kind, dim, dtype, loop):
     ptr = offsets(SIZES)
     pos = points(kind, int(ptr[-1]), dim, dtype)
@@ -90,6 +97,74 @@ def test_large_cloud_against_brute_force():
     assert_knn(pos, ptr, 200, False)  # more than a few leaves each
     assert_radius(pos, ptr, 0.2, None, False)
     assert_radius(pos, ptr, 0.5, 32, False)
+
+
+# Groups of 16 leaves share a walk through the tree.
+@pytest.mark.parametrize("size", [16 * LEAF + i for i in (-1, 0, 1, LEAF)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["normal", "grid"])
+def test_cloud_of_about_one_group(kind, dtype, size):
+    ptr = offsets([size, 5, size])
+    pos = points(kind, 2 * size + 5, 3, dtype)
+    # Around the widths of vectors and of lists, and all points.
+    for k in (2, 3, 7, 8, 9, 17, 31, 32, 33, 65, size - 1):
+        assert_knn(pos, ptr, k, False)
+    for r, cap in [(0.3, None), (0.7, 8), (100.0, None), (100.0, 33)]:
+        assert_radius(pos, ptr, r, cap, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_coincident_points_than_a_list_of_leaves_takes(dtype):
+    # At the same distance the lowest indices are the nearest.
+    size, k = 20_000, 5
+    edge_index = knn_graph(torch.ones(size, 2, dtype=dtype), k)
+    expected = torch.arange(k).repeat(size, 1)
+    expected[:k] = torch.arange(k) + (torch.arange(k) >= torch.arange(k)[:, None]).int()
+    assert torch.equal(edge_index[0].view(size, k), expected)
+
+
+def test_flushed_denormals_keep_the_order():
+    pos, ptr = points("copies", 300, 3, torch.float32), torch.tensor([0, 300])
+    try:
+        if not torch.set_flush_denormal(True):
+            pytest.skip("this processor does not flush denormals")
+        edge_index = knn_graph(pos, 12, ptr), radius_graph(pos, 0.8, ptr)
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(edge_index[0], knn_graph(pos, 12, ptr))
+    assert torch.equal(edge_index[1], radius_graph(pos, 0.8, ptr))
+
+
+def searches(positions, ptr):
+    graphs = []
+    for pos in positions:
+        graphs += [knn_graph(pos, k, ptr) for k in (1, 6, 16, 100)]
+        graphs += [radius_graph(pos, r, ptr) for r in (0.3, 1.0)]
+        graphs += [radius_graph(pos, 1.0, ptr, max_num_neighbors=7)]
+    return graphs
+
+
+# Here the best one is in use; a level beyond what the processor has means no other.
+@pytest.mark.parametrize("level", ["default", "avx2"])
+def test_same_bits_with_every_instruction_set(level, tmp_path):
+    ptr = offsets([*SIZES, 600])
+    positions = [
+        points(kind, int(ptr[-1]), dim, dtype)
+        for kind in ("normal", "grid")
+        for dim in (1, 2, 3, 5)
+        for dtype in (torch.float32, torch.float64)
+    ]
+    path = tmp_path / "searches.pt"
+    torch.save((positions, ptr), path)
+    script = (
+        "import sys; path, *sys.path[:0] = sys.argv[1:]; import torch, test_neighbors; "
+        "torch.save(test_neighbors.searches(*torch.load(path)), path)"
+    )
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": level}
+    args = [sys.executable, "-c", script, str(path), *sys.path]
+    subprocess.run(args, check=True, env=environment)
+    for actual, expected in zip(torch.load(path), searches(positions, ptr)):
+        assert torch.equal(actual, expected)
 
 
 def test_k_beyond_the_cloud_takes_all():

@@ -164,17 +164,25 @@ def _search_args(
 
 def _check_extent(pos: Tensor) -> None:
     # Positions that are not finite are left to the operators, which name the row.
-    if pos.size(0) == 0:
+    def fits(extent: float) -> bool:
+        return pos.size(1) * extent * extent <= torch.finfo(pos.dtype).max
+
+    # All axes at once take a fraction of the time, and are enough nearly always.
+    if pos.size(0) == 0 or fits(_extent(*torch.aminmax(pos))):
         return
     low, high = torch.aminmax(pos, dim=0)
     if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
         return
-    extent = float((high.double() - low.double()).max())
-    if pos.size(1) * extent * extent > torch.finfo(pos.dtype).max:
+    extent = _extent(low, high)
+    if not fits(extent):
         raise ValueError(
             f"'pos' has an extent of {extent:.3g}, whose square (times {pos.size(1)} "
             f"axes) overflows {pos.dtype}; rescale the positions"
         )
+
+
+def _extent(low: Tensor, high: Tensor) -> float:
+    return float((high.double() - low.double()).max())
 
 
 def _directed(edge_index: Tensor, flow: str) -> Tensor:

@@ -1,131 +1,310 @@
-// The nearest candidates of a query: (squared distance, index) pairs as one integer each, sorted without branches.
+// The nearest candidates of a query: lists of (squared distance, index), sorted by networks that have no branches.
 #ifndef ERWIN_CPU_NEAREST_H_
 #define ERWIN_CPU_NEAREST_H_
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <type_traits>
+#include <utility>
 
-#include "../layout.h"
+#include "lanes.h"
 
 namespace erwin {
+namespace {
 
-constexpr int32_t kLeaf = 16;  // most points of a search leaf: candidates come in at most as many at a time
+template <int64_t... I>
+Longs lane_numbers(std::integer_sequence<int64_t, I...>) {
+  return Longs{I...};
+}
+inline Longs lane_numbers() { return lane_numbers(std::make_integer_sequence<int64_t, kLanes>{}); }
 
-// A candidate as one integer that orders by (squared distance, index): distances are not negative, and then their bits
-// order as they do.
+// kLanes candidates that order by (squared distance, index). Distances are not negative, so that their bits order as
+// they do: with float32 a candidate is one integer of 64 bits. Offset by the smallest normal double, the integer orders
+// like the double of the same bits, of which every instruction set has a minimum, denormals flushed or not.
 template <typename T>
-struct Pack;
+struct Keys;
 
 template <>
-struct Pack<float> {
-  using Bits = uint32_t;
-  using Key = uint64_t;
+struct Keys<float> {
+  Doubles key;
+
+  static constexpr int64_t kOffset = int64_t{1} << 52;
+
+  static Keys load(const float* distance, const int32_t* index) {
+    const Longs bits = __builtin_convertvector(erwin::load<Words>(distance), Longs);
+    const Longs low = __builtin_convertvector(erwin::load<Words>(index), Longs);
+    return {reinterpret_cast<Doubles>((bits << 32 | low) + kOffset)};
+  }
+  // The first lanes, and then those of another vector.
+  Keys first(int64_t count, const Keys& rest) const {
+    return {lane_numbers() < count ? key : rest.key};
+  }
+  template <typename P>
+  Keys permute(const P& p) const {
+    return {p(key)};
+  }
+  template <typename P>
+  static Keys blend(const Keys& a, const Keys& b, const P& p) {
+    return {p(a.key, b.key)};
+  }
+  static int64_t bits(const Keys* keys, int64_t i) {
+    int64_t key;
+    std::memcpy(&key, reinterpret_cast<const char*>(keys) + 8 * i, 8);
+    return key - kOffset;
+  }
+  static float distance(const Keys* keys, int64_t i) {
+    const auto high = static_cast<uint32_t>(bits(keys, i) >> 32);
+    float distance;
+    std::memcpy(&distance, &high, 4);
+    return distance;
+  }
+  static int32_t index(const Keys* keys, int64_t i) { return static_cast<int32_t>(bits(keys, i)); }
 };
 
 template <>
-struct Pack<double> {
-  using Bits = uint64_t;
-  using Key = unsigned __int128;
+struct Keys<double> {
+  Doubles far;
+  Longs id;
+
+  static Keys load(const double* distance, const int32_t* index) {
+    return {erwin::load<Doubles>(distance), __builtin_convertvector(erwin::load<Words>(index), Longs)};
+  }
+  Keys first(int64_t count, const Keys& rest) const {
+    return {lane_numbers() < count ? far : rest.far, lane_numbers() < count ? id : rest.id};
+  }
+  template <typename P>
+  Keys permute(const P& p) const {
+    return {p(far), p(id)};
+  }
+  template <typename P>
+  static Keys blend(const Keys& a, const Keys& b, const P& p) {
+    return {p(a.far, b.far), p(a.id, b.id)};
+  }
+  static double distance(const Keys* keys, int64_t i) { return keys[i / kLanes].far[i % kLanes]; }
+  static int32_t index(const Keys* keys, int64_t i) { return static_cast<int32_t>(keys[i / kLanes].id[i % kLanes]); }
 };
 
-// All bits set: the distance is no number, and nothing exceeds it.
-template <typename T>
-constexpr typename Pack<T>::Key kNoBound = ~typename Pack<T>::Key{0};
-
-template <typename T>
-typename Pack<T>::Key make_key(T distance, int32_t index) {
-  typename Pack<T>::Bits bits;
-  std::memcpy(&bits, &distance, sizeof(T));
-  return static_cast<typename Pack<T>::Key>(bits) << 32 | static_cast<uint32_t>(index);
-}
-
-template <typename T>
-T key_distance(typename Pack<T>::Key key) {
-  const auto bits = static_cast<typename Pack<T>::Bits>(key >> 32);
-  T distance;
-  std::memcpy(&distance, &bits, sizeof(T));
-  return distance;
-}
-
-template <typename T>
-int64_t key_index(typename Pack<T>::Key key) {
-  return static_cast<uint32_t>(key);
-}
-
-template <typename Key>
-void order(Key& a, Key& b) {
-  const Key low = a < b ? a : b, high = a < b ? b : a;
+inline void order(Keys<float>& a, Keys<float>& b) {
+  const Keys<float> low{smaller(a.key, b.key)};
+  b.key = larger(a.key, b.key);
   a = low;
-  b = high;
 }
 
-// Sorts runs of 2 * half keys that a first step of a bitonic merge has left.
-template <typename Key>
-void clean(Key* keys, int64_t size, int64_t half) {
-  for (; half > 0; half /= 2) {
-    for (int64_t first = 0; first + half < size; first += 2 * half) {
-      const int64_t last = std::min(first + half, size - half);
-      for (int64_t i = first; i < last; ++i) order(keys[i], keys[i + half]);
-    }
+inline void order(Keys<double>& a, Keys<double>& b) {
+  const Longs less = (a.far < b.far) | ((a.far == b.far) & (a.id < b.id));
+  const Keys<double> low{less ? a.far : b.far, less ? a.id : b.id};
+  b = {less ? b.far : a.far, less ? b.id : a.id};
+  a = low;
+}
+
+// The lane of the same number with the bits of X flipped.
+template <int X, int... I>
+auto flip(std::integer_sequence<int, I...>) {
+  return [](const auto& v) { return __builtin_shufflevector(v, v, (I ^ X)...); };
+}
+
+// Lanes without the bit B of the first argument, the others of the second.
+template <int B, int... I>
+auto halves(std::integer_sequence<int, I...>) {
+  return [](const auto& a, const auto& b) {
+    return Longs{(I & B ? 0 : -1)...} ? a : b;
+  };
+}
+
+using Lanes = std::make_integer_sequence<int, kLanes>;
+
+// Orders the lanes that differ by the bits of X; the lane without the bit B gets the smaller key.
+template <int X, int B, typename T>
+void exchange(Keys<T>& v) {
+  Keys<T> low = v, high = v.permute(flip<X>(Lanes{}));
+  order(low, high);
+  v = Keys<T>::blend(low, high, halves<B>(Lanes{}));
+}
+
+// Sorts the lanes of a vector whose runs of 2 * B lanes are bitonic: rise and then fall, up to a rotation.
+template <int B, typename T>
+void clean_lanes(Keys<T>& v) {
+  if constexpr (B > 0) {
+    exchange<B, B>(v);
+    clean_lanes<B / 2>(v);
   }
 }
 
-// Bitonic sort: lists are short, and a network has no branches to mispredict. The smaller key always goes to the lower
-// place, so that places beyond `size` can be left out.
-template <typename Key>
-void sort_keys(Key* keys, int64_t size) {
+template <int Run = 2, typename T>
+void sort_lanes(Keys<T>& v) {
+  if constexpr (Run <= kLanes) {
+    exchange<Run - 1, Run / 2>(v);
+    clean_lanes<Run / 4>(v);
+    sort_lanes<2 * Run>(v);
+  }
+}
+
+template <typename T>
+Keys<T> reversed(const Keys<T>& v) {
+  return v.permute(flip<kLanes - 1>(Lanes{}));
+}
+
+// In the networks the smaller key always goes to the lower place, so that places beyond the end, of any number up to
+// the next power of two, can be left out. Up to a few vectors they are straight code on registers.
+
+// Compares two vectors at places that mirror each other: the first step of a merge.
+template <typename T>
+void order_mirrored(Keys<T>& a, Keys<T>& z) {
+  Keys<T> b = reversed(z);
+  order(a, b);
+  z = reversed(b);
+}
+
+template <typename F, int... I>
+void repeat(const F& f, std::integer_sequence<int, I...>) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+
+// Sorts runs of 2 * Half vectors that are bitonic.
+template <int Size, int Half, typename T>
+void clean(Keys<T> (&v)[Size]) {
+  if constexpr (Half > 0) {
+    repeat([&](auto i) {
+      if constexpr ((i() & Half) == 0 && i() + Half < Size) order(v[i()], v[i() + Half]);
+    }, std::make_integer_sequence<int, Size>{});
+    clean<Size, Half / 2>(v);
+  } else {
+    repeat([&](auto i) { clean_lanes<kLanes / 2>(v[i()]); }, std::make_integer_sequence<int, Size>{});
+  }
+}
+
+// Merges ascending runs of Run / 2 vectors.
+template <int Size, int Run, typename T>
+void merge_runs(Keys<T> (&v)[Size]) {
+  if constexpr (Run < 2 * Size) {
+    repeat([&](auto i) {
+      constexpr int mirror = i() / Run * Run + Run - 1 - i() % Run;
+      if constexpr (i() < mirror && mirror < Size) order_mirrored(v[i()], v[mirror]);
+    }, std::make_integer_sequence<int, Size>{});
+    clean<Size, Run / 4>(v);
+    merge_runs<Size, 2 * Run>(v);
+  }
+}
+
+template <int Size, typename T>
+__attribute__((flatten)) void sort_in_registers(Keys<T>* keys) {
+  Keys<T> v[Size];
+  repeat([&](auto i) { sort_lanes(v[i()] = keys[i()]); }, std::make_integer_sequence<int, Size>{});
+  merge_runs<Size, 2>(v);
+  repeat([&](auto i) { keys[i()] = v[i()]; }, std::make_integer_sequence<int, Size>{});
+}
+
+template <int Size, typename T>
+__attribute__((flatten)) void clean_in_registers(Keys<T>* keys) {
+  Keys<T> v[Size];
+  repeat([&](auto i) { v[i()] = keys[i()]; }, std::make_integer_sequence<int, Size>{});
+  clean<Size, Size / 2>(v);
+  repeat([&](auto i) { keys[i()] = v[i()]; }, std::make_integer_sequence<int, Size>{});
+}
+
+template <typename T>
+void clean(Keys<T>* keys, int64_t size, int64_t half) {
+  for (; half > 0; half /= 2) {
+    for (int64_t first = 0; first + half < size; first += 2 * half) {
+      const int64_t last = first + half < size - half ? first + half : size - half;
+      for (int64_t i = first; i < last; ++i) order(keys[i], keys[i + half]);
+    }
+  }
+  for (int64_t i = 0; i < size; ++i) clean_lanes<kLanes / 2>(keys[i]);
+}
+
+// Bitonic sort of `size` vectors.
+template <typename T>
+void sort_keys(Keys<T>* keys, int64_t size) {
+  switch (size) {
+    case 0: return;
+    case 1: return sort_in_registers<1>(keys);
+    case 2: return sort_in_registers<2>(keys);
+    case 3: return sort_in_registers<3>(keys);
+    case 4: return sort_in_registers<4>(keys);
+    case 5: return sort_in_registers<5>(keys);
+    case 6: return sort_in_registers<6>(keys);
+    default: break;
+  }
+  for (int64_t i = 0; i < size; ++i) sort_lanes(keys[i]);
   for (int64_t run = 2; run < 2 * size; run *= 2) {
     for (int64_t first = 0; first < size; first += run) {
-      for (int64_t i = std::max<int64_t>(0, first + run - size); i < run / 2; ++i)
-        order(keys[first + i], keys[first + run - 1 - i]);
+      for (int64_t i = first + run > size ? first + run - size : 0; i < run / 2; ++i)
+        order_mirrored(keys[first + i], keys[first + run - 1 - i]);
     }
     clean(keys, size, run / 4);
   }
 }
 
-// The nearest candidates of a query. Those that have come in lately wait until they are worth a merge.
+// Keys that follow all others.
+template <typename T>
+Keys<T> no_keys() {
+  T distance[kLanes];
+  int32_t index[kLanes];
+  for (int j = 0; j < kLanes; ++j) {
+    distance[j] = std::numeric_limits<T>::infinity();
+    index[j] = std::numeric_limits<int32_t>::max();
+  }
+  return Keys<T>::load(distance, index);
+}
+
+// Packs candidates into vectors; returns their number. Up to kLanes - 1 candidates beyond `count` are read.
+template <typename T>
+int64_t pack(const T* distance, const int32_t* index, int64_t count, Keys<T>* keys) {
+  int64_t size = 0;
+  for (; size * kLanes < count; ++size) keys[size] = Keys<T>::load(distance + size * kLanes, index + size * kLanes);
+  if (count % kLanes != 0) keys[size - 1] = keys[size - 1].first(count % kLanes, no_keys<T>());
+  return size;
+}
+
+// The k nearest candidates of a query.
 template <typename T>
 class Nearest {
-  using Key = typename Pack<T>::Key;
-
  public:
-  static int64_t width(int64_t k) { return std::max<int64_t>(kLeaf, ceil_pow2(k)); }
-  static int64_t room(int64_t k) { return 2 * width(k) + kLeaf; }
-
-  void reset(Key* keys, int64_t k) {
+  void reset(Keys<T>* keys, int64_t k) {
     best_ = keys;
-    width_ = width(k);
-    fresh_ = end = keys + width_;
     k_ = k;
-    std::fill_n(best_, width_, kNoBound<T>);
+    width_ = 1;
+    while (width_ * kLanes < k) width_ *= 2;
+    for (int64_t i = 0; i < width_; ++i) keys[i] = no_keys<T>();
+    update();
   }
 
-  // The k-th nearest: the key that a candidate must stay below. It falls with every merge.
-  Key bound() const { return best_[k_ - 1]; }
-  const Key* keys() const { return best_; }
+  T limit() const { return limit_; }      // the distance that a candidate must not exceed
+  int32_t last() const { return last_; }  // the index that it must not exceed at that distance
+  int64_t width() const { return width_; }
+  const Keys<T>* keys() const { return best_; }
 
-  // To be called after at most kLeaf keys were written to `end`.
-  void settle() {
-    if (end - fresh_ >= width_ - 1) merge();
+  // Takes vectors of candidates in, which are sorted for it.
+  void merge(Keys<T>* fresh, int64_t size) {
+    sort_keys(fresh, size);
+    for (int64_t i = 0; i < size && i < width_; ++i) {
+      Keys<T> b = reversed(fresh[i]);
+      order(best_[width_ - 1 - i], b);
+    }
+    switch (width_) {
+      case 1: clean_lanes<kLanes / 2>(best_[0]); break;
+      case 2: clean_in_registers<2>(best_); break;
+      case 4: clean_in_registers<4>(best_); break;
+      default: clean(best_, width_, width_ / 2);
+    }
+    update();
   }
-
-  void merge() {
-    sort_keys(fresh_, end - fresh_);
-    const int64_t count = std::min<int64_t>(end - fresh_, width_);
-    for (int64_t i = 0; i < count; ++i) best_[width_ - 1 - i] = std::min(best_[width_ - 1 - i], fresh_[i]);
-    clean(best_, width_, width_ / 2);
-    end = fresh_;
-  }
-
-  Key* end;  // where the next candidate goes
 
  private:
-  Key* best_;   // [width], ascending
-  Key* fresh_;  // [width + kLeaf]
+  void update() {
+    limit_ = Keys<T>::distance(best_, k_ - 1);
+    last_ = Keys<T>::index(best_, k_ - 1);
+  }
+
+  Keys<T>* best_;  // [width_], ascending
   int64_t width_, k_;
+  T limit_;
+  int32_t last_;
 };
 
+}  // namespace
 }  // namespace erwin
 
 #endif  // ERWIN_CPU_NEAREST_H_

@@ -1,34 +1,62 @@
-// Exact neighbour search on the host, over the nodes of a balanced tree.
-//
-// The queries are answered a search leaf at a time: the boxes that come near enough to the leaf's own box are gathered
-// once for all of its points. Pruning is exact: the distance to a box is computed with the operations, in the axis
-// order, of the distance to a point, and rounding is monotonic, so it never exceeds that of a point inside.
-// Comparisons with a limit are negated, because that of a query with too few candidates (kNoBound) is NaN.
+// Exact neighbour search on the host, over the nodes of a balanced tree: the search structure and the entry points.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
+#include <memory>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include "../layout.h"
-#include "nearest.h"
+#include "isa.h"
+#include "pages.h"
 #include "parallel.h"
+#include "search.h"
 
 namespace erwin {
 namespace {
 
-constexpr int64_t kAlign = 64;         // bytes, of every section of the workspace
-constexpr int64_t kLeavesAtOnce = 8;  // search leaves that a thread takes at a time
-constexpr int32_t kNoNode = -1;
+constexpr int64_t kAlign = 64;            // bytes, of every section of memory
+constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
+constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
+constexpr int64_t kMostLanes = 8;         // keys of a vector
+constexpr int64_t kListLeaves = 1024;     // most leaves that a k-NN search looks at before it lowers its bounds
 
-// Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
-// left subtree.
-struct SearchNode {
-  int32_t next;   // first node after the subtree; `this + 1` marks a leaf
-  int32_t begin;  // first point, in tree order
-  int32_t size;   // points
-  int32_t index;  // of a leaf: the lowest index of its points
+constexpr Variants<KernelTable> kVariants = {&kSearchBaseline, ERWIN_AVX2(kSearchAvx2), ERWIN_AVX512(kSearchAvx512)};
+
+// The widest searches that the processor can run. The variable that limits PyTorch's kernels limits these too.
+const KernelTable& choose_kernels() {
+  const char* const variable = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view level = variable == nullptr ? "" : variable;
+  if (level == "default") return *kVariants.baseline;
+  return kVariants.choose(level == "avx2" ? std::min<int32_t>(ERWIN_CPU_AVX2, erwin_cpu_isa()) : -1);
+}
+
+template <typename T>
+const Kernels<T>& kernels(int64_t dim) {
+  static const KernelTable& table = choose_kernels();
+  if constexpr (std::is_same_v<T, double>) return table.of_double[dim <= 3 ? dim : 0];
+  else return table.of_float[dim <= 3 ? dim : 0];
+}
+
+// Lays arrays out one after the other, in memory that need not exist yet.
+class Sections {
+ public:
+  explicit Sections(char* base) : base_(base) {}
+
+  template <typename X>
+  X* take(int64_t count) {
+    X* const start = reinterpret_cast<X*>(base_ + size_);
+    size_ += ceil_div(count * static_cast<int64_t>(sizeof(X)), kAlign) * kAlign;
+    return start;
+  }
+  int64_t size() const { return size_; }
+
+ private:
+  char* base_;
+  int64_t size_ = 0;
 };
 
 int64_t count_leaves(const Layout& layout, const Node& node) {
@@ -37,96 +65,42 @@ int64_t count_leaves(const Layout& layout, const Node& node) {
   return count_leaves(layout, children.left) + count_leaves(layout, children.right);
 }
 
-// Where everything lies in the workspace.
-struct Sections {
-  int64_t first_leaf, coords, index, leaves, nodes, boxes, end;
-
-  Sections(int64_t clouds, int64_t points, int64_t num_leaves, int64_t dim, int64_t scalar) {
-    int64_t at = 0;
-    const auto take = [&at](int64_t bytes) {
-      const int64_t start = at;
-      at += ceil_div(bytes, kAlign) * kAlign;
-      return start;
-    };
-    first_leaf = take((clouds + 1) * 8);
-    coords = take((points * dim + kLeaf) * scalar);  // the last leaf is read at full width
-    index = take(points * 4);
-    leaves = take(num_leaves * 4);
-    nodes = take(2 * num_leaves * static_cast<int64_t>(sizeof(SearchNode)));
-    boxes = take(2 * num_leaves * 2 * dim * scalar);
-    end = at;
-  }
-};
-
-// D is the dimension, or 0 where it is known at run time only.
-template <typename T, int D>
-class Search {
-  using Key = typename Pack<T>::Key;
-
-  // One cloud of the search structure.
-  struct Cloud {
-    int64_t first;  // row of the cloud's first point
-    int64_t points;
-    const T* coords;       // [dim, points], in tree order
-    const int32_t* index;  // [points]
-    const SearchNode* nodes;
-    int32_t num_nodes;
-    const T* boxes;  // [nodes, 2, dim]
-  };
-
-  // A leaf that is near a leaf of queries.
-  struct Near {
-    T distance;  // squared, between the boxes
-    int32_t node;
-    int32_t index;  // the lowest of its points
-    bool operator<(const Near& other) const {
-      return distance < other.distance || (distance == other.distance && index < other.index);
-    }
-  };
-
-  // What one thread needs to answer a leaf of queries.
-  struct Scratch {
-    std::vector<T> query;    // [dim]
-    std::vector<Near> near;  // [leaves]
-    std::vector<T> boxes;    // [leaves / kLeaf, 2, dim, kLeaf], of `near`
-    std::vector<Key> keys;
-    Nearest<T> nearest[kLeaf];  // of every query
-  };
-
+template <typename T>
+class SearchTree {
  public:
-  Search(const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm,
-         void* workspace, int32_t num_threads)
+  SearchTree(const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
+             const int64_t* perm, void* workspace, int32_t num_threads)
       : layout_(layout),
         pos_(static_cast<const T*>(pos)),
         ptr_(ptr),
         clouds_(clouds),
-        runtime_dim_(static_cast<int32_t>(dim)),
+        dim_(static_cast<int32_t>(dim)),
         perm_(perm),
         workspace_(static_cast<char*>(workspace)),
         num_threads_(ptr[clouds] < kSerialPoints ? 1 : std::max(num_threads, 1)),
-        first_leaf_(reinterpret_cast<int64_t*>(workspace_)) {}
+        kernels_(kernels<T>(dim)) {}
 
   static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
     int64_t leaves = 0;
     for (int64_t g = 0; g < clouds; ++g) leaves += count_leaves(layout, layout.root(ptr[g + 1] - ptr[g]));
-    return Sections(clouds, ptr[clouds], leaves, dim, sizeof(T)).end;
+    return Arrays(nullptr, clouds, leaves, dim).bytes;
   }
 
   // False where `perm` is no permutation of the points of every cloud, which a stale tree's is not.
   bool build() {
     if (!valid_perm()) return false;
-    first_leaf_[0] = 0;
+    int64_t* const first_leaf = Arrays(workspace_, clouds_, 0, dim_).first_leaf;
+    first_leaf[0] = 0;
     for (int64_t g = 0; g < clouds_; ++g)
-      first_leaf_[g + 1] = first_leaf_[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
+      first_leaf[g + 1] = first_leaf[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
     attach();
     parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) {
       if (ptr_[g + 1] == ptr_[g]) return;
       int32_t nodes = 0, leaves = 0;
-      number(layout_.root(ptr_[g + 1] - ptr_[g]), nodes_ + 2 * first_leaf_[g], leaves_ + first_leaf_[g], &nodes,
-             &leaves);
+      number(layout_.root(ptr_[g + 1] - ptr_[g]), at_.nodes + 2 * at_.first_leaf[g],
+             at_.leaves + at_.first_leaf[g], &nodes, &leaves);
     });
-    std::fill_n(coords_ + ptr_[clouds_] * dim(), kLeaf, T{0});
-    parallel_for(num_threads_, first_leaf_[clouds_], kLeavesAtOnce,
+    parallel_for(num_threads_, at_.first_leaf[clouds_], kLeavesAtOnce,
                  [this](int32_t, int64_t leaf) { fill_leaf(leaf); });
     parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) { merge_boxes(g); });
     return true;
@@ -134,94 +108,78 @@ class Search {
 
   // Takes over the structure that an earlier call built in the same workspace.
   void attach() {
-    const Sections at(clouds_, ptr_[clouds_], first_leaf_[clouds_], dim(), sizeof(T));
-    coords_ = reinterpret_cast<T*>(workspace_ + at.coords);
-    index_ = reinterpret_cast<int32_t*>(workspace_ + at.index);
-    leaves_ = reinterpret_cast<int32_t*>(workspace_ + at.leaves);
-    nodes_ = reinterpret_cast<SearchNode*>(workspace_ + at.nodes);
-    boxes_ = reinterpret_cast<T*>(workspace_ + at.boxes);
+    const int64_t leaves = Arrays(workspace_, clouds_, 0, dim_).first_leaf[clouds_];
+    at_ = Arrays(workspace_, clouds_, leaves, dim_);
   }
 
-  void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
+  void knn(int64_t k, bool loop, int64_t* source, int64_t* target) const {
     // First edge of every cloud.
     std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
-    for (int64_t g = 0; g < clouds_; ++g) {
-      const int64_t points = ptr_[g + 1] - ptr_[g];
-      first_edge[g + 1] = first_edge[g] + points * std::min(k, points - (loop ? 0 : 1));
-    }
-    const int64_t room = Nearest<T>::room(std::min(k, largest_cloud()));
-    std::vector<Scratch> scratch = make_scratch(kLeaf * room);
-    for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t g, int32_t leaf) {
-      const int64_t neighbors = std::min(k, cloud.points - (loop ? 0 : 1));
+    for (int64_t g = 0; g < clouds_; ++g)
+      first_edge[g + 1] = first_edge[g] + (ptr_[g + 1] - ptr_[g]) * most(k, g, loop);
+    use_large_pages(source, first_edge[clouds_]);
+    use_large_pages(target, first_edge[clouds_]);
+    const int64_t width = std::max(ceil_pow2(std::min(k, largest_cloud())), kMostLanes);
+    const int64_t key_bytes = 2 * static_cast<int64_t>(sizeof(T));
+    const int64_t batch = std::clamp<int64_t>(kListBytes / (width * key_bytes * kLeaf), 1, kGroupLeaves);
+    for_each_group(kListLeaves, 2 * width + 3 * kLeaf, batch, width,
+                   [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+      const int64_t neighbors = most(k, g, loop);
       if (neighbors == 0) return;
-      knn_leaf(own, cloud, leaf, neighbors, room, loop);
-      const SearchNode& queries = cloud.nodes[leaf];
-      for (int32_t i = 0; i < queries.size; ++i) {
-        const int32_t self = cloud.index[queries.begin + i];
-        const int64_t edge = first_edge[g] + self * neighbors;
-        write(cloud, self, own.nearest[i].keys(), neighbors, source + edge, target + edge);
-      }
+      kernels_.knn(cloud(g), dim_, first, last, {neighbors, loop, source + first_edge[g], target + first_edge[g]}, own);
     });
   }
 
-  void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) {
-    const Key bound = make_key(limit, -1);  // every index
-    std::vector<Scratch> scratch = make_scratch(0);
-    for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
-      gather(own, cloud, leaf, limit, kNoNode);
-      const SearchNode& queries = cloud.nodes[leaf];
-      for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
-        load_query(own, cloud, i);
-        int64_t count = loop ? 0 : -1;  // itself
-        visit_near(own, cloud, bound, [&](const SearchNode& node, const T* distance) {
-          const int32_t size = node.size;
-          typename Pack<T>::Bits within = 0;
-#pragma omp simd reduction(+ : within)
-          for (int32_t j = 0; j < kLeaf; ++j) within += (j < size) & !(distance[j] > limit);
-          count += within;
-          return bound;
-        });
-        count = std::max<int64_t>(count, 0);
-        degree[cloud.first + cloud.index[i]] = cap < 0 ? count : std::min(cap, count);
-      }
+  void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) const {
+    for_each_group(largest_cloud(), 0, 0, 0, [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+      kernels_.count(cloud(g), dim_, first, last, {limit, loop, cap, degree + ptr_[g]}, own);
     });
   }
 
-  // False where a degree is none that the count can have given: the edges of that point are not written.
-  bool radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+  // False where a degree is none that the count can have given.
+  bool radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) const {
     std::atomic<bool> counted{true};
     const int64_t points = ptr_[clouds_];
     std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
     for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
-    const Key bound = make_key(limit, -1);  // every index
-    std::vector<Scratch> scratch = make_scratch(largest_cloud() + 1);
-    for_each_leaf(scratch, [&](Scratch& own, const Cloud& cloud, int64_t, int32_t leaf) {
-      gather(own, cloud, leaf, limit, kNoNode);
-      const SearchNode& queries = cloud.nodes[leaf];
-      for (int32_t i = queries.begin; i < queries.begin + queries.size; ++i) {
-        load_query(own, cloud, i);
-        const int32_t self = cloud.index[i], excluded = loop ? -1 : self;
-        Key* const keys = own.keys.data();
-        Key* end = keys;
-        visit_near(own, cloud, bound, [&](const SearchNode& node, const T* distance) {
-          end = append(cloud, node, distance, limit, kNoBound<T>, excluded, end);
-          return bound;
-        });
-        const int64_t row = cloud.first + self, count = degree[row];
-        if (count < 0 || count > end - keys) {
-          counted.store(false, std::memory_order_relaxed);
-          continue;
-        }
-        if (count < end - keys) std::nth_element(keys, keys + count, end);
-        sort_keys(keys, count);
-        write(cloud, self, keys, count, source + first_edge[row], target + first_edge[row]);
-      }
+    use_large_pages(source, first_edge[points]);
+    use_large_pages(target, first_edge[points]);
+    for_each_group(largest_cloud(), largest_cloud(), 0, 0,
+                   [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+      const RadiusFill<T> search{limit, loop, degree + ptr_[g], first_edge.data() + ptr_[g], source, target};
+      if (!kernels_.fill(cloud(g), dim_, first, last, search, own)) counted.store(false, std::memory_order_relaxed);
     });
     return counted;
   }
 
  private:
-  int32_t dim() const { return D > 0 ? D : runtime_dim_; }
+  // The search structure in the workspace.
+  struct Arrays {
+    int64_t* first_leaf;  // [clouds + 1]
+    SearchNode* nodes;    // [2 leaves]
+    T* boxes;             // [2 leaves, 2, dim]
+    int32_t* leaves;      // [leaves]: their nodes
+    T* coords;            // [leaves, dim, kLeaf]
+    int32_t* index;       // [leaves, kLeaf]
+    int64_t bytes;
+
+    Arrays() = default;
+    Arrays(char* workspace, int64_t clouds, int64_t num_leaves, int64_t dim) {
+      Sections sections(workspace);
+      first_leaf = sections.take<int64_t>(clouds + 1);
+      nodes = sections.take<SearchNode>(2 * num_leaves);
+      boxes = sections.take<T>(2 * num_leaves * 2 * dim);
+      leaves = sections.take<int32_t>(num_leaves);
+      coords = sections.take<T>(num_leaves * dim * kLeaf);
+      index = sections.take<int32_t>(num_leaves * kLeaf);
+      bytes = sections.size();
+    }
+  };
+
+  // Neighbours of every point of a cloud.
+  int64_t most(int64_t k, int64_t g, bool loop) const {
+    return std::max<int64_t>(0, std::min(k, ptr_[g + 1] - ptr_[g] - (loop ? 0 : 1)));
+  }
 
   bool valid_perm() const {
     std::vector<bool> seen(static_cast<size_t>(ptr_[clouds_]), false);
@@ -236,8 +194,9 @@ class Search {
 
   void number(const Node& node, SearchNode* nodes, int32_t* leaves, int32_t* num_nodes, int32_t* num_leaves) const {
     const int32_t id = (*num_nodes)++;
-    nodes[id].begin = static_cast<int32_t>(node.begin);
-    nodes[id].size = static_cast<int32_t>(node.points);
+    nodes[id].leaf = *num_leaves;
+    nodes[id].points = static_cast<int32_t>(node.points);
+    nodes[id].index = static_cast<int32_t>(node.begin);  // of a leaf, until its points are filled in
     if (node.points <= kLeaf) {
       leaves[(*num_leaves)++] = id;
     } else {
@@ -248,55 +207,61 @@ class Search {
     nodes[id].next = *num_nodes;
   }
 
-  int64_t cloud_of(int64_t leaf) const {
-    return std::upper_bound(first_leaf_, first_leaf_ + clouds_ + 1, leaf) - first_leaf_ - 1;
+  // The group of a number: where the numbers of the clouds start.
+  static int64_t owner(const int64_t* first, int64_t groups, int64_t number) {
+    return std::upper_bound(first, first + groups + 1, number) - first - 1;
   }
 
-  Cloud cloud(int64_t g) const {
-    const int64_t first = ptr_[g], leaf = first_leaf_[g];
-    return {first,
-            ptr_[g + 1] - first,
-            coords_ + first * dim(),
-            index_ + first,
-            nodes_ + 2 * leaf,
-            static_cast<int32_t>(2 * (first_leaf_[g + 1] - leaf) - 1),
-            boxes_ + 2 * leaf * 2 * dim()};
+  SearchCloud<T> cloud(int64_t g) const {
+    const int64_t first = at_.first_leaf[g];
+    return {ptr_[g],
+            ptr_[g + 1] - ptr_[g],
+            static_cast<int32_t>(2 * (at_.first_leaf[g + 1] - first) - 1),
+            at_.nodes + 2 * first,
+            at_.boxes + 2 * first * 2 * dim_,
+            at_.leaves + first,
+            at_.coords + first * dim_ * kLeaf,
+            at_.index + first * kLeaf};
   }
-
-  const T* box(const Cloud& cloud, int32_t node) const { return cloud.boxes + static_cast<int64_t>(node) * 2 * dim(); }
 
   // Gathers the points of a leaf and their box.
   void fill_leaf(int64_t leaf) const {
-    const int64_t g = cloud_of(leaf), first = ptr_[g], points = ptr_[g + 1] - first;
-    const int32_t id = leaves_[leaf];
-    SearchNode& node = nodes_[2 * first_leaf_[g] + id];
-    node.index = std::numeric_limits<int32_t>::max();
-    T* const low = boxes_ + (2 * first_leaf_[g] + id) * 2 * dim();
-    T* const high = low + dim();
-    for (int32_t i = node.begin; i < node.begin + node.size; ++i) {
-      const int64_t source = perm_[first + i];
-      index_[first + i] = static_cast<int32_t>(source);
-      node.index = std::min(node.index, static_cast<int32_t>(source));
-      for (int32_t a = 0; a < dim(); ++a) {
-        const T x = pos_[(first + source) * dim() + a];
-        coords_[first * dim() + a * points + i] = x;
-        low[a] = i == node.begin || x < low[a] ? x : low[a];
-        high[a] = i == node.begin || x > high[a] ? x : high[a];
+    const int64_t g = owner(at_.first_leaf, clouds_, leaf);
+    const int64_t id = 2 * at_.first_leaf[g] + at_.leaves[leaf];
+    SearchNode& node = at_.nodes[id];
+    const int64_t* const perm = perm_ + ptr_[g] + node.index;
+    T* const low = at_.boxes + id * 2 * dim_;
+    T* const high = low + dim_;
+    T* const coords = at_.coords + leaf * dim_ * kLeaf;
+    int32_t* const index = at_.index + leaf * kLeaf;
+    for (int32_t i = 0; i < node.points; ++i) index[i] = static_cast<int32_t>(perm[i]);
+    std::fill(index + node.points, index + kLeaf, std::numeric_limits<int32_t>::max());
+    node.index = *std::min_element(index, index + node.points);
+    for (int32_t a = 0; a < dim_; ++a) {
+      T* const x = coords + a * kLeaf;
+      for (int32_t i = 0; i < node.points; ++i) x[i] = pos_[(ptr_[g] + index[i]) * dim_ + a];
+      std::fill(x + node.points, x + kLeaf, std::numeric_limits<T>::quiet_NaN());
+      low[a] = high[a] = x[0];
+      for (int32_t i = 1; i < node.points; ++i) {
+        low[a] = x[i] < low[a] ? x[i] : low[a];
+        high[a] = x[i] > high[a] ? x[i] : high[a];
       }
     }
   }
 
   void merge_boxes(int64_t g) const {
-    const SearchNode* const nodes = nodes_ + 2 * first_leaf_[g];
-    T* const boxes = boxes_ + 2 * first_leaf_[g] * 2 * dim();
-    const int64_t num_nodes = 2 * (first_leaf_[g + 1] - first_leaf_[g]) - 1;
+    SearchNode* const nodes = at_.nodes + 2 * at_.first_leaf[g];
+    T* const boxes = at_.boxes + 2 * at_.first_leaf[g] * 2 * dim_;
+    const int64_t num_nodes = 2 * (at_.first_leaf[g + 1] - at_.first_leaf[g]) - 1;
     for (int64_t id = num_nodes - 1; id >= 0; --id) {
       if (nodes[id].next == id + 1) continue;
-      const T* const left = boxes + (id + 1) * 2 * dim();
-      const T* const right = boxes + static_cast<int64_t>(nodes[id + 1].next) * 2 * dim();
-      T* const low = boxes + id * 2 * dim();
-      for (int32_t a = 0; a < dim(); ++a) low[a] = std::min(left[a], right[a]);
-      for (int32_t a = dim(); a < 2 * dim(); ++a) low[a] = std::max(left[a], right[a]);
+      const int64_t left_id = id + 1, right_id = nodes[left_id].next;
+      nodes[id].index = std::min(nodes[left_id].index, nodes[right_id].index);
+      const T* const left = boxes + left_id * 2 * dim_;
+      const T* const right = boxes + right_id * 2 * dim_;
+      T* const low = boxes + id * 2 * dim_;
+      for (int32_t a = 0; a < dim_; ++a) low[a] = std::min(left[a], right[a]);
+      for (int32_t a = dim_; a < 2 * dim_; ++a) low[a] = std::max(left[a], right[a]);
     }
   }
 
@@ -306,216 +271,66 @@ class Search {
     return largest;
   }
 
-  // Everything is allocated here, where an exception may still be thrown.
-  std::vector<Scratch> make_scratch(int64_t keys) const {
+  // Calls body(scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves around,
+  // candidates, leaves of queries and keys of each query. All memory is allocated here, where an exception may be
+  // thrown.
+  template <typename F>
+  void for_each_group(int64_t room, int64_t candidates, int64_t batch, int64_t width, const F& body) const {
+    std::vector<int64_t> first_group(static_cast<size_t>(clouds_ + 1), 0);
     int64_t leaves = 0;
-    for (int64_t g = 0; g < clouds_; ++g) leaves = std::max(leaves, first_leaf_[g + 1] - first_leaf_[g]);
-    std::vector<Scratch> scratch(static_cast<size_t>(num_threads_));
-    for (Scratch& own : scratch) {
-      own.query.resize(dim());
-      own.near.reserve(leaves);
-      own.boxes.resize(ceil_div(leaves, kLeaf) * kLeaf * 2 * dim());
-      own.keys.resize(keys);
+    for (int64_t g = 0; g < clouds_; ++g) {
+      const int64_t of_cloud = at_.first_leaf[g + 1] - at_.first_leaf[g];
+      first_group[g + 1] = first_group[g] + ceil_div(of_cloud, kGroupLeaves);
+      leaves = std::max(leaves, of_cloud);
     }
-    return scratch;
-  }
-
-  template <typename F>
-  void for_each_leaf(std::vector<Scratch>& scratch, const F& body) const {
-    parallel_for(num_threads_, first_leaf_[clouds_], kLeavesAtOnce, [&](int32_t worker, int64_t leaf) {
-      const int64_t g = cloud_of(leaf);
-      body(scratch[worker], cloud(g), g, leaves_[leaf]);
+    room = std::min(room, leaves);
+    struct alignas(kAlign) Block {
+      char bytes[kAlign];
+    };
+    const auto lay_out = [&](char* base, Scratch<T>* own) {
+      const int64_t stride = room + kLeaf, most = std::max(room, candidates) + 2 * kLeaf;
+      Sections sections(base);
+      for (LeafList<T>* list : {&own->around, &own->near}) {
+        list->boxes = sections.take<T>(stride * 2 * dim_);
+        list->leaf = sections.take<int32_t>(stride);
+        list->index = sections.take<int32_t>(stride);
+        list->stride = stride;
+      }
+      own->box = sections.take<T>(2 * dim_);
+      for (Candidates<T>& found : own->found) {
+        found.distance = sections.take<T>(most);
+        found.index = sections.take<int32_t>(most);
+      }
+      own->keys = sections.take<T>(2 * most);
+      own->lists = sections.take<T>(2 * batch * kLeaf * width);
+      own->room = room;
+      own->batch = static_cast<int32_t>(batch);
+      return sections.size();
+    };
+    std::vector<Scratch<T>> scratch(static_cast<size_t>(num_threads_));
+    std::vector<std::unique_ptr<Block[]>> memory(scratch.size());
+    for (size_t worker = 0; worker < scratch.size(); ++worker) {
+      memory[worker].reset(new Block[lay_out(nullptr, &scratch[worker]) / kAlign]);  // not written to
+      lay_out(reinterpret_cast<char*>(memory[worker].get()), &scratch[worker]);
+    }
+    parallel_for(num_threads_, first_group[clouds_], 1, [&](int32_t worker, int64_t group) {
+      const int64_t g = owner(first_group.data(), clouds_, group);
+      const int64_t first = (group - first_group[g]) * kGroupLeaves;
+      const int64_t last = std::min(first + kGroupLeaves, at_.first_leaf[g + 1] - at_.first_leaf[g]);
+      body(scratch[worker], g, static_cast<int32_t>(first), static_cast<int32_t>(last));
     });
-  }
-
-  void load_query(Scratch& own, const Cloud& cloud, int32_t i) const {
-    for (int32_t a = 0; a < dim(); ++a) own.query[a] = cloud.coords[a * cloud.points + i];
-  }
-
-  // distance[j] = sum over the axes of difference(a, j) squared, for kLeaf lanes whatever the size of the leaf: loops
-  // that compilers vectorise. The order of the loops has no effect on the sums.
-  template <typename F>
-  void sum_squares(T* __restrict distance, const F& difference) const {
-    if constexpr (D > 0) {
-#pragma omp simd
-      for (int32_t j = 0; j < kLeaf; ++j) {
-        T sum = 0;
-        for (int32_t a = 0; a < D; ++a) sum += difference(a, j) * difference(a, j);
-        distance[j] = sum;
-      }
-    } else {
-      std::fill_n(distance, kLeaf, T{0});
-      for (int32_t a = 0; a < runtime_dim_; ++a) {
-#pragma omp simd
-        for (int32_t j = 0; j < kLeaf; ++j) distance[j] += difference(a, j) * difference(a, j);
-      }
-    }
-  }
-
-  // Squared distances of the query to the points of a leaf; lanes beyond its size mean nothing.
-  void leaf_distances(const T* query, const Cloud& cloud, const SearchNode& node, T* __restrict distance) const {
-    const T* const x = cloud.coords + node.begin;
-    const int64_t points = cloud.points;
-    sum_squares(distance, [=](int32_t a, int32_t j) { return x[a * points + j] - query[a]; });
-  }
-
-  // Squared distances of the query to boxes [2, dim, kLeaf].
-  void box_distances(const T* query, const T* low, T* __restrict distance) const {
-    const T* const high = low + dim() * kLeaf;
-    sum_squares(distance, [=](int32_t a, int32_t j) {
-      const T q = query[a], l = low[a * kLeaf + j], h = high[a * kLeaf + j];
-      const T x = q < l ? l : q;
-      return (x > h ? h : x) - q;
-    });
-  }
-
-  // A bit for each of the first `size` lanes that is within the limit.
-  static uint32_t lanes_within(const T* distance, T limit, int64_t size) {
-    typename Pack<T>::Bits lanes = 0;
-#pragma omp simd reduction(| : lanes)
-    for (int32_t j = 0; j < kLeaf; ++j) lanes |= distance[j] > limit ? 0 : 1 << j;
-    return static_cast<uint32_t>(lanes) & ((1u << size) - 1);
-  }
-
-  // Lists the leaves outside the subtree of `home` that come within `limit` of a leaf of queries.
-  void gather(Scratch& own, const Cloud& cloud, int32_t leaf, T limit, int32_t home) const {
-    const T* const query_low = box(cloud, leaf);
-    const T* const query_high = query_low + dim();
-    own.near.clear();
-    for (int32_t id = 0; id < cloud.num_nodes;) {
-      const SearchNode& node = cloud.nodes[id];
-      const T* const low = box(cloud, id);
-      const T* const high = low + dim();
-      T sum = 0;
-      for (int32_t a = 0; a < dim(); ++a) {
-        const T below = low[a] - query_high[a], above = query_low[a] - high[a];
-        const T d = std::max(std::max(below, above), T{0});
-        sum += d * d;
-      }
-      if (id == home || sum > limit) {
-        id = node.next;
-      } else {
-        if (node.next == id + 1) own.near.push_back({sum, id, node.index});
-        ++id;
-      }
-    }
-    if (home != kNoNode) std::sort(own.near.begin(), own.near.end());
-    for (size_t c = 0; c < own.near.size(); ++c) {
-      const T* const from = box(cloud, own.near[c].node);
-      T* const to = own.boxes.data() + c / kLeaf * kLeaf * 2 * dim() + c % kLeaf;
-      for (int32_t a = 0; a < 2 * dim(); ++a) to[a * kLeaf] = from[a];
-    }
-  }
-
-  // Calls body(leaf, squared distances) for the near leaves that may hold a point below the bound, which the body
-  // returns anew.
-  template <typename F>
-  void visit_near(const Scratch& own, const Cloud& cloud, Key bound, const F& body) const {
-    const T* const query = own.query.data();
-    T box_distance[kLeaf], distance[kLeaf];
-    const int64_t count = static_cast<int64_t>(own.near.size());
-    for (int64_t first = 0; first < count; first += kLeaf) {
-      const Near* const near = own.near.data() + first;
-      if (near[0].distance > key_distance<T>(bound)) break;  // nearest first, or all within
-      box_distances(query, own.boxes.data() + first * 2 * dim(), box_distance);
-      uint32_t lanes = lanes_within(box_distance, key_distance<T>(bound), std::min<int64_t>(kLeaf, count - first));
-      for (; lanes != 0; lanes &= lanes - 1) {
-        const int j = __builtin_ctz(lanes);
-        const T limit = key_distance<T>(bound);
-        if (box_distance[j] > limit || (box_distance[j] == limit && near[j].index > key_index<T>(bound))) continue;
-        const SearchNode& node = cloud.nodes[near[j].node];
-        leaf_distances(query, cloud, node, distance);
-        bound = body(node, distance);
-      }
-    }
-  }
-
-  // Adds the points of a leaf within the limit and below the bound; `end` may be written one place beyond them.
-  Key* append(const Cloud& cloud, const SearchNode& node, const T* distance, T limit, Key bound, int32_t excluded,
-              Key* end) const {
-    const int32_t* const index = cloud.index + node.begin;
-    for (uint32_t lanes = lanes_within(distance, limit, node.size); lanes != 0; lanes &= lanes - 1) {
-      const int j = __builtin_ctz(lanes);
-      *end = make_key(distance[j], index[j]);
-      end += (*end < bound) & (index[j] != excluded);
-    }
-    return end;
-  }
-
-  void write(const Cloud& cloud, int32_t self, const Key* keys, int64_t count, int64_t* source,
-             int64_t* target) const {
-    for (int64_t j = 0; j < count; ++j) {
-      source[j] = cloud.first + static_cast<uint32_t>(keys[j]);
-      target[j] = cloud.first + self;
-    }
-  }
-
-  // The smallest node that holds the leaf and at least `points` points.
-  int32_t find_home(const Cloud& cloud, int32_t leaf, int64_t points) const {
-    int32_t id = 0;
-    while (id != leaf) {
-      const int32_t right = cloud.nodes[id + 1].next;
-      const int32_t child = leaf < right ? id + 1 : right;
-      if (cloud.nodes[child].size < points) break;
-      id = child;
-    }
-    return id;
-  }
-
-  // Adds what a leaf has to the nearest of a query.
-  void take(Nearest<T>& nearest, const Cloud& cloud, const SearchNode& node, const T* distance,
-            int32_t excluded) const {
-    const Key bound = nearest.bound();
-    nearest.end = append(cloud, node, distance, key_distance<T>(bound), bound, excluded, nearest.end);
-    nearest.settle();
-  }
-
-  void knn_leaf(Scratch& own, const Cloud& cloud, int32_t leaf, int64_t k, int64_t room, bool loop) const {
-    const SearchNode& queries = cloud.nodes[leaf];
-    // The nearest of the points around set the first bounds.
-    const int32_t home = find_home(cloud, leaf, k + 1);
-    T limit = 0, distance[kLeaf];
-    for (int32_t i = 0; i < queries.size; ++i) {
-      load_query(own, cloud, queries.begin + i);
-      const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
-      Nearest<T>& nearest = own.nearest[i];
-      nearest.reset(own.keys.data() + i * room, k);
-      for (int32_t id = home; id < cloud.nodes[home].next; ++id) {
-        const SearchNode& node = cloud.nodes[id];
-        if (node.next != id + 1) continue;
-        leaf_distances(own.query.data(), cloud, node, distance);
-        take(nearest, cloud, node, distance, excluded);
-      }
-      nearest.merge();
-      limit = std::max(limit, key_distance<T>(nearest.bound()));
-    }
-    gather(own, cloud, leaf, limit, home);
-    for (int32_t i = 0; i < queries.size; ++i) {
-      load_query(own, cloud, queries.begin + i);
-      const int32_t excluded = loop ? -1 : cloud.index[queries.begin + i];
-      Nearest<T>& nearest = own.nearest[i];
-      visit_near(own, cloud, nearest.bound(), [&](const SearchNode& node, const T* near) {
-        take(nearest, cloud, node, near, excluded);
-        return nearest.bound();
-      });
-      nearest.merge();
-    }
   }
 
   const Layout& layout_;
   const T* pos_;
   const int64_t* ptr_;
   int64_t clouds_;
-  int32_t runtime_dim_;
+  int32_t dim_;
   const int64_t* perm_;
   char* workspace_;
   int32_t num_threads_;
-  int64_t* first_leaf_;
-  T* coords_ = nullptr;
-  int32_t* index_ = nullptr;
-  int32_t* leaves_ = nullptr;
-  SearchNode* nodes_ = nullptr;
-  T* boxes_ = nullptr;
+  const Kernels<T>& kernels_;
+  Arrays at_;
 };
 
 }  // namespace
@@ -531,18 +346,10 @@ bool valid(const Layout& layout, int32_t dtype, const int64_t* ptr, int64_t clou
   return dim >= 1 && erwin::valid_ptr(ptr, clouds);
 }
 
-// Calls f(T{}, D) with the types of the instance for a dtype and dimension.
+// Calls f(T{}) with the type of a dtype.
 template <typename F>
-auto dispatch(int32_t dtype, int64_t dim, const F& f) {
-  const auto of_type = [&](auto scalar) {
-    switch (dim) {
-      case 1: return f(scalar, std::integral_constant<int, 1>{});
-      case 2: return f(scalar, std::integral_constant<int, 2>{});
-      case 3: return f(scalar, std::integral_constant<int, 3>{});
-      default: return f(scalar, std::integral_constant<int, 0>{});
-    }
-  };
-  return dtype == ERWIN_FLOAT64 ? of_type(double{}) : of_type(float{});
+auto dispatch(int32_t dtype, const F& f) {
+  return dtype == ERWIN_FLOAT64 ? f(double{}) : f(float{});
 }
 
 }  // namespace
@@ -551,8 +358,8 @@ int32_t erwin_neighbors_workspace(const erwin_layout* config, int32_t dtype, con
                                   int64_t dim, int64_t* bytes) {
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !valid(layout, dtype, ptr, clouds, dim)) return ERWIN_INVALID_ARGUMENT;
-  *bytes = dispatch(dtype, dim, [&](auto scalar, auto d) {
-    return erwin::Search<decltype(scalar), d()>::bytes(layout, ptr, clouds, dim);
+  *bytes = dispatch(dtype, [&](auto scalar) {
+    return erwin::SearchTree<decltype(scalar)>::bytes(layout, ptr, clouds, dim);
   });
   return ERWIN_OK;
 }
@@ -570,8 +377,8 @@ int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int3
   erwin::make_layout(config, &layout);
   bool built = true;
   const int32_t found = erwin::guarded([&] {
-    dispatch(dtype, dim, [&](auto scalar, auto d) {
-      erwin::Search<decltype(scalar), d()> search(layout, pos, ptr, clouds, dim, perm, workspace,
+    dispatch(dtype, [&](auto scalar) {
+      erwin::SearchTree<decltype(scalar)> search(layout, pos, ptr, clouds, dim, perm, workspace,
                                                   context->num_threads);
       built = search.build();
       if (built) search.knn(k, loop != 0, source, target);
@@ -594,9 +401,9 @@ int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* con
   erwin::make_layout(config, &layout);
   bool built = true;
   const int32_t found = erwin::guarded([&] {
-    dispatch(dtype, dim, [&](auto scalar, auto d) {
+    dispatch(dtype, [&](auto scalar) {
       using T = decltype(scalar);
-      erwin::Search<T, d()> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
+      erwin::SearchTree<T> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
       built = search.build();
       if (built) search.radius_count(static_cast<T>(radius) * static_cast<T>(radius), cap, loop != 0, degree);
     });
@@ -618,9 +425,9 @@ int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* conf
   erwin::make_layout(config, &layout);
   bool counted = true;
   const int32_t filled = erwin::guarded([&] {
-    dispatch(dtype, dim, [&](auto scalar, auto d) {
+    dispatch(dtype, [&](auto scalar) {
       using T = decltype(scalar);
-      erwin::Search<T, d()> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
+      erwin::SearchTree<T> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
       search.attach();
       counted = search.radius_fill(static_cast<T>(radius) * static_cast<T>(radius), loop != 0, degree, source, target);
     });

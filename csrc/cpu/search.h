@@ -1,0 +1,108 @@
+// The search structure over a tree, and the searches that are compiled for several instruction sets.
+#ifndef ERWIN_CPU_SEARCH_H_
+#define ERWIN_CPU_SEARCH_H_
+
+#include <cstdint>
+
+namespace erwin {
+
+constexpr int32_t kLeaf = 16;        // most points of a search leaf, which are compared with a query side by side
+constexpr int32_t kGroupLeaves = 16;  // consecutive leaves of queries that share a walk through the tree
+
+// Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
+// left subtree.
+struct SearchNode {
+  int32_t next;    // first node after the subtree; `this + 1` marks a leaf
+  int32_t leaf;    // first leaf of the subtree
+  int32_t points;  // of the subtree
+  int32_t index;   // the lowest of its points
+};
+
+// One cloud of the search structure.
+template <typename T>
+struct SearchCloud {
+  int64_t first;  // row of the cloud's first point
+  int64_t points;
+  int32_t num_nodes;
+  const SearchNode* nodes;
+  const T* boxes;         // [nodes, 2, dim]
+  const int32_t* leaves;  // [leaves]: their nodes
+  const T* coords;        // [leaves, dim, kLeaf]; NaN, which is within no distance, in lanes without a point
+  const int32_t* index;   // [leaves, kLeaf]
+};
+
+// Leaves around the queries: boxes side by side.
+template <typename T>
+struct LeafList {
+  T* boxes;  // [2, dim, stride]
+  int32_t* leaf;
+  int32_t* index;  // the lowest of the leaf's points
+  int64_t stride;
+};
+
+template <typename T>
+struct Candidates {
+  T* distance;
+  int32_t* index;
+};
+
+// What one thread needs to answer queries.
+template <typename T>
+struct Scratch {
+  LeafList<T> around, near;  // of a group, of a leaf
+  T* box;                     // [2, dim], of the group
+  Candidates<T> found[2];    // of a query and the one before it, or leaves around it
+  void* keys;   // of as many
+  void* lists;  // the k nearest of `batch` leaves of queries
+  int64_t room;   // leaves in `around`
+  int32_t batch;  // leaves
+};
+
+template <typename T>
+struct KnnSearch {
+  int64_t k;  // at most the points that a query may take
+  bool loop;
+  int64_t* source;  // of the cloud
+  int64_t* target;
+};
+
+template <typename T>
+struct RadiusCount {
+  T limit;  // squared radius
+  bool loop;
+  int64_t cap;      // < 0: none
+  int64_t* degree;  // of the cloud
+};
+
+template <typename T>
+struct RadiusFill {
+  T limit;
+  bool loop;
+  const int64_t* degree;
+  const int64_t* first;  // edge of every point of the cloud
+  int64_t* source;       // of the batch
+  int64_t* target;
+};
+
+// Searches for the points of the leaves `first` to `last` of a cloud.
+template <typename T>
+struct Kernels {
+  void (*knn)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const KnnSearch<T>&, const Scratch<T>&);
+  void (*count)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const RadiusCount<T>&,
+                const Scratch<T>&);
+  // False where a degree is none that the count can have given: the edges of that point are not written.
+  bool (*fill)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const RadiusFill<T>&,
+               const Scratch<T>&);
+};
+
+// For dimension 1, 2, 3, and at 0 for any.
+struct KernelTable {
+  Kernels<float> of_float[4];
+  Kernels<double> of_double[4];
+};
+
+extern const KernelTable kSearchBaseline, kSearchAvx2, kSearchAvx512;
+
+}  // namespace erwin
+
+#endif  // ERWIN_CPU_SEARCH_H_

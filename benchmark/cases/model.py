@@ -31,7 +31,21 @@ FIVE_LEVELS: dict[str, Any] = {
     "mp_steps": 3,
     "mlp_ratio": 4,
 }
-#: The same in small, for tests.
+#: The published small model for cosmology, with features: 1.9 million weights.
+SMALL: dict[str, Any] = {
+    "c_in": 4,
+    "c_hidden": [32, 64, 128, 256],
+    "ball_sizes": [256] * 4,
+    "strides": [2] * 3,
+    "enc_depths": [2, 2, 6, 2],
+    "enc_num_heads": [2, 4, 8, 16],
+    "dec_depths": [2] * 3,
+    "dec_num_heads": [4, 4, 8],
+    "rotate": 0,
+    "mp_steps": 3,
+    "mlp_ratio": 4,
+}
+#: The five levels in small, for tests.
 TINY: dict[str, Any] = {
     **FIVE_LEVELS,
     "c_hidden": [8, 16, 32],
@@ -180,11 +194,22 @@ def checkpoint(size: str) -> Iterator[Workload]:
     r"""A training step that recomputes instead of storing."""
     config = TINY if size == "tiny" else FIVE_LEVELS
     num, n = {"tiny": (2, 64), "quick": (2, 2048)}.get(size, (16, 2048))
-    implementations = {
-        "ours": partial(_ours, config, True),
-        "ours, checkpoint": partial(_ours, config, True, checkpoint=True),
-    }
+    levels = len(config["ball_sizes"])
+    implementations = {"ours": partial(_ours, config, True)}
+    for name, first in (("level 0", 1), ("levels 0 and 1", 2), ("all levels", levels)):
+        flags = [level < first for level in range(levels)]
+        run = partial(_ours, config, True, checkpoint=flags)
+        implementations[f"ours, {name}"] = run
     yield _workload(num, n, True, config, implementations, "ours")
+
+
+def million(size: str) -> Iterator[Workload]:
+    r"""The published small model for cosmology, whose input fills 12 MB."""
+    config = TINY if size == "tiny" else SMALL
+    n = {"tiny": 64, "quick": 50_000}.get(size, 1_000_000)
+    for train in (False, True):
+        implementations = {"ours": partial(_ours, config, train, checkpoint=train)}
+        yield _workload(1, n, train, config, implementations, "ours")
 
 
 CASES = [
@@ -208,8 +233,14 @@ CASES = [
     ),
     Case(
         "checkpoint",
-        "A training step of Erwin with and without recomputation",
+        "A training step of Erwin that recomputes the blocks of some levels",
         checkpoint,
+        measures=("time", "memory"),
+    ),
+    Case(
+        "million",
+        "A million points in one cloud; in training all levels are recomputed",
+        million,
         measures=("time", "memory"),
     ),
 ]

@@ -8,7 +8,7 @@
 #define ERWIN_CPU_ATTENTION_KERNEL_H_
 
 #include "attention.h"
-#include "attention_vector.h"
+#include "vector_math.h"
 
 namespace erwin {
 namespace {

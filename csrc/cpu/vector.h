@@ -23,10 +23,14 @@ constexpr int kLanes = 4;
 template <int L>
 struct VectorOf {
   typedef float type __attribute__((vector_size(4 * L)));
+  typedef int32_t bits __attribute__((vector_size(4 * L)));
 };
 
 template <int L>
 using Vector = typename VectorOf<L>::type;
+
+template <int L>
+using Bits = typename VectorOf<L>::bits;
 
 template <int L>
 ERWIN_INLINE Vector<L> load(const float* from) {

@@ -1,72 +1,24 @@
-// Vectors of float32 in the compiler's vector extensions, as wide as the instruction set that a file is compiled for.
-//
-// Everything is in an anonymous namespace and inlined: no function of one instruction set may stand in for another's.
-#ifndef ERWIN_CPU_ATTENTION_VECTOR_H_
-#define ERWIN_CPU_ATTENTION_VECTOR_H_
+// Functions of vectors: square roots and powers of two.
+#ifndef ERWIN_CPU_VECTOR_MATH_H_
+#define ERWIN_CPU_VECTOR_MATH_H_
 
-#include <cstdint>
-#include <cstring>
+#include "vector.h"
+
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
-
-#define ERWIN_INLINE inline __attribute__((always_inline))
 
 namespace erwin {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16;
 constexpr __mmask16 kAll = 0xffff;  // intrinsics without a mask warn of an uninitialised vector in GCC 12
-#elif defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
 #endif
-
-template <int L>
-struct VectorOf {
-  typedef float type __attribute__((vector_size(4 * L)));
-  typedef int32_t bits __attribute__((vector_size(4 * L)));
-};
-
-template <int L>
-using Vector = typename VectorOf<L>::type;
-
-template <int L>
-using Bits = typename VectorOf<L>::bits;
-
-template <int L>
-ERWIN_INLINE Vector<L> load(const float* from) {
-  Vector<L> x;
-  std::memcpy(&x, from, sizeof x);
-  return x;
-}
-
-template <int L>
-ERWIN_INLINE void store(float* to, Vector<L> x) {
-  std::memcpy(to, &x, sizeof x);
-}
-
-template <int L>
-ERWIN_INLINE Vector<L> broadcast(float x) {
-  return x - Vector<L>{};  // x + 0 would not keep the sign of a zero
-}
 
 // Keeps a NaN of `b`.
 template <int L>
 ERWIN_INLINE Vector<L> larger(Vector<L> a, Vector<L> b) {
   return a > b ? a : b;
-}
-
-template <int L>
-ERWIN_INLINE float sum(Vector<L> x) {
-  float lanes[L];
-  store<L>(lanes, x);
-  for (int s = L / 2; s > 0; s /= 2) {
-    for (int i = 0; i < s; ++i) lanes[i] += lanes[i + s];
-  }
-  return lanes[0];
 }
 
 template <int L>
@@ -121,4 +73,4 @@ ERWIN_INLINE Vector<L> exp2(Vector<L> x) {
 }  // namespace
 }  // namespace erwin
 
-#endif  // ERWIN_CPU_ATTENTION_VECTOR_H_
+#endif  // ERWIN_CPU_VECTOR_MATH_H_

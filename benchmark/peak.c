@@ -1,6 +1,7 @@
-// Multiply-adds of independent vectors in registers: what no kernel can exceed.
+// Multiply-adds of independent vectors in registers: what no kernel can exceed. Compilers unroll 16 steps fully; an array
+// of more would live in memory.
 #if defined(__AVX512F__)
-enum { BYTES = 64, VECTORS = 24 };
+enum { BYTES = 64, VECTORS = 16 };
 #elif defined(__AVX__)
 enum { BYTES = 32, VECTORS = 12 };
 #else

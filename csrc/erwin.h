@@ -41,7 +41,7 @@ typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 // Where and how a call runs.
 typedef struct {
   int32_t device;       // -1: host; otherwise the CUDA device ordinal
-  int32_t num_threads;  // host threads, >= 1; 1 never enters a parallel region (safe in forked workers)
+  int32_t num_threads;  // host threads, >= 1; 1 never starts or wakes another (safe in forked workers)
   void* stream;         // CUDA stream, NULL on the host
 } erwin_context;
 
@@ -56,6 +56,9 @@ typedef struct {
 ERWIN_API int32_t erwin_abi_version(void);
 ERWIN_API int32_t erwin_has_openmp(void);
 ERWIN_API int32_t erwin_has_cuda(void);
+
+// `finite`: 1 if none of `count` values, float32 or float64, is infinite or NaN, else 0. Host pointers, one thread.
+ERWIN_API int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite);
 
 // ---- Tree -----------------------------------------------------------------------------------------------------------
 

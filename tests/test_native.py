@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,6 +204,51 @@ def test_a_build_survives_positions_that_are_not_finite(value, points):
     args = (layout, 0, *cloud, space.data_ptr(), size, *out)
     _native.call("erwin_tree_build", context, *args)
     assert torch.equal(perm.sort().values, torch.arange(points))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 17, 4095, 4096, 4097, 9000])
+def test_finite_values(count, dtype):
+    info = torch.finfo(dtype)
+    x = torch.randn(count, dtype=dtype)
+    extremes = [info.max, info.min, info.tiny, -info.tiny, info.tiny / 2, 0.0, -0.0]
+    x[: len(extremes)] = torch.tensor(extremes, dtype=dtype)[:count]
+    assert _native.is_finite(x)
+    for place in sorted({0, count // 2, count - 1} if count else {}):
+        for value in [float("inf"), -float("inf"), float("nan"), -float("nan")]:
+            y = x.clone()
+            y[place] = value
+            assert not _native.is_finite(y), (place, value)
+
+
+def test_finite_values_of_another_dtype_or_number_are_an_error():
+    x, finite = torch.zeros(4), ctypes.c_int32()
+    for dtype, count in [(2, 4), (0, -1)]:
+        args = (dtype, x.data_ptr(), count, ctypes.byref(finite))
+        with pytest.raises(RuntimeError, match="erwin_is_finite: invalid argument"):
+            _native.call("erwin_is_finite", *args)
+
+
+def test_builds_in_several_threads_share_their_helpers():
+    clouds = [torch.rand(n, 3) for n in [3000, 40_000, 5000, 70_000]]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        expected = [ball_tree(pos, ball_sizes=16).perm for pos in clouds]
+        torch.set_num_threads(3)
+
+        def build_all(shift):
+            for i in [*range(shift, 4), *range(shift)] * 5:
+                torch.set_num_threads(2 + (i + shift) % 3)
+                assert torch.equal(
+                    ball_tree(clouds[i], ball_sizes=16).perm, expected[i]
+                )
+
+        with ThreadPoolExecutor(4) as pool:
+            for result in [pool.submit(build_all, shift) for shift in range(4)]:
+                result.result(timeout=60)
+    finally:
+        torch.set_num_threads(before)
 
 
 def build(context, workspace_bytes):

@@ -107,6 +107,7 @@ _MESSAGE = POINTER(Message)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
+    "erwin_is_finite": [c_int32, c_void_p, c_int64, c_void_p],
     "erwin_tree_sizes": [_LAYOUT, *_CLOUDS, c_void_p, c_void_p],
     "erwin_tree_tables": [_LAYOUT, *_CLOUDS, _POINTERS, _POINTERS],
     "erwin_tree_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
@@ -191,8 +192,8 @@ def call(name: str, *args: object) -> None:
 def context(tensor: Tensor) -> Context:
     r"""The context of a call on :obj:`tensor`'s device.
 
-    A forked process gets one thread, and one thread never enters an OpenMP region: the
-    threads of the parent's team are not there, and a region would wait for them.
+    A forked process gets one thread, and one thread never starts or wakes another: the
+    threads of the parent are not there, and it would wait for them.
     """
     num_threads = 1 if _forked else torch.get_num_threads()
     if tensor.device.type == "cpu":
@@ -220,6 +221,13 @@ def cpu_isa() -> str:
 def heads(x: Tensor) -> Heads:
     r"""The struct of a tensor :obj:`[rows, heads, channels]`, channels contiguous."""
     return Heads(x.data_ptr(), x.stride(0), x.stride(1))
+
+
+def is_finite(x: Tensor) -> bool:
+    r"""Whether no value is infinite or NaN, found without PyTorch's threads."""
+    finite = c_int32()
+    call("erwin_is_finite", DTYPES[x.dtype], x.data_ptr(), x.numel(), byref(finite))
+    return bool(finite.value)
 
 
 def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:

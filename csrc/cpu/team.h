@@ -1,13 +1,19 @@
 // A team of threads that one of them leads.
 //
 // The leader hands out jobs, works on them and waits for chunks in progress only: a helper that has no core at the
-// moment delays nothing that it has not begun. Idle threads yield. The threads are OpenMP's, because PyTorch uses the
-// same ones: a second pool would share the cores with OpenMP's idle threads, which spin for milliseconds.
+// moment delays nothing that it has not begun. Who waits for long sleeps, so that a team costs nobody else a core.
 #ifndef ERWIN_CPU_TEAM_H_
 #define ERWIN_CPU_TEAM_H_
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <system_error>
 #include <thread>
 
 #if defined(_OPENMP)
@@ -16,81 +22,199 @@
 
 namespace erwin {
 
+// The jobs of a team, one after the other. Helpers share it with the leader and may find it after the last job.
+class Jobs {
+ public:
+  // The leader's: calls call(body, worker, i) for every i below `count`.
+  void run(void (*call)(const void*, int32_t, int64_t), const void* body, int64_t count) {
+    call_ = call;
+    body_ = body;
+    pending_.store(count, std::memory_order_relaxed);
+    number_ += 1;
+    ticket_.store(number_ << kBits | static_cast<uint64_t>(count));
+    wake();
+    work(0);
+    for (int32_t i = 0; i < kPatience && pending_.load() != 0; ++i) std::this_thread::yield();
+    if (pending_.load() == 0) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    leader_sleeps_.store(true);
+    finished_.wait(lock, [this] { return pending_.load() == 0; });
+    leader_sleeps_.store(false);
+  }
+
+  // The leader's, after the last job.
+  void end() {
+    ended_.store(true);
+    wake();
+  }
+
+  // A helper's: works until the end.
+  void help(int32_t worker) {
+    const auto due = [this] { return ended_.load() || has_chunk(ticket_.load()); };
+    while (!ended_.load()) {
+      work(worker);
+      for (int32_t i = 0; i < kPatience && !due(); ++i) std::this_thread::yield();
+      if (due()) continue;
+      std::unique_lock<std::mutex> lock(mutex_);
+      sleepers_.fetch_add(1);
+      published_.wait(lock, due);
+      sleepers_.fetch_sub(1);
+    }
+  }
+
+ private:
+  // Takes chunks of the job in hand, the last one first. A ticket names the job and counts what is left of it, so that a
+  // chunk is never taken from a job that is over.
+  void work(int32_t worker) {
+    uint64_t ticket = ticket_.load();
+    while (has_chunk(ticket)) {
+      if (!ticket_.compare_exchange_weak(ticket, ticket - 1)) continue;
+      call_(body_, worker, static_cast<int64_t>(ticket & kMask) - 1);
+      if (pending_.fetch_sub(1) == 1 && leader_sleeps_.load()) {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        finished_.notify_one();
+      }
+      ticket = ticket_.load();
+    }
+  }
+
+  // After a change that sleepers wait for. They count themselves before they look for it, so that none is missed.
+  void wake() {
+    if (sleepers_.load() == 0) return;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    published_.notify_all();
+  }
+
+  static bool has_chunk(uint64_t ticket) { return (ticket & kMask) != 0; }
+
+  static constexpr int32_t kBits = 40;
+  static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
+  static constexpr int32_t kPatience = 100;  // times that a thread yields before it sleeps: tens of microseconds
+  uint64_t number_ = 0;
+  void (*call_)(const void*, int32_t, int64_t) = nullptr;
+  const void* body_ = nullptr;
+  alignas(64) std::atomic<uint64_t> ticket_{0};
+  alignas(64) std::atomic<int64_t> pending_{0};
+  std::atomic<bool> leader_sleeps_{false};
+  alignas(64) std::atomic<int32_t> sleepers_{0};
+  std::atomic<bool> ended_{false};
+  std::mutex mutex_;
+  std::condition_variable published_, finished_;
+};
+
+// The helpers of all teams of the process: threads that sleep until a leader invites them. They are never joined and
+// the pool is never destroyed, because a process may exit while they sleep.
+class Helpers {
+ public:
+  static Helpers& get() {
+    static auto* const helpers = new Helpers;
+    return *helpers;
+  }
+
+  // Invites workers 1 .. count; teams at work at the same time share the threads.
+  void invite(const std::shared_ptr<Jobs>& jobs, int32_t count) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (int32_t worker = 1; worker <= count; ++worker) invitations_.push_back({jobs, worker});
+    try {
+      for (; threads_ < count; ++threads_) std::thread([this] { serve(); }).detach();
+    } catch (const std::system_error&) {
+      // The machine has no more threads to give; the leader needs none.
+    }
+    for (int32_t i = 0; i < count; ++i) invited_.notify_one();
+  }
+
+  // Withdraws invitations that nobody has followed.
+  void withdraw(const std::shared_ptr<Jobs>& jobs) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto of_jobs = [&](const Invitation& invitation) { return invitation.jobs == jobs; };
+    invitations_.erase(std::remove_if(invitations_.begin(), invitations_.end(), of_jobs), invitations_.end());
+  }
+
+ private:
+  struct Invitation {
+    std::shared_ptr<Jobs> jobs;
+    int32_t worker;
+  };
+
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      invited_.wait(lock, [this] { return !invitations_.empty(); });
+      const Invitation invitation = std::move(invitations_.front());
+      invitations_.pop_front();
+      lock.unlock();
+      invitation.jobs->help(invitation.worker);
+      lock.lock();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable invited_;
+  std::deque<Invitation> invitations_;
+  int32_t threads_ = 0;
+};
+
 class Team {
  public:
   // A team of one, which calls everything itself.
   Team() = default;
-  explicit Team(int32_t size) : size_(size) {}
+  Team(int32_t size, Jobs* jobs) : size_(size), jobs_(jobs) {}
 
   int32_t size() const { return size_; }
 
-  // The leader's: calls body(worker, i) for every i below `count`; calls with one worker do not overlap.
+  // Calls body(worker, i) for every i below `count`; calls with one worker do not overlap. The body must not throw.
   template <typename F>
   void run(int64_t count, const F& body) {
     if (size_ == 1 || count == 1) {
       for (int64_t i = 0; i < count; ++i) body(0, i);
       return;
     }
-    call_ = [](const void* job, int32_t worker, int64_t i) { (*static_cast<const F*>(job))(worker, i); };
-    body_ = &body;
-    pending_.store(count, std::memory_order_relaxed);
-    job_ += 1;
-    ticket_.store(job_ << 48 | static_cast<uint64_t>(count) << 24, std::memory_order_release);
-    work(0);
-    while (pending_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
+    const auto call = [](const void* job, int32_t worker, int64_t i) noexcept {
+      (*static_cast<const F*>(job))(worker, i);
+    };
+    jobs_->run(call, &body, count);
   }
-
-  // A helper's: works until the leader dismisses the team.
-  void help(int32_t worker) {
-    while (!dismissed_.load(std::memory_order_acquire)) {
-      work(worker);
-      std::this_thread::yield();
-    }
-  }
-
-  void dismiss() { dismissed_.store(true, std::memory_order_release); }
 
  private:
-  // Takes chunks of the job in hand. A ticket names the job, its chunks and the next of them, so that a chunk is never
-  // taken from a job that is over.
-  void work(int32_t worker) {
-    uint64_t ticket = ticket_.load(std::memory_order_acquire);
-    while ((ticket & kMask) < (ticket >> 24 & kMask)) {
-      if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel)) continue;
-      call_(body_, worker, static_cast<int64_t>(ticket & kMask));
-      pending_.fetch_sub(1, std::memory_order_acq_rel);
-      ticket = ticket_.load(std::memory_order_acquire);
-    }
-  }
-
-  static constexpr uint64_t kMask = (1u << 24) - 1;
   int32_t size_ = 1;
-  uint64_t job_ = 0;
-  void (*call_)(const void*, int32_t, int64_t) = nullptr;
-  const void* body_ = nullptr;
-  alignas(64) std::atomic<uint64_t> ticket_{0};
-  alignas(64) std::atomic<int64_t> pending_{0};
-  std::atomic<bool> dismissed_{false};
+  Jobs* jobs_ = nullptr;
 };
 
-// Calls lead(team) with a team of `num_threads`. Nothing may throw while the team is at work.
+// Calls lead(team) with a team of `num_threads`, which must not throw.
+//
+// OpenMP's threads are the first choice: those that PyTorch has just used spin for milliseconds, on cores that others
+// would have to wait for. But the end of their region waits for every thread, with or without work, so that a region
+// which ends late tells of cores that others use, too. For a second thereafter the process invites its own helpers.
 template <typename F>
 void with_team(int32_t num_threads, const F& lead) {
-  Team team(num_threads);
-#pragma omp parallel num_threads(num_threads)
-  {
+  using Clock = std::chrono::steady_clock;
+  const auto jobs = std::make_shared<Jobs>();
+  Team team(num_threads, jobs.get());
 #if defined(_OPENMP)
-    const int32_t worker = omp_get_thread_num();
-#else
-    const int32_t worker = 0;
-#endif
-    if (worker == 0) {
-      lead(team);
-      team.dismiss();
-    } else {
-      team.help(worker);
+  static std::atomic<Clock::rep> crowded_until{Clock::time_point::min().time_since_epoch().count()};
+  if (Clock::now().time_since_epoch().count() >= crowded_until.load(std::memory_order_relaxed)) {
+    Clock::time_point end;
+#pragma omp parallel num_threads(num_threads)
+    {
+      const int32_t worker = omp_get_thread_num();
+      if (worker == 0) {
+        lead(team);
+        jobs->end();
+        end = Clock::now();
+      } else {
+        jobs->help(worker);
+      }
     }
+    const Clock::time_point left = Clock::now();
+    if (left - end > std::chrono::milliseconds(1))
+      crowded_until.store((left + std::chrono::seconds(1)).time_since_epoch().count(), std::memory_order_relaxed);
+    return;
   }
+#endif
+  Helpers::get().invite(jobs, num_threads - 1);
+  lead(team);
+  Helpers::get().withdraw(jobs);
+  jobs->end();
 }
 
 }  // namespace erwin

@@ -58,9 +58,10 @@ def _ball_tree_cpu(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
-    check_finite(pos)
-    check_ptr(ptr, pos.size(0), pos.device)
     pos, ptr = pos.contiguous(), ptr.contiguous()
+    if not _native.is_finite(pos):
+        check_finite(pos)  # names the row
+    check_ptr(ptr, pos.size(0), pos.device)
     config = _native.layout(ball_sizes, strides, layout)
     clouds, levels, dim = ptr.numel() - 1, len(ball_sizes), pos.size(1)
     dtype = _native.DTYPES[pos.dtype]

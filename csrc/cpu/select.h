@@ -1,15 +1,17 @@
 // The upper part of a tree on the host: one split of a large node, out of place and stable.
 //
-// The record that the left ones precede is found by a histogram of the coordinate's leading bits and a selection among
-// the few records in one bin; the partition keeps the order on either side, so that records of a node always ascend by
-// index and ties need no thought.
+// The record that the left ones precede is found by a histogram of a sample's coordinates and a selection among the few
+// records in the bins that it may lie in; the partition finds the ranges of both sides in passing, and keeps the order
+// on either side, so that records of a node always ascend by index and ties need no thought.
 #ifndef ERWIN_CPU_SELECT_H_
 #define ERWIN_CPU_SELECT_H_
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "record.h"
@@ -20,41 +22,70 @@ namespace erwin {
 // Lowest and highest coordinate along an axis.
 template <typename T>
 struct Range {
-  T low, high;
+  T low = std::numeric_limits<T>::infinity(), high = -std::numeric_limits<T>::infinity();
+
+  void include(const Range& other) {
+    low = std::min(low, other.low);
+    high = std::max(high, other.high);
+  }
 };
 
-// The lowest and highest coordinates along every axis, found for all lanes of a record at once; what the lane of the
-// index gives is not used. Two records at a time, because a minimum takes longer than a load.
+// The ranges of a node's records along every axis; not kept where the dimension is known at run time only.
 template <typename T, int D>
-void find_ranges(const Record<T, D>* records, int64_t n, int32_t, Range<T>* ranges) {
-  constexpr size_t kLanes = sizeof(Record<T, D>) / sizeof(T);
-  typedef T Lanes __attribute__((vector_size(sizeof(Record<T, D>))));
-  Lanes low[2], high[2];
-  for (int32_t k = 0; k < 2; ++k) {
-    std::memcpy(&low[k], records, sizeof(Lanes));
-    high[k] = low[k];
+struct Box : std::array<Range<T>, D> {
+  void include(const Box& other) {
+    for (int32_t a = 0; a < D; ++a) (*this)[a].include(other[a]);
   }
-  for (int64_t i = n % 2; i < n; i += 2) {
+
+  // For all lanes of a record at once; what the lane of the index gives is not used. Two records at a time, because a
+  // minimum takes longer than a load.
+  void include(const Record<T, D>* records, int64_t n) {
+    typedef T Lanes __attribute__((vector_size(sizeof(Record<T, D>))));
+    static_assert(sizeof(Record<T, D>) > D * sizeof(T), "a record has room for its index");
+    if (n == 0) return;
+    Lanes low[2], high[2];
     for (int32_t k = 0; k < 2; ++k) {
-      Lanes x;
-      std::memcpy(&x, records + i + k, sizeof(Lanes));
-      low[k] = x < low[k] ? x : low[k];
-      high[k] = x > high[k] ? x : high[k];
+      std::memcpy(&low[k], records, sizeof(Lanes));
+      high[k] = low[k];
     }
+    for (int64_t i = n % 2; i < n; i += 2) {
+      for (int32_t k = 0; k < 2; ++k) {
+        Lanes x;
+        std::memcpy(&x, records + i + k, sizeof(Lanes));
+        low[k] = x < low[k] ? x : low[k];
+        high[k] = x > high[k] ? x : high[k];
+      }
+    }
+    for (int32_t k = 0; k < 2; ++k)
+      for (int32_t a = 0; a < D; ++a) (*this)[a].include({low[k][a], high[k][a]});
   }
-  for (int32_t a = 0; a < D; ++a) ranges[a] = {std::min(low[0][a], low[1][a]), std::max(high[0][a], high[1][a])};
-  static_assert(kLanes > D, "a record has room for its index");
-}
+};
+
+template <typename T>
+struct Box<T, 0> {
+  void include(const Box&) {}
+  void include(const Record<T, 0>*, int64_t) {}
+};
 
 template <typename T>
 void find_ranges(const Record<T, 0>* records, int64_t n, int32_t dim, Range<T>* ranges) {
+  for (int32_t a = 0; a < dim; ++a)
+    for (int64_t i = 0; i < n; ++i) ranges[a].include({records[i].at(a), records[i].at(a)});
+}
+
+// The lowest one wins ties.
+template <typename T>
+int32_t widest_axis(const Range<T>* ranges, int32_t dim) {
+  int32_t axis = 0;
+  T widest = -1;
   for (int32_t a = 0; a < dim; ++a) {
-    ranges[a] = {records[0].at(a), records[0].at(a)};
-    for (int64_t i = 1; i < n; ++i) {
-      ranges[a].low = std::min(ranges[a].low, records[i].at(a));
-      ranges[a].high = std::max(ranges[a].high, records[i].at(a));
+    const T extent = ranges[a].high - ranges[a].low;
+    if (extent > widest) {
+      widest = extent;
+      axis = a;
     }
   }
+  return axis;
 }
 
 // A record's place in the order along an axis.
@@ -121,9 +152,33 @@ Rank<K> nth_rank(Rank<K>* ranks, int64_t n, int64_t k, K low, K high) {
   return ranks[k];
 }
 
-// Appends the records before the pivot to `left`, the others to `right`.
+// Records below an interval, and in it.
+struct Part {
+  int64_t below, inside;
+};
+
+// Writes the ranks of the records between first and last. Without branches: those are mispredicted too often.
+template <typename R, typename T, typename K>
+Part collect_ranks(const R* records, int64_t n, int32_t axis, T first, T last, Rank<K>* ranks) {
+  Part part{0, 0};
+  for (int64_t i = 0; i < n; ++i) {
+    const T x = records[i].at(axis);
+    std::memcpy(&ranks[part.inside].key, &x, sizeof(x));
+    ranks[part.inside].index = records[i].index;
+    part.inside += (x >= first) & (x <= last);
+    part.below += x < first;
+  }
+  for (int64_t i = 0; i < part.inside; ++i) {
+    T x;
+    std::memcpy(&x, &ranks[i].key, sizeof(x));
+    ranks[i].key = ordered_key(x);
+  }
+  return part;
+}
+
+// Appends the records before the pivot to `left`, the others to `right`. Returns how many went left.
 template <typename R, typename K>
-void partition_records(const R* records, int64_t n, int32_t axis, const Rank<K>& pivot, R* left, R* right) {
+int64_t partition_records(const R* records, int64_t n, int32_t axis, const Rank<K>& pivot, R* left, R* right) {
   using T = typename R::Scalar;
   const T pivot_x = coordinate_of(pivot.key);
   const int64_t gap = right - left;
@@ -136,93 +191,103 @@ void partition_records(const R* records, int64_t n, int32_t axis, const Rank<K>&
     left[to_right + ((lefts - to_right) & -static_cast<int64_t>(is_left))] = records[i];
     lefts += is_left;
   }
+  return lefts;
 }
 
 constexpr int64_t kChunk = 8192;           // records of a large node that a thread takes at a time
+constexpr int64_t kBlock = 512;            // records that are still in the first cache after a pass over them
 constexpr int64_t kHistogramPoints = 256;  // smaller nodes are selected from as they are
+constexpr int64_t kSamplePoints = 16384;   // larger nodes are sampled first
+
+template <typename T, int D>
+struct Boxes {
+  Box<T, D> left, right;
+};
 
 // Moves records to `out`: the `left` smallest along the widest axis, then the others, both in their old order.
-// 1 <= left < n. `out` also serves as scratch before.
-template <typename R>
-void split_records(Team& team, const R* in, R* out, int64_t n, int64_t left, int32_t dim) {
-  using T = typename R::Scalar;
+// 1 <= left < n. `out` also serves as scratch before. `box` holds the records; returns the boxes of the halves.
+template <typename T, int D>
+Boxes<T, D> split_records(Team& team, const Record<T, D>* in, Record<T, D>* out, int64_t n, int64_t left, int32_t dim,
+                          const Box<T, D>& box) {
+  using R = Record<T, D>;
   using K = decltype(ordered_key(T{}));
   static_assert(sizeof(Rank<K>) <= sizeof(R), "ranks are kept where records go");
   const int64_t step = team.size() == 1 ? n : kChunk, chunks = ceil_div(n, step);
   const auto length = [=](int64_t chunk) { return std::min(step, n - chunk * step); };
 
-  // The widest axis; the lowest one wins ties.
-  std::vector<Range<T>> ranges(static_cast<size_t>(chunks * dim));
-  team.run(chunks, [&](int32_t, int64_t chunk) {
-    find_ranges(in + chunk * step, length(chunk), dim, &ranges[chunk * dim]);
-  });
-  int32_t axis = 0;
-  T widest = -1;
-  for (int32_t a = 0; a < dim; ++a) {
-    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      ranges[a].low = std::min(ranges[a].low, ranges[chunk * dim + a].low);
-      ranges[a].high = std::max(ranges[a].high, ranges[chunk * dim + a].high);
-    }
-    const T extent = ranges[a].high - ranges[a].low;
-    if (extent > widest) {
-      widest = extent;
-      axis = a;
-    }
+  int32_t axis;
+  Range<T> range;
+  if constexpr (D > 0) {
+    axis = widest_axis(box.data(), D);
+    range = box[axis];
+  } else {
+    std::vector<Range<T>> ranges(static_cast<size_t>(chunks * dim));
+    team.run(chunks, [&](int32_t, int64_t chunk) {
+      find_ranges(in + chunk * step, length(chunk), dim, &ranges[chunk * dim]);
+    });
+    for (int64_t i = dim; i < chunks * dim; ++i) ranges[i % dim].include(ranges[i]);
+    axis = widest_axis(ranges.data(), dim);
+    range = ranges[axis];
   }
-  const K low = ordered_key(ranges[axis].low), high = ordered_key(ranges[axis].high);
+  const K low = ordered_key(range.low), high = ordered_key(range.high);
   if (n <= kHistogramPoints) {
     auto* const ranks = reinterpret_cast<Rank<K>*>(out);
     for (int64_t i = 0; i < n; ++i) ranks[i] = {ordered_key(in[i].at(axis)), in[i].index};
-    return partition_records(in, n, axis, nth_rank(ranks, n, left, low, high), out, out + left);
+    partition_records(in, n, axis, nth_rank(ranks, n, left, low, high), out, out + left);
+    return {};
   }
-  const Bins<K> bins(low, high, n);
 
-  // What falls below the bin of the record that the left ones precede, and what into it.
-  std::vector<Counts> counts(static_cast<size_t>(team.size()));
-  team.run(chunks, [&](int32_t worker, int64_t chunk) {
-    uint32_t* const count = counts[worker].data();
-    const R* const records = in + chunk * step;
-    const int64_t size = length(chunk);
-    for (int64_t i = 0; i < size; ++i) ++count[bins.of(ordered_key(records[i].at(axis)))];
-  });
-  for (size_t worker = 1; worker < counts.size(); ++worker)
-    for (int32_t bin = 0; bin < bins.size(); ++bin) counts[0][bin] += counts[worker][bin];
-  int64_t k = left;
-  const int32_t bin = bin_of(counts[0].data(), &k);
-  const T first = coordinate_of(bins.low(bin)), last = coordinate_of(bins.high(bin));
-  struct Part {
-    int64_t below, inside;
-  };
   std::vector<Part> parts(static_cast<size_t>(chunks));
-  team.run(chunks, [&](int32_t, int64_t chunk) {
-    const R* const records = in + chunk * step;
-    auto* const ranks = reinterpret_cast<Rank<K>*>(out + chunk * step);
-    const int64_t size = length(chunk);
-    int64_t below = 0, inside = 0;
-    for (int64_t i = 0; i < size; ++i) {
-      const T x = records[i].at(axis);
-      std::memcpy(&ranks[inside].key, &x, sizeof(x));
-      ranks[inside].index = records[i].index;
-      inside += (x >= first) & (x <= last);
-      below += x < first;
+  const auto collect = [&](K low, K high) {
+    const T first = coordinate_of(low), last = coordinate_of(high);
+    team.run(chunks, [&](int32_t, int64_t chunk) {
+      auto* const ranks = reinterpret_cast<Rank<K>*>(out + chunk * step);
+      parts[chunk] = collect_ranks(in + chunk * step, length(chunk), axis, first, last, ranks);
+    });
+    Part sum{0, 0};
+    for (const Part& part : parts) sum = {sum.below + part.below, sum.inside + part.inside};
+    return sum;
+  };
+
+  // The record that the left ones precede lies in an interval that a sample gives, three standard deviations to either
+  // side, or else in the bin that all records give.
+  const Bins<K> bins(low, high, n);
+  K from, to;
+  int64_t k;
+  for (int64_t stride = n > kSamplePoints ? std::max<int64_t>(8, n / kSamplePoints) : 1;; stride = 1) {
+    std::vector<Counts> counts(static_cast<size_t>(stride == 1 ? team.size() : 1));
+    const auto count = [&](int32_t worker, int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; i += stride) ++counts[worker][bins.of(ordered_key(in[i].at(axis)))];
+    };
+    if (stride == 1) {
+      team.run(chunks, [&](int32_t worker, int64_t chunk) {
+        count(worker, chunk * step, chunk * step + length(chunk));
+      });
+    } else {
+      count(0, 0, n);
     }
-    for (int64_t i = 0; i < inside; ++i) {
-      T x;
-      std::memcpy(&x, &ranks[i].key, sizeof(x));
-      ranks[i].key = ordered_key(x);
-    }
-    parts[chunk] = {below, inside};
-  });
+    for (size_t worker = 1; worker < counts.size(); ++worker)
+      for (int32_t bin = 0; bin < bins.size(); ++bin) counts[0][bin] += counts[worker][bin];
+    const int64_t sample = ceil_div(n, stride);
+    const auto margin = stride == 1 ? 0 : static_cast<int64_t>(1.5 * std::sqrt(static_cast<double>(sample)));
+    int64_t first = std::max<int64_t>(left / stride - margin, 0);
+    int64_t last = std::min(left / stride + margin, sample - 1);
+    from = bins.low(bin_of(counts[0].data(), &first));
+    to = bins.high(bin_of(counts[0].data(), &last));
+    const Part sum = collect(from, to);
+    k = left - sum.below;
+    if (k >= 0 && k < sum.inside) break;
+  }
   Rank<K> pivot;
   if (chunks == 1) {
-    pivot = nth_rank(reinterpret_cast<Rank<K>*>(out), parts[0].inside, k, bins.low(bin), bins.high(bin));
+    pivot = nth_rank(reinterpret_cast<Rank<K>*>(out), parts[0].inside, k, from, to);
   } else {
     std::vector<Rank<K>> ranks;
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const auto* const first = reinterpret_cast<const Rank<K>*>(out + chunk * step);
       ranks.insert(ranks.end(), first, first + parts[chunk].inside);
     }
-    pivot = nth_rank(ranks.data(), static_cast<int64_t>(ranks.size()), k, bins.low(bin), bins.high(bin));
+    pivot = nth_rank(ranks.data(), static_cast<int64_t>(ranks.size()), k, from, to);
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const auto* const first = reinterpret_cast<const Rank<K>*>(out + chunk * step);
       parts[chunk].below +=
@@ -235,11 +300,25 @@ void split_records(Team& team, const R* in, R* out, int64_t n, int64_t left, int
     part.below = before;
     before += here;
   }
+  std::vector<Boxes<T, D>> boxes(static_cast<size_t>(chunks));
   team.run(chunks, [&](int32_t, int64_t chunk) {
-    R* const left_out = out + parts[chunk].below;
-    R* const right_out = out + left + chunk * step - parts[chunk].below;
-    partition_records(in + chunk * step, length(chunk), axis, pivot, left_out, right_out);
+    R* left_out = out + parts[chunk].below;
+    R* right_out = out + left + chunk * step - parts[chunk].below;
+    const int64_t end = chunk * step + length(chunk);
+    for (int64_t i = chunk * step; i < end; i += kBlock) {
+      const int64_t size = std::min(kBlock, end - i);
+      const int64_t lefts = partition_records(in + i, size, axis, pivot, left_out, right_out);
+      boxes[chunk].left.include(left_out, lefts);
+      boxes[chunk].right.include(right_out, size - lefts);
+      left_out += lefts;
+      right_out += size - lefts;
+    }
   });
+  for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+    boxes[0].left.include(boxes[chunk].left);
+    boxes[0].right.include(boxes[chunk].right);
+  }
+  return boxes[0];
 }
 
 }  // namespace erwin

@@ -97,6 +97,7 @@ class Builder {
   using R = Record<T, D>;
 
   static constexpr int32_t kMain = -1;
+  static constexpr int64_t kLeafPoints = Leaves<T, std::max(D, 1)>::kPoints;
 
   // The main tree, or the rotated tree of a level.
   struct Tree {
@@ -109,6 +110,7 @@ class Builder {
   struct Subtree {
     Node node;
     R *in, *out;
+    Box<T, D> box;
   };
 
   struct Halves {
@@ -132,48 +134,62 @@ class Builder {
     uint8_t* const mask = mask_ == nullptr ? nullptr : mask_ + first[0];
     const Workspace<T, D> space = workspace_.from(first[0], first[pooled_], dim);
 
-    load(team, points, [=](int64_t i) { space.in[i].load(pos + i * dim, i); });
-    build(team, worker, {kMain, perm, mask}, {root, space.in, space.out});
+    const Box<T, D> box = load(team, space.in, points, [=](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) space.in[i].load(pos + i * dim, i);
+    });
+    build(team, worker, {kMain, perm, mask}, {root, space.in, space.out, box});
     if (rotation_ == nullptr) return;
 
     const auto row = [=](int32_t level, int64_t i) {
       return level < pooled_ ? pos + perm[i] * dim : space.centroids + i * dim;
     };
+    // The centroids of those rows on a level whose first child is one of [begin, end) on the level below.
+    const auto pool = [=](int32_t level, int64_t begin, int64_t end) {
+      const int64_t stride = layout_.span[level] / layout_.span[level - 1];
+      const int64_t children = layout_.rows(root, level - 1);
+      for (int64_t first = ceil_div(begin, stride) * stride; first < end; first += stride) {
+        const int64_t last = std::min(first + stride, children);
+        for (int32_t a = 0; a < dim; ++a) {
+          T sum = row(level - 1, first)[a];
+          for (int64_t child = first + 1; child < last; ++child) sum += row(level - 1, child)[a];
+          space.centroids[first / stride * dim + a] = sum / static_cast<T>(last - first);
+        }
+      }
+    };
     for (int32_t level = 0; level < layout_.levels; ++level) {
       const int64_t rows = layout_.rows(root, level);
-      if (level >= pooled_) {
-        const int64_t stride = layout_.span[level] / layout_.span[level - 1];
-        const int64_t children = layout_.rows(root, level - 1);
-        const auto pool = [=](int64_t i) {
-          const int64_t begin = i * stride, end = std::min(begin + stride, children);
-          for (int32_t a = 0; a < dim; ++a) {
-            T sum = row(level - 1, begin)[a];
-            for (int64_t child = begin + 1; child < end; ++child) sum += row(level - 1, child)[a];
-            space.centroids[i * dim + a] = sum / static_cast<T>(end - begin);
-          }
-        };
-        // Centroids of centroids replace them from the front, which takes one thread.
-        Team alone;
-        load(level == pooled_ ? team : alone, rows, pool);
-      }
-      load(team, rows, [=](int64_t i) {
-        T own[D > 0 ? D : 1];
-        T* const x = D > 0 ? own : space.rotated + i * dim;
-        rotate(row(level, i), rotation_, dim, x);
-        space.in[i].load(x, i);
+      // Centroids of centroids replace them from the front, in order; those of points are found along with these.
+      if (level > pooled_) pool(level, 0, layout_.rows(root, level - 1));
+      const Box<T, D> box = load(team, space.in, rows, [=](int64_t begin, int64_t end) {
+        if (level < pooled_ && rows > kLeafPoints)  // points far apart in memory
+          for (int64_t i = begin; i < end; ++i) __builtin_prefetch(row(level, i));
+        for (int64_t i = begin; i < end; ++i) {
+          T own[D > 0 ? D : 1];
+          T* const x = D > 0 ? own : space.rotated + i * dim;
+          rotate(row(level, i), rotation_, dim, x);
+          space.in[i].load(x, i);
+        }
+        if (level + 1 == pooled_ && pooled_ < layout_.levels) pool(pooled_, begin, end);
       });
-      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out});
+      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out, box});
     }
   }
 
-  // Calls body(i) for every row.
+  // Calls body(begin, end) for blocks of rows, which loads these records. Returns the box of all if it will be needed.
   template <typename F>
-  static void load(Team& team, int64_t rows, const F& body) {
-    const int64_t step = team.size() == 1 ? rows : kChunk;
-    team.run(ceil_div(rows, step), [&](int32_t, int64_t chunk) {
-      const int64_t end = std::min(rows, (chunk + 1) * step);
-      for (int64_t i = chunk * step; i < end; ++i) body(i);
+  static Box<T, D> load(Team& team, const R* records, int64_t rows, const F& body) {
+    const int64_t chunks = ceil_div(rows, kChunk);
+    std::vector<Box<T, D>> boxes(static_cast<size_t>(chunks));
+    team.run(chunks, [&](int32_t, int64_t chunk) {
+      const int64_t end = std::min(rows, (chunk + 1) * kChunk);
+      for (int64_t i = chunk * kChunk; i < end; i += kBlock) {
+        const int64_t size = std::min(kBlock, end - i);
+        body(i, i + size);
+        if (rows > kLeafPoints) boxes[chunk].include(records + i, size);
+      }
     });
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) boxes[0].include(boxes[chunk]);
+    return boxes[0];
   }
 
   int64_t rows(const Tree& tree, const Node& node) const {
@@ -204,7 +220,7 @@ class Builder {
       return;
     }
     if constexpr (D > 0) {
-      if (n <= Leaves<T, D>::kPoints) {
+      if (n <= kLeafPoints) {
         Leaves<T, D>& leaves = *leaves_[static_cast<size_t>(worker)];
         leaves.load(subtree.in, n);
         return tree.level == kMain ? leaves.main_tree(subtree.node, tree.perm, tree.mask)
@@ -230,8 +246,10 @@ class Builder {
   Halves split(Team& team, const Tree& tree, const Subtree& subtree) const {
     const Children children = layout_.split(subtree.node);
     const int64_t left = rows(tree, children.left);
-    split_records(team, subtree.in, subtree.out, rows(tree, subtree.node), left, dim_);
-    return {{children.left, subtree.out, subtree.in}, {children.right, subtree.out + left, subtree.in + left}};
+    const Boxes<T, D> boxes =
+        split_records(team, subtree.in, subtree.out, rows(tree, subtree.node), left, dim_, subtree.box);
+    return {{children.left, subtree.out, subtree.in, boxes.left},
+            {children.right, subtree.out + left, subtree.in + left, boxes.right}};
   }
 
   const Layout& layout_;

@@ -244,9 +244,15 @@ def few_values(n, dim):
     return (20 * random_pos(n, dim)).round()
 
 
+def periodic_outliers(n, dim):
+    pos = uniform(n, dim)
+    pos[::8] += 100  # what takes every eighth point sees another distribution
+    return pos
+
+
 KINDS = [
     *[uniform, clustered, far_point, many_magnitudes, denormal, huge],
-    *[one_constant_axis, few_values, signed_zeros, coincident],
+    *[one_constant_axis, few_values, signed_zeros, coincident, periodic_outliers],
 ]
 
 
@@ -266,7 +272,11 @@ def test_any_distribution_of_points(make, dim, layout):
 
 
 @pytest.mark.parametrize(
-    ("n", "make"), [(16_384, far_point), (16_385, clustered), (33_000, few_values)]
+    ("n", "make"),
+    [
+        *[(16_384, far_point), (16_385, clustered)],
+        *[(33_000, few_values), (33_000, periodic_outliers)],
+    ],
 )
 def test_large_clouds(n, make, num_threads):
     num_threads(2)

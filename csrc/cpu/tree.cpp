@@ -7,6 +7,7 @@
 
 #include "../layout.h"
 #include "leaves.h"
+#include "pages.h"
 #include "parallel.h"
 #include "select.h"
 
@@ -363,6 +364,13 @@ int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* confi
   if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
   Layout layout;
   erwin::make_layout(config, &layout);
+  erwin::use_large_pages(static_cast<char*>(workspace), bytes);
+  for (int32_t level = 0; level < layout.levels; ++level) {
+    int64_t rows = 0;
+    for (int64_t g = 0; g < clouds; ++g) rows += layout.rows(layout.root(ptr[g + 1] - ptr[g]), level);
+    if (level == 0) erwin::use_large_pages(perm, rows);
+    if (rotation != nullptr) erwin::use_large_pages(perm_rot[level], rows);
+  }
   return erwin::guarded([&] {
     erwin::with_dim(dim, [&](auto d) {
       const auto build = [&](auto scalar) {

@@ -203,7 +203,7 @@ def context(tensor: Tensor) -> Context:
 
 
 def cpu_isa() -> str:
-    r"""The instruction set that ball attention runs with.
+    r"""The instruction set of ball attention and message passing.
 
     It is the widest that the build and the machine have, or the one that the
     environment variable ``ERWIN_CPU_ISA`` names, for tests and benchmarks.

@@ -59,8 +59,7 @@ def _ball_tree_cpu(
     layout: str,
 ) -> list[Tensor]:
     pos, ptr = pos.contiguous(), ptr.contiguous()
-    if not _native.is_finite(pos):
-        check_finite(pos)  # names the row
+    check_finite(pos)
     check_ptr(ptr, pos.size(0), pos.device)
     config = _native.layout(ball_sizes, strides, layout)
     clouds, levels, dim = ptr.numel() - 1, len(ball_sizes), pos.size(1)

@@ -5,7 +5,6 @@ no AVX-512 code for processors other than Intel's. oneDNN, in the same wheels, h
 """
 
 import platform
-from collections.abc import Callable
 from typing import Any, Optional
 
 import torch
@@ -98,13 +97,6 @@ def _dense(matrix: Tensor) -> Tensor:
     return matrix if 1 in stride and 0 not in stride else matrix.contiguous()
 
 
-def weight_gradient(product: Callable[..., Tensor], grad: Tensor, x: Tensor) -> Tensor:
-    r"""``grad.T @ x``; of its arguments, oneDNN copies the first, here the smaller."""
-    if grad.size(1) <= x.size(1):
-        return product(grad.t(), x.t(), None)
-    return product(x.t(), grad.t(), None).t()
-
-
 torch.library.define(
     "erwin::linear", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
 )
@@ -134,7 +126,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     grad_x = op(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
     grad_weight = None
     if ctx.needs_input_grad[1]:
-        grad_weight = weight_gradient(op, grad, x)
+        # oneDNN copies its first argument, here the smaller one.
+        if grad.size(1) <= x.size(1):
+            grad_weight = op(grad.t(), x.t(), None)
+        else:
+            grad_weight = op(x.t(), grad.t(), None).t()
     grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
     return grad_x, grad_weight, grad_bias
 

@@ -3,7 +3,6 @@ r"""Checks at the public boundary: a bad argument is named once, here.
 Checks that read values are skipped while a graph is traced, where there are none.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Optional, Union
@@ -11,6 +10,8 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+from torch_geometric_erwin import _native
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -67,10 +68,11 @@ def check_finite(pos: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: 'pos' must be finite (row 1 is [nan])
     """
-    if pos.numel() == 0:
-        return
-    low, high = torch.aminmax(pos)  # NaN if there is any, in one pass
-    if not (math.isfinite(low) and math.isfinite(high)):
+    if pos.device.type == "cpu" and pos.dtype in (torch.float32, torch.float64):
+        finite = _native.is_finite(pos.contiguous())
+    else:
+        finite = bool(torch.isfinite(pos).all())
+    if not finite:
         row = int((~torch.isfinite(pos).all(dim=1)).nonzero()[0])
         raise ValueError(f"'pos' must be finite (row {row} is {pos[row].tolist()})")
 

@@ -28,11 +28,18 @@ constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, its row s
 constexpr int64_t kForwardKeys = 128;            // keys of a tile
 constexpr int64_t kBackwardKeys = 64;            // two tiles are alive
 constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
+constexpr int64_t kLine = 64;                    // bytes of a cache line
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.40282347e+38f;
 
 ERWIN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 ERWIN_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+// Rows of channels, up to whole vectors.
+struct Rows {
+  const float* data;
+  int64_t stride;
+};
 
 template <int N>
 struct Number {
@@ -61,15 +68,15 @@ ERWIN_INLINE void multiply(const float* a, int64_t row, int64_t step, const floa
   }
 }
 
-// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L.
+// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L; = if there is no sum yet.
 template <int L, int R, int C>
 ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
-                             float* out, int64_t out_stride, int64_t rows) {
+                             float* out, int64_t out_stride, int64_t rows, bool first_sum) {
   for_rows<R>(0, rows, [&](auto block, int64_t first) __attribute__((always_inline)) {
     constexpr int r_end = decltype(block)::value;
-    Vector<L> sums[r_end][C];
+    Vector<L> sums[r_end][C] = {};
     float* const to = out + first * out_stride;
-    for (int r = 0; r < r_end; ++r) {
+    for (int r = 0; r < r_end && !first_sum; ++r) {
       for (int c = 0; c < C; ++c) sums[r][c] = load<L>(to + r * out_stride + c * L);
     }
     multiply<L, r_end, C>(a + first * row, row, step, b, stride, count, sums);
@@ -81,15 +88,16 @@ ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const fl
 
 // out[j, c] += sum over i < queries of tile[j, i] * x[i, c]: lanes over channels, narrower vectors for the last.
 template <int L>
-void accumulate_keys(const float* tile, int64_t keys, const float* x, int64_t queries, float* out, int64_t stride,
-                     int64_t first, int64_t channels) {
+void accumulate_keys(const float* tile, int64_t keys, Rows x, int64_t queries, float* out, int64_t stride,
+                     int64_t first, int64_t channels, bool first_sum) {
   for (; first + 2 * L <= channels; first += 2 * L) {
-    accumulate<L, kRows, 2>(tile, kQueries, 1, x + first, stride, queries, out + first, stride, keys);
+    accumulate<L, kRows, 2>(tile, kQueries, 1, x.data + first, x.stride, queries, out + first, stride, keys, first_sum);
   }
   for (; first + L <= channels; first += L) {
-    accumulate<L, 2 * kRows, 1>(tile, kQueries, 1, x + first, stride, queries, out + first, stride, keys);
+    accumulate<L, 2 * kRows, 1>(tile, kQueries, 1, x.data + first, x.stride, queries, out + first, stride, keys,
+                                first_sum);
   }
-  if constexpr (L > 4) accumulate_keys<L / 2>(tile, keys, x, queries, out, stride, first, channels);
+  if constexpr (L > 4) accumulate_keys<L / 2>(tile, keys, x, queries, out, stride, first, channels, first_sum);
 }
 
 template <int S, int... I>
@@ -117,15 +125,15 @@ ERWIN_INLINE void transpose_blocks(Vector<L> (&rows)[L]) {
   if constexpr (S > 1) transpose_blocks<L, S / 2>(rows);
 }
 
-// out[c, r] = in[r, c]; rows and columns are multiples of the lanes.
-void transpose(const float* in, int64_t in_stride, int64_t rows, int64_t columns, float* out, int64_t out_stride) {
-  for (int64_t r = 0; r < rows; r += kLanes) {
-    for (int64_t c = 0; c < columns; c += kLanes) {
-      Vector<kLanes> square[kLanes];
-      for (int i = 0; i < kLanes; ++i) square[i] = load<kLanes>(in + (r + i) * in_stride + c);
-      transpose_blocks<kLanes, kLanes / 2>(square);
-      for (int i = 0; i < kLanes; ++i) store<kLanes>(out + (c + i) * out_stride + r, square[i]);
-    }
+// out[c, r] = factor[c] * in[r, c] for a square of lanes. Rows of `in` beyond `in_rows` repeat its last; `out_rows` rows
+// of `out` are written.
+ERWIN_INLINE void transpose(const float* in, int64_t in_stride, int64_t in_rows, Vector<kLanes> factor, float* out,
+                            int64_t out_stride, int64_t out_rows) {
+  Vector<kLanes> square[kLanes];
+  for (int i = 0; i < kLanes; ++i) square[i] = load<kLanes>(in + least(i, in_rows - 1) * in_stride) * factor;
+  transpose_blocks<kLanes, kLanes / 2>(square);
+  for (int i = 0; i < kLanes; ++i) {
+    if (i < out_rows) store<kLanes>(out + i * out_stride, square[i]);
   }
 }
 
@@ -154,7 +162,7 @@ struct Arena {
 
   float* take(int64_t floats) {
     float* const here = base == nullptr ? nullptr : reinterpret_cast<float*>(base + used);
-    used += round_up(floats * static_cast<int64_t>(sizeof(float)), 64);
+    used += round_up(floats * static_cast<int64_t>(sizeof(float)), kLine);
     return here;
   }
 };
@@ -180,8 +188,12 @@ struct Ball {
 
   int64_t row(int64_t i) const { return attention.perm == nullptr ? start + i : attention.perm[start + i]; }
 
-  void begin(int64_t first_place) {
-    start = first_place;
+  // The element where row `i` of a head begins.
+  int64_t offset(const erwin_heads& x, int64_t head, int64_t i) const {
+    return row(i) * x.row_stride + head * x.head_stride;
+  }
+
+  void locate() {
     if (attention.pos_dtype == ERWIN_FLOAT64) {
       read_positions(static_cast<const double*>(attention.pos));
     } else {
@@ -232,7 +244,7 @@ struct Ball {
   void read(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float* to) const {
     const int64_t channels = attention.channels;
     for (int64_t i = 0; i < count; ++i, to += stride) {
-      const int64_t at = row(first + i) * x.row_stride + head * x.head_stride;
+      const int64_t at = offset(x, head, first + i);
       if (attention.dtype == ERWIN_FLOAT32) {
         const float* const from = static_cast<const float*>(x.data) + at;
         for (int64_t c = 0; c < channels; ++c) to[c] = from[c];
@@ -243,11 +255,50 @@ struct Ball {
     }
   }
 
+  // Whether rows can be used where they lie: as they are, and in whole vectors.
+  bool direct() const {
+    return attention.dtype == ERWIN_FLOAT32 && attention.perm == nullptr && attention.channels == stride;
+  }
+
+  // The same rows, where they lie or in `scratch`.
+  Rows view(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float* scratch) const {
+    if (direct()) return {static_cast<const float*>(x.data) + offset(x, head, first), x.row_stride};
+    read(x, head, first, count, scratch);
+    return {scratch, stride};
+  }
+
+  // to[c, i] = factor * rows[i, c] for C vectors of queries; those beyond the last repeat it.
+  template <int C>
+  void transpose_in(Rows rows, int64_t queries, float factor, float* to) const {
+    for (int i = 0; i < C * kLanes; i += kLanes) {
+      for (int64_t c = 0; c < stride; c += kLanes) {
+        transpose(rows.data + i * rows.stride + c, rows.stride, queries - i, broadcast<kLanes>(factor),
+                  to + c * kQueries + i, kQueries, kLanes);
+      }
+    }
+  }
+
+  // Writes factor[i] * from[c, i] as rows.
+  template <int C>
+  void transpose_out(const float* from, const Vector<kLanes> (&factor)[C], const erwin_heads& x, int64_t head,
+                     int64_t first, int64_t queries, float* scratch) const {
+    const bool at_once = direct();
+    float* const to = at_once ? static_cast<float*>(x.data) + offset(x, head, first) : scratch;
+    const int64_t to_stride = at_once ? x.row_stride : stride;
+    for (int i = 0; i < C; ++i) {
+      for (int64_t c = 0; c < stride; c += kLanes) {
+        transpose(from + c * kQueries + i * kLanes, kQueries, kLanes, factor[i], to + i * kLanes * to_stride + c,
+                  to_stride, queries - i * kLanes);
+      }
+    }
+    if (!at_once) write(x, head, first, queries, 1, scratch);
+  }
+
   // Writes the rows [count, stride], times `factor`.
   void write(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float factor, float* from) const {
     const int64_t channels = attention.channels;
     for (int64_t i = 0; i < count; ++i, from += stride) {
-      const int64_t at = row(first + i) * x.row_stride + head * x.head_stride;
+      const int64_t at = offset(x, head, first + i);
       if (attention.dtype == ERWIN_FLOAT32) {
         float* const to = static_cast<float*>(x.data) + at;
         for (int64_t c = 0; c < channels; ++c) to[c] = factor * from[c];
@@ -257,6 +308,36 @@ struct Ball {
       }
     }
   }
+};
+
+// Fetches the rows of N tensors that the next head reads and writes while the present one is computed: pieces that far
+// apart are beyond the machine's own prefetchers.
+template <int N>
+struct Ahead {
+  const Ball& ball;
+  const erwin_heads* tensors[N];
+  int64_t head = 0, next = 0, last = 0;
+
+  void begin(int64_t of_head, int64_t last_head) {
+    head = of_head;
+    next = 0;
+    // Pieces shorter than a line share one with the head before.
+    last = of_head < last_head && ball.attention.channels * item() >= kLine ? ball.length : 0;
+  }
+
+  // A head has length^2 / (kRows * kQueries) blocks of scores.
+  ERWIN_INLINE void advance() { fetch((kRows * kQueries + ball.length - 1) / ball.length); }
+
+  ERWIN_INLINE void fetch(int64_t rows) {
+    for (const int64_t end = least(next + rows, last); next < end; ++next) {
+      for (const erwin_heads* const x : tensors) {
+        const char* const piece = static_cast<const char*>(x->data) + ball.offset(*x, head, next) * item();
+        for (int64_t at = 0; at < ball.attention.channels * item(); at += kLine) __builtin_prefetch(piece + at);
+      }
+    }
+  }
+
+  int64_t item() const { return ball.attention.dtype == ERWIN_FLOAT32 ? 4 : 2; }
 };
 
 void fill(float* to, int64_t count, float value) {
@@ -274,45 +355,48 @@ ERWIN_INLINE void with_columns(int64_t queries, const Body& body) {
 
 struct Forward {
   Ball ball;
-  float *key, *value;  // [length, stride]
-  float* rows;         // [kQueries, stride]: the block's queries, later its outputs
-  float* query;        // [stride, kQueries]: transposed, in units of log(2)
-  float* out;          // [stride, kQueries]: transposed
-  float* tile;         // [kForwardKeys, kQueries]
+  float *keys, *values;  // [length, stride]: where rows are read to that cannot be used where they lie
+  float* rows;           // [kQueries, stride]: the same for the block's queries and outputs
+  float* query;          // [stride, kQueries]: transposed, in units of log(2)
+  float* out;            // [stride, kQueries]: transposed
+  float* tile;           // [kForwardKeys, kQueries]
+  Rows key, value;       // of the head
 
   Forward(const erwin_attention& a, int64_t length, Arena& arena)
       : ball(a, length, kForwardKeys, arena),
-        key(arena.take(length * ball.stride)),
-        value(arena.take(length * ball.stride)),
+        keys(arena.take(length * ball.stride)),
+        values(arena.take(length * ball.stride)),
         rows(arena.take(kQueries * ball.stride)),
         query(arena.take(kQueries * ball.stride)),
         out(arena.take(kQueries * ball.stride)),
         tile(arena.take(kForwardKeys * kQueries)) {}
 
   void run(const AttentionTask& task, const erwin_heads& to, float* lse) {
-    ball.begin(task.start);
+    const erwin_attention& a = ball.attention;
+    ball.start = task.start;
+    Ahead<4> ahead{ball, {&a.q, &a.k, &a.v, &to}};
+    ahead.begin(task.first_head, task.last_head);
+    ahead.fetch(ball.length);
+    ball.locate();
     for (int64_t head = task.first_head; head < task.last_head; ++head) {
-      ball.read(ball.attention.k, head, 0, ball.length, key);
-      ball.read(ball.attention.v, head, 0, ball.length, value);
+      ahead.begin(head + 1, task.last_head);
+      key = ball.view(a.k, head, 0, ball.length, keys);
+      value = ball.view(a.v, head, 0, ball.length, values);
       for (int64_t first = 0; first < ball.length; first += kQueries) {
         const int64_t queries = least(kQueries, ball.length - first);
         with_columns<kColumns>(queries, [&](auto columns) {
-          block<decltype(columns)::value>(head, first, queries, to, lse);
+          block<decltype(columns)::value>(head, first, queries, to, lse, ahead);
         });
       }
     }
   }
 
   template <int C>
-  void block(int64_t head, int64_t first, int64_t queries, const erwin_heads& to, float* lse) {
+  void block(int64_t head, int64_t first, int64_t queries, const erwin_heads& to, float* lse, Ahead<4>& ahead) {
     typedef Vector<kLanes> V;
     const erwin_attention& a = ball.attention;
-    ball.read(a.q, head, first, queries, rows);
-    fill(rows + queries * ball.stride, (C * kLanes - queries) * ball.stride, 0);
-    transpose(rows, ball.stride, C * kLanes, ball.stride, query, kQueries);
-    const float to_log2 = a.scale * kLog2E, sigma = a.sigma[head] * kLog2E;
-    for (int64_t i = 0; i < ball.stride * kQueries; ++i) query[i] *= to_log2;
-    fill(out, ball.stride * kQueries, 0);
+    const float sigma = a.sigma[head] * kLog2E;
+    ball.transpose_in<C>(ball.view(a.q, head, first, queries, rows), queries, a.scale * kLog2E, query);
 
     V top[C], total[C];
     for (int c = 0; c < C; ++c) top[c] = broadcast<kLanes>(kLowest), total[c] = V{};
@@ -320,7 +404,7 @@ struct Forward {
       const int64_t keys = least(kForwardKeys, ball.length - j);
       V tops[C];
       for (int c = 0; c < C; ++c) tops[c] = top[c];
-      scores<C>(first, j, keys, sigma, tops);
+      scores<C>(first, j, keys, sigma, tops, ahead);
       if (j > 0) {
         for (int c = 0; c < C; ++c) {
           const V shrink = exp2<kLanes>(top[c] - tops[c]);
@@ -333,33 +417,31 @@ struct Forward {
       }
       for (int c = 0; c < C; ++c) top[c] = tops[c];
       weigh<C>(keys, top, total);
-      accumulate<kLanes, kRows, C>(value + j * ball.stride, 1, ball.stride, tile, kQueries, keys, out, kQueries,
-                                   a.channels);
+      accumulate<kLanes, kRows, C>(value.data + j * value.stride, 1, value.stride, tile, kQueries, keys, out, kQueries,
+                                   a.channels, j == 0);
     }
 
+    V share[C];
+    float sums[kQueries];
     for (int c = 0; c < C; ++c) {
-      const V share = 1.0f / total[c];
-      for (int64_t k = 0; k < a.channels; ++k) {
-        float* const sums = out + k * kQueries + c * kLanes;
-        store<kLanes>(sums, load<kLanes>(sums) * share);
-      }
-      for (int64_t i = 0; i < least(kLanes, queries - c * kLanes); ++i) {
-        lse[ball.row(first + c * kLanes + i) * a.heads + head] = top[c][i] + __builtin_log2f(total[c][i]);
-      }
+      share[c] = 1.0f / total[c];
+      store<kLanes>(sums + c * kLanes, top[c] + log2<kLanes>(total[c]));
     }
-    transpose(out, kQueries, ball.stride, C * kLanes, rows, ball.stride);
-    ball.write(to, head, first, queries, 1, rows);
+    for (int64_t i = 0; i < queries; ++i) lse[ball.row(first + i) * a.heads + head] = sums[i];
+    ball.transpose_out<C>(out, share, to, head, first, queries, rows);
   }
 
   // The tile's scores, and the largest of every query.
   template <int C>
-  ERWIN_INLINE void scores(int64_t first, int64_t j, int64_t keys, float sigma, Vector<kLanes> (&top)[C]) {
+  ERWIN_INLINE void scores(int64_t first, int64_t j, int64_t keys, float sigma, Vector<kLanes> (&top)[C],
+                           Ahead<4>& ahead) {
     int64_t stride;
     const float* const distance = ball.tile(j, keys, first, C * kLanes, stride);
     for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
       constexpr int r_end = decltype(block)::value;
+      ahead.advance();
       Vector<kLanes> sums[r_end][C] = {};
-      multiply<kLanes, r_end, C>(key + (j + from) * ball.stride, ball.stride, 1, query, kQueries,
+      multiply<kLanes, r_end, C>(key.data + (j + from) * key.stride, key.stride, 1, query, kQueries,
                                  ball.attention.channels, sums);
       for (int r = 0; r < r_end; ++r) {
         for (int c = 0; c < C; ++c) {
@@ -389,27 +471,28 @@ struct Forward {
 
 struct Backward {
   Ball ball;
-  float *key, *value, *grad_key, *grad_value;  // [length, stride]
-  float *rows, *grad_rows;                     // [kQueries, stride]: the block's queries and output gradients
+  float *keys, *values;                        // [length, stride]: as in the forward pass
+  float *grad_key, *grad_value;                // [length, stride]
+  float *rows, *grad_rows, *other;             // [kQueries, stride]: the same for what a block reads and writes
   float *query, *grad, *grad_query;            // [stride, kQueries]: transposed
-  float* other;                                // [kQueries, stride]: outputs, later gradients of queries
   float *weight, *slope;                       // [kBackwardKeys, kQueries]: of weights, and of the loss in the scores
   float *lse, *offset;                         // [kQueries]
   float* pull;                                 // [length, padded]: sum over heads of sigma * slope, or NULL
   float* grad_place;                           // [dim, padded] or NULL
+  Rows key, value;                             // of the head
 
   Backward(const erwin_attention& a, int64_t length, bool grad_pos, Arena& arena)
       : ball(a, length, kBackwardKeys, arena),
-        key(arena.take(length * ball.stride)),
-        value(arena.take(length * ball.stride)),
+        keys(arena.take(length * ball.stride)),
+        values(arena.take(length * ball.stride)),
         grad_key(arena.take(length * ball.stride)),
         grad_value(arena.take(length * ball.stride)),
         rows(arena.take(kQueries * ball.stride)),
         grad_rows(arena.take(kQueries * ball.stride)),
+        other(arena.take(kQueries * ball.stride)),
         query(arena.take(kQueries * ball.stride)),
         grad(arena.take(kQueries * ball.stride)),
         grad_query(arena.take(kQueries * ball.stride)),
-        other(arena.take(kQueries * ball.stride)),
         weight(arena.take(kBackwardKeys * kQueries)),
         slope(arena.take(kBackwardKeys * kQueries)),
         lse(arena.take(kQueries)),
@@ -419,18 +502,21 @@ struct Backward {
 
   void run(const AttentionTask& task, const AttentionGradients& to, const float* saved_lse) {
     const erwin_attention& a = ball.attention;
-    ball.begin(task.start);
+    ball.start = task.start;
+    Ahead<8> ahead{ball, {&a.q, &a.k, &a.v, &to.out, &to.grad_out, &to.grad_q, &to.grad_k, &to.grad_v}};
+    ahead.begin(task.first_head, task.last_head);
+    ahead.fetch(ball.length);
+    ball.locate();
     if (pull != nullptr) fill(pull, ball.length * ball.padded, 0);
     for (int64_t head = task.first_head; head < task.last_head; ++head) {
-      ball.read(a.k, head, 0, ball.length, key);
-      ball.read(a.v, head, 0, ball.length, value);
-      fill(grad_key, ball.length * ball.stride, 0);
-      fill(grad_value, ball.length * ball.stride, 0);
+      ahead.begin(head + 1, task.last_head);
+      key = ball.view(a.k, head, 0, ball.length, keys);
+      value = ball.view(a.v, head, 0, ball.length, values);
       float grad_sigma = 0;
       for (int64_t first = 0; first < ball.length; first += kQueries) {
         const int64_t queries = least(kQueries, ball.length - first);
         with_columns<kColumns>(queries, [&](auto columns) {
-          grad_sigma += block<decltype(columns)::value>(head, first, queries, to, saved_lse);
+          grad_sigma += block<decltype(columns)::value>(head, first, queries, to, saved_lse, ahead);
         });
       }
       ball.write(to.grad_k, head, 0, ball.length, a.scale, grad_key);
@@ -442,11 +528,16 @@ struct Backward {
 
   // Returns what the block adds to the gradient of sigma.
   template <int C>
-  float block(int64_t head, int64_t first, int64_t queries, const AttentionGradients& to, const float* saved_lse) {
+  float block(int64_t head, int64_t first, int64_t queries, const AttentionGradients& to, const float* saved_lse,
+              Ahead<8>& ahead) {
     typedef Vector<kLanes> V;
     const erwin_attention& a = ball.attention;
     const int64_t stride = ball.stride, used = round_up(a.channels, 4);
-    read_block(head, first, queries, C * kLanes, to, saved_lse);
+    const Rows q = ball.view(a.q, head, first, queries, rows);
+    const Rows grads = ball.view(to.grad_out, head, first, queries, grad_rows);
+    ball.transpose_in<C>(q, queries, a.scale * kLog2E, query);
+    ball.transpose_in<C>(grads, queries, 1, grad);
+    read_sums(head, first, queries, C * kLanes, grads, ball.view(to.out, head, first, queries, other), saved_lse);
     const float sigma = a.sigma[head] * kLog2E;
     V lse_of[C], offset_of[C], grad_sigma[C];
     for (int c = 0; c < C; ++c) {
@@ -454,15 +545,16 @@ struct Backward {
       offset_of[c] = load<kLanes>(offset + c * kLanes);
       grad_sigma[c] = V{};
     }
-    fill(grad_query, stride * kQueries, 0);
     for (int64_t j = 0; j < ball.length; j += kBackwardKeys) {
       const int64_t keys = least(kBackwardKeys, ball.length - j);
       int64_t distance_stride;
       const float* const distance = ball.tile(j, keys, first, C * kLanes, distance_stride);
       for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
         constexpr int r_end = decltype(block)::value;
+        ahead.advance();
         V sums[r_end][C] = {};
-        multiply<kLanes, r_end, C>(key + (j + from) * stride, stride, 1, query, kQueries, a.channels, sums);
+        multiply<kLanes, r_end, C>(key.data + (j + from) * key.stride, key.stride, 1, query, kQueries, a.channels,
+                                   sums);
         for (int r = 0; r < r_end; ++r) {
           for (int c = 0; c < C; ++c) {
             const V score = sums[r][c] + sigma * load<kLanes>(distance + (from + r) * distance_stride + c * kLanes);
@@ -472,8 +564,10 @@ struct Backward {
       });
       for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
         constexpr int r_end = decltype(block)::value;
+        ahead.advance();
         V sums[r_end][C] = {};
-        multiply<kLanes, r_end, C>(value + (j + from) * stride, stride, 1, grad, kQueries, a.channels, sums);
+        multiply<kLanes, r_end, C>(value.data + (j + from) * value.stride, value.stride, 1, grad, kQueries, a.channels,
+                                   sums);
         for (int r = 0; r < r_end; ++r) {
           for (int c = 0; c < C; ++c) {
             const int64_t at = (from + r) * kQueries + c * kLanes;
@@ -484,40 +578,40 @@ struct Backward {
         }
       });
       if (pull != nullptr) add_pull(a.sigma[head], j, keys, first, C * kLanes);
-      accumulate<kLanes, kRows, C>(key + j * stride, 1, stride, slope, kQueries, keys, grad_query, kQueries,
-                                   a.channels);
-      accumulate_keys<kLanes>(weight, keys, grad_rows, queries, grad_value + j * stride, stride, 0, used);
-      accumulate_keys<kLanes>(slope, keys, rows, queries, grad_key + j * stride, stride, 0, used);
+      accumulate<kLanes, kRows, C>(key.data + j * key.stride, 1, key.stride, slope, kQueries, keys, grad_query,
+                                   kQueries, a.channels, j == 0);
+      accumulate_keys<kLanes>(weight, keys, grads, queries, grad_value + j * stride, stride, 0, used, first == 0);
+      accumulate_keys<kLanes>(slope, keys, q, queries, grad_key + j * stride, stride, 0, used, first == 0);
     }
-    transpose(grad_query, kQueries, stride, C * kLanes, other, stride);
-    ball.write(to.grad_q, head, first, queries, a.scale, other);
+    V scale[C];
+    for (int c = 0; c < C; ++c) scale[c] = broadcast<kLanes>(a.scale);
+    ball.transpose_out<C>(grad_query, scale, to.grad_q, head, first, queries, other);
     float all = 0;
     for (int c = 0; c < C; ++c) all += sum<kLanes>(grad_sigma[c]);
     return all;
   }
 
-  // Queries beyond the block's end get weight zero.
-  void read_block(int64_t head, int64_t first, int64_t queries, int64_t padded, const AttentionGradients& to,
-                  const float* saved_lse) {
-    const erwin_attention& a = ball.attention;
-    const int64_t stride = ball.stride;
-    ball.read(a.q, head, first, queries, rows);
-    ball.read(to.grad_out, head, first, queries, grad_rows);
-    ball.read(to.out, head, first, queries, other);
-    fill(rows + queries * stride, (padded - queries) * stride, 0);
-    fill(grad_rows + queries * stride, (padded - queries) * stride, 0);
-    for (int64_t i = 0; i < padded; ++i) {
-      Vector<kLanes> product{};
-      for (int64_t c = 0; i < queries && c < stride; c += kLanes) {
-        product += load<kLanes>(grad_rows + i * stride + c) * load<kLanes>(other + i * stride + c);
+  // Of every query the product of its output and the output's gradient, and the saved logarithm of its sum. Queries
+  // beyond the block's end get weight zero.
+  void read_sums(int64_t head, int64_t first, int64_t queries, int64_t padded, Rows grads, Rows outs,
+                 const float* saved_lse) {
+    for (int64_t r = 0; r < padded; r += kLanes) {
+      Vector<kLanes> products[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        const int64_t at = least(r + i, queries - 1);
+        products[i] = Vector<kLanes>{};
+        for (int64_t c = 0; c < ball.stride; c += kLanes) {
+          const Vector<kLanes> grad_of = load<kLanes>(grads.data + at * grads.stride + c);
+          products[i] += grad_of * load<kLanes>(outs.data + at * outs.stride + c);
+        }
       }
-      offset[i] = sum<kLanes>(product);
-      lse[i] = i < queries ? saved_lse[ball.row(first + i) * a.heads + head] : -kLowest;
+      transpose_blocks<kLanes, kLanes / 2>(products);
+      for (int i = 1; i < kLanes; ++i) products[0] += products[i];
+      store<kLanes>(offset + r, products[0]);
     }
-    transpose(rows, stride, padded, stride, query, kQueries);
-    transpose(grad_rows, stride, padded, stride, grad, kQueries);
-    const float to_log2 = a.scale * kLog2E;
-    for (int64_t i = 0; i < stride * kQueries; ++i) query[i] *= to_log2;
+    for (int64_t i = 0; i < padded; ++i) {
+      lse[i] = i < queries ? saved_lse[ball.row(first + i) * ball.attention.heads + head] : -kLowest;
+    }
   }
 
   void add_pull(float sigma, int64_t j, int64_t keys, int64_t first, int64_t queries) {

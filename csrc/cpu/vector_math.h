@@ -1,4 +1,4 @@
-// Functions of vectors: square roots and powers of two.
+// Functions of vectors: square roots, powers of two and their inverse.
 #ifndef ERWIN_CPU_VECTOR_MATH_H_
 #define ERWIN_CPU_VECTOR_MATH_H_
 
@@ -68,6 +68,25 @@ ERWIN_INLINE Vector<L> exp2(Vector<L> x) {
   std::memcpy(&power, &bits, sizeof power);
   const Vector<L> y = exp2_of_fraction<L>(clamped - (shifted - kRounding)) * power;
   return x < -126.0f ? Vector<L>{} : y;
+}
+
+// log2(x) to 3e-7 of its value for normal x > 0; keeps a NaN.
+template <int L>
+ERWIN_INLINE Vector<L> log2(Vector<L> x) {
+  constexpr int32_t kRootHalf = 0x3f3504f3;
+  Bits<L> bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const Bits<L> whole = (bits - kRootHalf) >> 23;
+  bits -= whole << 23;
+  Vector<L> part;  // from sqrt(1/2) to sqrt(2)
+  std::memcpy(&part, &bits, sizeof part);
+  // log2(part) = 2 / log(2) * atanh(s)
+  const Vector<L> s = (part - 1.0f) / (part + 1.0f), square = s * s;
+  Vector<L> y = broadcast<L>(0x1.a61762p-2f);
+  y = y * square + 0x1.2776c6p-1f;
+  y = y * square + 0x1.ec709ep-1f;
+  y = y * square + 0x1.715476p+1f;
+  return __builtin_convertvector(whole, Vector<L>) + y * s + (x - x);
 }
 
 }  // namespace

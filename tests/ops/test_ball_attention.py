@@ -92,6 +92,7 @@ WIDTHS = [
     (2, 8, 3),
     (1, 13, 1),
     (2, 16, 3),
+    (3, 32, 2),
     (1, 33, 7),
     (1, 100, 3),
 ]
@@ -99,8 +100,8 @@ WIDTHS = [
 
 @pytest.mark.parametrize("balls", BALLS, ids=str)
 @pytest.mark.parametrize("heads, channels, dim", WIDTHS)
-def test_equals_reference(isa, balls, heads, channels, dim):
-    permuted = channels % 2 == 0
+@pytest.mark.parametrize("permuted", [False, True])
+def test_equals_reference(isa, balls, heads, channels, dim, permuted):
     assert_equals_reference(inputs(balls, heads, channels, dim, permuted=permuted))
 
 

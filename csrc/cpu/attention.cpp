@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "isa.h"
+#include "pages.h"
 #include "parallel.h"
 
 namespace erwin {
@@ -72,6 +73,13 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
   return p;
 }
 
+// Outputs are mostly fresh memory, whose first writes may take half as long as the kernel.
+void expect_writes(const erwin_attention& a, const erwin_heads& x) {
+  if (a.rows == 0 || a.heads == 0) return;
+  const int64_t items = (a.rows - 1) * x.row_stride + (a.heads - 1) * x.head_stride + a.channels;
+  use_large_pages(static_cast<char*>(x.data), items * (a.dtype == ERWIN_FLOAT32 ? 4 : 2));
+}
+
 bool is_permutation(const int64_t* perm, int64_t rows, char* seen) {
   std::fill(seen, seen + rows, 0);
   for (int64_t i = 0; i < rows; ++i) {
@@ -137,6 +145,7 @@ int32_t erwin_attention_forward(const erwin_context* context, const erwin_attent
   Call call{attention, {}, nullptr};
   const int32_t status = call.open(context, 0, workspace, workspace_bytes);
   if (status != ERWIN_OK) return status;
+  expect_writes(*attention, *out);
   call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, char* scratch) {
     kernel.forward(*attention, task, *out, lse, scratch);
   });
@@ -152,6 +161,7 @@ int32_t erwin_attention_backward(const erwin_context* context, const erwin_atten
   const int32_t status = call.open(context, grad_pos != nullptr ? 2 : 1, workspace, workspace_bytes);
   if (status != ERWIN_OK) return status;
   const AttentionGradients gradients = {*out, *grad_out, *grad_q, *grad_k, *grad_v, call.partial(), grad_pos};
+  for (const erwin_heads* x : {grad_q, grad_k, grad_v}) expect_writes(*attention, *x);
   call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, char* scratch) {
     kernel.backward(*attention, task, gradients, lse, scratch);
   });

@@ -38,9 +38,12 @@ typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1, ERWIN_BFLOAT16 = 2 } erwin_
 
 typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 
+#define ERWIN_HOST (-1)
+#define ERWIN_EMULATED (-2)  // the device's code, run by the host on host memory: slow, for tests
+
 // Where and how a call runs.
 typedef struct {
-  int32_t device;       // -1: host; otherwise the CUDA device ordinal
+  int32_t device;       // ERWIN_HOST, ERWIN_EMULATED or the ordinal of a CUDA device
   int32_t num_threads;  // host threads, >= 1; 1 never starts or wakes another (safe in forked workers)
   void* stream;         // CUDA stream, NULL on the host
 } erwin_context;
@@ -81,6 +84,27 @@ ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_lay
                                    const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                    const void* rotation, void* workspace, int64_t workspace_bytes, int64_t* perm,
                                    uint8_t* mask, int64_t* const* perm_rot);
+
+// On a device, without waiting for it: sizes are bounds that the host knows, `ptr` lies in the device's memory.
+#define ERWIN_DEVICE_MAX_DIM 8
+
+typedef struct {
+  int64_t clouds;                   // exact
+  int64_t points;                   // rows of `pos`
+  int64_t largest;                  // points of the largest cloud
+  int64_t rows[ERWIN_MAX_LEVELS];   // of a level, all clouds
+} erwin_tree_bounds;
+
+ERWIN_API int32_t erwin_tree_device_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
+                                              int64_t dim, const erwin_tree_bounds* bounds, int32_t rotated,
+                                              int64_t* bytes);
+
+// As erwin_tree_build. `rotation` and the array `perm_rot` lie in the host's memory.
+ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
+                                          const void* pos, const int64_t* ptr, int64_t dim,
+                                          const erwin_tree_bounds* bounds, const void* rotation, void* workspace,
+                                          int64_t workspace_bytes, int64_t* perm, uint8_t* mask,
+                                          int64_t* const* perm_rot);
 
 // ---- Neighbours -----------------------------------------------------------------------------------------------------
 // Exact searches that walk a balanced tree over `perm`, built before with the same `layout`; a `perm` that is no

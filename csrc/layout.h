@@ -8,6 +8,7 @@
 #define ERWIN_LAYOUT_H_
 
 #include <cstdint>
+#include <type_traits>
 
 #include "erwin.h"
 
@@ -19,31 +20,41 @@
 
 namespace erwin {
 
-// A node of one cloud's tree. In the balanced layout `slots == points`.
-struct Node {
-  int64_t begin;   // first point, counted in the cloud
-  int64_t points;  // distinct points below the node
-  int64_t slot;    // first row of level 0
-  int64_t slots;   // rows of level 0
-  int64_t balls;   // balls still to be dealt (balanced layout; 1 inside a ball)
+// A node of one cloud's tree, by integers that are wide enough for it. In the balanced layout `slots == points`.
+template <typename I>
+struct NodeOf {
+  I begin;   // first point, counted in the cloud
+  I points;  // distinct points below the node
+  I slot;    // first row of level 0
+  I slots;   // rows of level 0
+  I balls;   // balls still to be dealt (balanced layout; 1 inside a ball)
 };
 
-struct Children {
-  Node left, right;
+template <typename I>
+struct ChildrenOf {
+  NodeOf<I> left, right;
 };
 
-ERWIN_HOST_DEVICE inline int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+using Node = NodeOf<int64_t>;
+using Children = ChildrenOf<int64_t>;
+
+template <typename I>
+ERWIN_HOST_DEVICE I ceil_div(I a, typename std::common_type<I>::type b) {
+  return a / b + (a % b != 0);
+}
 
 // Smallest power of two that is not below n (n >= 1).
-ERWIN_HOST_DEVICE inline int64_t ceil_pow2(int64_t n) {
-  int64_t p = 1;
+template <typename I>
+ERWIN_HOST_DEVICE I ceil_pow2(I n) {
+  I p = 1;
   while (p < n) p *= 2;
   return p;
 }
 
 // Of k >= 2 equal parts, those that go left: the power of two that leaves at most twice as many on either side.
-ERWIN_HOST_DEVICE inline int64_t left_parts(int64_t k) {
-  const int64_t p = ceil_pow2(k);  // 2^h with h = ceil(log2 k)
+template <typename I>
+ERWIN_HOST_DEVICE I left_parts(I k) {
+  const I p = ceil_pow2(k);  // 2^h with h = ceil(log2 k)
   if (p == 2) return 1;
   return 4 * k >= 3 * p ? p / 2 : p / 4;
 }
@@ -63,32 +74,39 @@ struct Layout {
   }
 
   // Down to single slots; `node.slots >= 2`.
-  ERWIN_HOST_DEVICE Children split(const Node& node) const {
-    int64_t points = 0, slots = 0, balls = 1, balls_right = 1;
+  template <typename I>
+  ERWIN_HOST_DEVICE ChildrenOf<I> split(const NodeOf<I>& node) const {
+    I points = 0, slots = 0, balls = 1, balls_right = 1;
     if (kind == ERWIN_PERFECT) {
       points = (2 * node.begin + node.points) / 2 - node.begin;
       slots = node.slots / 2;
       if (points == 0) points = node.points;  // a lone point: both slots show it
     } else if (node.balls > 1) {
-      const int64_t blocks = ceil_div(node.points, block());
+      const I size = static_cast<I>(block()), blocks = ceil_div(node.points, size);
       balls = left_parts(node.balls);
       balls_right = node.balls - balls;
-      points = slots = block() * ((blocks * balls + node.balls / 2) / node.balls);
+      points = slots = size * ((blocks * balls + node.balls / 2) / node.balls);
     } else {
       int32_t level = levels - 1;
       while (span[level] >= node.points) --level;  // span[0] = 1 < points
-      points = slots = span[level] * left_parts(ceil_div(node.points, span[level]));
+      const I size = static_cast<I>(span[level]);
+      points = slots = size * left_parts(ceil_div(node.points, size));
     }
-    const int64_t overlap = kind == ERWIN_PERFECT && node.points == 1 ? 1 : 0;
+    const I overlap = kind == ERWIN_PERFECT && node.points == 1 ? 1 : 0;
     return {{node.begin, points, node.slot, slots, balls},
             {node.begin + points - overlap, node.points - points + overlap, node.slot + slots, node.slots - slots,
              balls_right}};
   }
 
-  ERWIN_HOST_DEVICE int64_t rows(const Node& node, int32_t level) const { return ceil_div(node.slots, span[level]); }
+  template <typename I>
+  ERWIN_HOST_DEVICE I rows(const NodeOf<I>& node, int32_t level) const {
+    if (span[level] >= node.slots) return node.slots > 0;
+    return ceil_div(node.slots, static_cast<I>(span[level]));
+  }
 
   // Balls of a level are the maximal nodes that do not exceed its ball size.
-  ERWIN_HOST_DEVICE bool within_ball(const Node& node, int32_t level) const {
+  template <typename I>
+  ERWIN_HOST_DEVICE bool within_ball(const NodeOf<I>& node, int32_t level) const {
     return rows(node, level) <= ball[level];
   }
 };

@@ -38,6 +38,9 @@ _STATUS = {
 }
 
 
+HOST, EMULATED = -1, -2  # devices of a context beside the ordinals of GPUs
+
+
 class Context(Structure):
     r"""Where and how a call runs (``erwin_context``)."""
 
@@ -52,6 +55,15 @@ class Layout(Structure):
         ("levels", c_int32),
         ("ball_sizes", c_int64 * MAX_LEVELS),
         ("strides", c_int64 * MAX_LEVELS),
+    ]
+
+
+class TreeBounds(Structure):
+    r"""What the host knows of a batch on a device (``erwin_tree_bounds``)."""
+
+    _fields_ = [
+        *[("clouds", c_int64), ("points", c_int64), ("largest", c_int64)],
+        ("rows", c_int64 * MAX_LEVELS),
     ]
 
 
@@ -103,7 +115,7 @@ class Message(Structure):
 
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
 _ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
-_MESSAGE = POINTER(Message)
+_MESSAGE, _BOUNDS = POINTER(Message), POINTER(TreeBounds)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
@@ -113,6 +125,13 @@ _SIGNATURES = {
     "erwin_tree_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
     "erwin_tree_build": [
         *[_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64],
+        *[c_void_p, c_void_p, c_int64, c_void_p, c_void_p, _POINTERS],
+    ],
+    "erwin_tree_device_workspace": [
+        *[_CONTEXT, _LAYOUT, c_int32, c_int64, _BOUNDS, c_int32, c_void_p],
+    ],
+    "erwin_tree_build_device": [
+        *[_CONTEXT, _LAYOUT, c_int32, c_void_p, c_void_p, c_int64, _BOUNDS],
         *[c_void_p, c_void_p, c_int64, c_void_p, c_void_p, _POINTERS],
     ],
     "erwin_neighbors_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
@@ -197,7 +216,7 @@ def context(tensor: Tensor) -> Context:
     """
     num_threads = 1 if _forked else torch.get_num_threads()
     if tensor.device.type == "cpu":
-        return Context(-1, num_threads, None)
+        return Context(HOST, num_threads, None)
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     return Context(tensor.get_device(), num_threads, stream)
 

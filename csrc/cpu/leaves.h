@@ -27,7 +27,7 @@ class Leaves {
 
   explicit Leaves(const Layout& layout) : layout_(layout) {
     for (int32_t n = 2; n <= kBits && layout.kind == ERWIN_BALANCED; ++n)
-      left_[n] = static_cast<uint8_t>(layout.split({0, n, 0, n, 1}).left.points);
+      left_[n] = static_cast<uint8_t>(layout.split(Node{0, n, 0, n, 1}).left.points);
   }
 
   // Takes the points of a node, at most kPoints; their indices ascend.

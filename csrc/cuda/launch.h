@@ -1,0 +1,90 @@
+// Launches kernels, on a CUDA stream or in the emulator.
+#ifndef ERWIN_CUDA_LAUNCH_H_
+#define ERWIN_CUDA_LAUNCH_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../erwin.h"
+#include "runtime.h"
+
+namespace erwin::cuda {
+namespace {
+
+#if defined(__CUDACC__)
+
+// The device and stream of a call, and the first error of it.
+class Device {
+ public:
+  explicit Device(const erwin_context& context) : stream_(static_cast<cudaStream_t>(context.stream)) {
+    keep(cudaGetDevice(&before_));
+    keep(cudaSetDevice(context.device));
+    keep(cudaDeviceGetAttribute(&shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device));
+    keep(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, context.device));
+  }
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+  ~Device() { cudaSetDevice(before_); }
+
+  int64_t shared_bytes() const { return shared_bytes_; }
+  int64_t processors() const { return processors_; }
+  static constexpr int tile_threads() { return 512; }
+  static constexpr int block_threads() { return 512; }
+  bool ok() const { return error_ == cudaSuccess; }
+
+  template <typename... P, typename... A>
+  void launch(void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes, const A&... arguments) {
+    if (!ok() || blocks == 0) return;
+    if (shared_bytes > 48 * 1024) {
+      keep(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                static_cast<int>(shared_bytes)));
+    }
+    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
+             stream_>>>(arguments...);
+    keep(cudaGetLastError());
+  }
+
+  void clear(void* memory, int64_t bytes) {
+    if (bytes > 0) keep(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_));
+  }
+
+ private:
+  void keep(cudaError_t error) {
+    if (ok()) error_ = error;
+  }
+
+  cudaStream_t stream_;
+  int before_ = 0, shared_bytes_ = 0, processors_ = 0;
+  cudaError_t error_ = cudaSuccess;
+};
+
+#else
+
+// Small blocks, so that clouds of some hundred points go through every kernel.
+class Device {
+ public:
+  explicit Device(const erwin_context&) {}
+
+  static constexpr int64_t shared_bytes() { return int64_t{1} << 20; }
+  static constexpr int64_t processors() { return 2; }
+  static constexpr int tile_threads() { return 64; }
+  static constexpr int block_threads() { return 64; }
+  static constexpr bool ok() { return true; }
+
+  template <typename... P, typename... A>
+  void launch(void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes, const A&... arguments) {
+    auto body = [&] { kernel(arguments...); };
+    typedef decltype(body) Body;
+    emulator::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
+                  [](void* self) { (*static_cast<Body*>(self))(); }, &body);
+  }
+
+  void clear(void* memory, int64_t bytes) { std::memset(memory, 0, static_cast<size_t>(bytes)); }
+};
+
+#endif
+
+}  // namespace
+}  // namespace erwin::cuda
+
+#endif  // ERWIN_CUDA_LAUNCH_H_

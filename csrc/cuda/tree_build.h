@@ -1,0 +1,239 @@
+// Plans and launches the builds of trees: no step waits for the device, and sizes on the host are bounds.
+#ifndef ERWIN_CUDA_TREE_BUILD_H_
+#define ERWIN_CUDA_TREE_BUILD_H_
+
+#include <algorithm>
+
+#include "launch.h"
+#include "tree.h"
+#include "tree_large.h"
+#include "tree_rows.h"
+#include "tree_small.h"
+
+namespace erwin::cuda {
+namespace {
+
+// The first level whose rows are centroids; those of lower levels are points.
+inline int32_t first_pooled_level(const Layout& layout) {
+  int32_t level = 0;
+  while (level < layout.levels && layout.span[level] == 1) ++level;
+  return level;
+}
+
+// The most levels of nodes, in the tree of a cloud of at most `points`, that have more than `limit` rows of a level and
+// are no balls of it.
+inline int32_t large_depth(const Layout& layout, int64_t points, int32_t level, int64_t limit) {
+  const int64_t span = level == kMain ? 1 : layout.span[level];
+  if (level != kMain) limit = std::max(limit, layout.ball[level]);
+  const auto fits = [&](int64_t slots) { return ceil_div(slots, span) <= limit; };
+  if (points == 0) return 0;
+  int32_t depth = 0;
+  if (layout.kind == ERWIN_PERFECT) {
+    for (int64_t slots = ceil_pow2(points); !fits(slots); slots /= 2) ++depth;
+    return depth;
+  }
+  // A child has at most half of the parts, rounded up to a power of two, of its parent.
+  const int64_t ball = layout.blocks_per_ball * layout.block();
+  int64_t balls = ceil_pow2(ceil_div(points, ball));
+  if (fits(points)) return 0;
+  for (; balls > 1 && !fits(balls * ball); balls /= 2) ++depth;
+  if (balls > 1 || fits(ball)) return depth;
+  int64_t rows = std::min(points, ball);
+  for (int32_t l = layout.levels - 1; l >= 0; --l) {
+    int64_t parts = ceil_pow2(ceil_div(rows, layout.span[l]));
+    for (; parts > 1 && !fits(parts * layout.span[l]); parts /= 2) ++depth;
+    rows = std::min(rows, parts * layout.span[l]);
+    if (fits(rows)) break;
+  }
+  return depth;
+}
+
+template <typename T>
+class TreeBuild {
+ public:
+  TreeBuild(Device& device, const Layout& layout, const erwin_tree_bounds& bounds, int64_t dim, bool rotated)
+      : device_(device), bounds_(bounds), rotated_(rotated) {
+    batch_.layout = layout;
+    batch_.clouds = bounds.clouds;
+    batch_.dim = static_cast<int32_t>(dim);
+    batch_.pooled = first_pooled_level(layout);
+    const int32_t lists = batch_.dim + (rotated ? 1 : 0);
+    block_threads_ = device.block_threads();
+    while (block_threads_ > 32 && shared_bytes(block_threads_, lists) > device.shared_bytes()) block_threads_ /= 2;
+    batch_.block_rows = kPositions * block_threads_;
+
+    int64_t pooled_rows = 0;
+    for (int32_t l = batch_.pooled; rotated && l < layout.levels; ++l) pooled_rows += bounds.rows[l];
+    int64_t rows = bounds.points;
+    for (int32_t l = 0; rotated && l < batch_.pooled; ++l) rows = std::max(rows, bounds.rows[l]);
+    has_large_ = depth(kMain) > 0;
+    for (int32_t l = 0; rotated && l < layout.levels; ++l) has_large_ = has_large_ || depth(l) > 0;
+    // Without large trees the buffers hold nothing but centroids.
+    batch_.capacity = has_large_ ? std::max(rows, pooled_rows) : pooled_rows;
+    large_nodes_ = has_large_ ? batch_.capacity / (batch_.block_rows + 1) + 1 : 0;
+    tiles_ = has_large_ ? batch_.capacity / tile_rows() + large_nodes_ : 0;
+  }
+
+  int64_t workspace_bytes() {
+    place(nullptr);
+    return used_;
+  }
+
+  void run(const DeviceTree& tree) {
+    place(static_cast<char*>(tree.workspace));
+    batch_.pos = static_cast<const T*>(tree.pos);
+    batch_.ptr = tree.ptr;
+    batch_.perm = tree.perm;
+    batch_.mask = tree.mask;
+    const int32_t levels = batch_.layout.levels;
+    device_.launch(find_first_rows<T>, levels, 256, 0, batch_, first_);
+    device_.clear(batch_.digits, large_nodes_ * kDigits * static_cast<int64_t>(sizeof(uint32_t)));
+    build_trees(kMain, kMain);
+    if (!rotated_) return;
+    std::copy_n(static_cast<const T*>(tree.rotation), batch_.dim * batch_.dim, batch_.rotation);
+    std::copy_n(tree.perm_rot, levels, batch_.perm_rot);
+    for (int32_t l = 0; l < batch_.pooled; ++l) build_trees(l, l);
+    if (batch_.pooled == levels) return;
+    int64_t base = 0;
+    for (int32_t l = batch_.pooled; l < levels; ++l) {
+      batch_.base[l] = base;
+      base += bounds_.rows[l];
+    }
+    for (int32_t from = std::max(batch_.pooled - 1, 0); from + 1 < levels;) {
+      int32_t to = from + 1;
+      while (to + 1 < levels && to - from < kPoolLevels &&
+             batch_.layout.span[to + 1] / batch_.layout.span[from] <= kPoolChildren)
+        ++to;
+      device_.launch(pool<T>, ceil_div(bounds_.rows[to], 128), 128, 0, batch_, from, to);
+      from = to;
+    }
+    build_trees(batch_.pooled, levels - 1);
+  }
+
+ private:
+  static constexpr int64_t kPoolChildren = 64;  // that a thread sums one after the other
+
+  int64_t tile_rows() const { return kItems * device_.tile_threads(); }
+
+  int32_t depth(int32_t level) const {
+    return large_depth(batch_.layout, bounds_.largest, level, batch_.block_rows);
+  }
+
+  int64_t shared_bytes(int threads, int32_t lists) const {
+    int64_t bytes;
+    BlockMemory<T>(nullptr, kPositions * threads, batch_.dim, lists, &bytes);
+    return bytes;
+  }
+
+  template <typename V>
+  V* take(char* base, int64_t count) {
+    char* const here = base + used_;
+    used_ += (count * static_cast<int64_t>(sizeof(V)) + 255) / 256 * 256;
+    return reinterpret_cast<V*>(here);
+  }
+
+  void place(char* base) {
+    used_ = 0;
+    first_ = take<int64_t>(base, batch_.layout.levels * (batch_.clouds + 1));
+    batch_.first = first_;
+    batch_.counters = take<Counters>(base, 1);
+    int32_t deepest = depth(kMain);
+    for (int32_t l = 0; rotated_ && l < batch_.layout.levels; ++l) deepest = std::max(deepest, depth(l));
+    batch_.small = take<SmallNode>(base, (large_nodes_ * deepest + 1) * 2);
+    batch_.digits = take<uint32_t>(base, large_nodes_ * kDigits);
+    batch_.tile_state = take<uint64_t>(base, tiles_);
+    for (int32_t side = 0; side < 2; ++side) {
+      batch_.large[side] = take<LargeNode<T>>(base, large_nodes_);
+      batch_.tile_node[side] = take<int32_t>(base, tiles_);
+      batch_.buffers[side].index = take<int32_t>(base, has_large_ ? batch_.capacity : 0);
+      const bool used = has_large_ || side == 1;
+      batch_.buffers[side].key = take<KeyOf<T>>(base, used ? batch_.dim * batch_.capacity : 0);
+    }
+  }
+
+  // The trees of these levels, all clouds at a time.
+  void build_trees(int32_t first_level, int32_t last_level) {
+    batch_.first_level = first_level;
+    batch_.last_level = last_level;
+    const int64_t trees = batch_.clouds * (last_level - first_level + 1);
+    if (trees == 0) return;
+    device_.clear(batch_.counters, sizeof(Counters));
+    int32_t deepest = 0;
+    for (int32_t l = first_level; l <= last_level; ++l) deepest = std::max(deepest, depth(l));
+    const int threads = device_.tile_threads();
+    if (deepest > 0) {
+      device_.launch(open_roots<T>, std::min<int64_t>(trees, 8 * device_.processors()), threads, 0, batch_);
+      device_.launch(load<T>, tiles_, threads, 0, batch_);
+    }
+    constexpr int32_t key_bits = 8 * sizeof(T);
+    for (int32_t d = 0; d < deepest; ++d) {
+      for (int32_t bits = 0; bits < key_bits; bits += kDigitBits) {
+        device_.launch(count_digits<T>, tiles_, threads, 0, batch_, d, bits == 0);
+      }
+      device_.launch(partition<T>, tiles_, threads, 0, batch_, d);
+    }
+    finish(trees, first_level, last_level);
+  }
+
+  // Small subtrees by small blocks where there are many, so that a processor works on several at a time.
+  void finish(int64_t trees, int32_t first_level, int32_t last_level) {
+    const int32_t lists = batch_.dim + (first_level == kMain ? 0 : 1);
+    int64_t longest = 1;
+    for (int32_t l = first_level; l <= last_level; ++l) {
+      longest = std::max(longest, ceil_div(bounds_.largest, l == kMain ? 1 : batch_.layout.span[l]));
+    }
+    if (batch_.layout.kind == ERWIN_PERFECT) longest *= 2;
+    int threads = 32;
+    while (threads < block_threads_ && kPositions * threads < longest) threads *= 2;
+    const int64_t subtrees = trees + large_nodes_ * 3;
+    const bool many = subtrees > 2 * device_.processors();
+    int32_t above = 0;
+    for (int size = many ? 32 : threads;; size = std::min(4 * size, threads)) {
+      const int64_t shared = shared_bytes(size, lists);
+      const int64_t resident = std::max<int64_t>(1, std::min<int64_t>(device_.shared_bytes() / shared, 2048 / size));
+      const int64_t blocks = std::min(subtrees, resident * device_.processors());
+      device_.launch(finish_subtrees<T>, blocks, size, shared, batch_, above, size == threads);
+      if (size == threads) break;
+      above = kPositions * size;
+    }
+  }
+
+  Device& device_;
+  const erwin_tree_bounds& bounds_;
+  bool rotated_;
+  Batch<T> batch_{};
+  int64_t* first_ = nullptr;
+  int block_threads_ = 0;
+  bool has_large_ = false;
+  int64_t large_nodes_ = 0, tiles_ = 0, used_ = 0;
+};
+
+// Calls f with the build for a dtype.
+template <typename F>
+int32_t with_build(const erwin_context& context, const Layout& layout, int32_t dtype, int64_t dim,
+                   const erwin_tree_bounds& bounds, bool rotated, const F& f) {
+  Device device(context);
+  if (dtype == ERWIN_FLOAT64) {
+    f(TreeBuild<double>(device, layout, bounds, dim, rotated));
+  } else {
+    f(TreeBuild<float>(device, layout, bounds, dim, rotated));
+  }
+  return device.ok() ? ERWIN_OK : ERWIN_INTERNAL_ERROR;
+}
+
+inline int32_t tree_workspace(const erwin_context& context, const Layout& layout, int32_t dtype, int64_t dim,
+                              const erwin_tree_bounds& bounds, bool rotated, int64_t* bytes) {
+  return with_build(context, layout, dtype, dim, bounds, rotated,
+                    [=](auto&& build) { *bytes = build.workspace_bytes(); });
+}
+
+inline int32_t tree_build(const erwin_context& context, const Layout& layout, int32_t dtype, int64_t dim,
+                          const erwin_tree_bounds& bounds, const DeviceTree& tree) {
+  return with_build(context, layout, dtype, dim, bounds, tree.rotation != nullptr,
+                    [&](auto&& build) { build.run(tree); });
+}
+
+}  // namespace
+}  // namespace erwin::cuda
+
+#endif  // ERWIN_CUDA_TREE_BUILD_H_

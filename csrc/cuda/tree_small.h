@@ -1,0 +1,414 @@
+// Finishes subtrees that fit a block, in shared memory: the subtree's rows are sorted along every axis once, so that a
+// node's extents are the ends of its runs and its own axis is split where it stands; the other lists follow by a
+// stable partition. A block works on all nodes of a level together, until a node fits a warp.
+//
+// Rows are named by their place in the input, which ascends with the row's number: equal keys stand in the order of
+// rows. A rotated tree has one list more, that of all rows in order, and its balls are read from that one.
+#ifndef ERWIN_CUDA_TREE_SMALL_H_
+#define ERWIN_CUDA_TREE_SMALL_H_
+
+#include "tree_state.h"
+
+namespace erwin::cuda {
+namespace {
+
+constexpr int kSortBits = 8;
+constexpr int kSortDigits = 1 << kSortBits;
+constexpr int kWarpRows = 32;
+constexpr int32_t kNone = 0xffff;  // no open node
+
+// In a block's subtree sizes are small, and slots count from the subtree's first.
+typedef NodeOf<int32_t> LocalNode;
+
+// A node of the subtree; its rows stand at [begin, begin + rows).
+struct BlockNode {
+  LocalNode node;
+  int32_t begin, rows, left, axis;
+  int32_t rights;    // rows that go right from nodes before this one
+  int16_t child[2];  // that the block goes on with, by number; -1: finished by a warp
+};
+
+// The parts of a block's shared memory.
+template <typename T>
+struct BlockMemory {
+  KeyOf<T>* key;        // [dim, capacity]
+  uint16_t* list[2];    // [lists, capacity] each
+  uint16_t* node_of;    // [capacity]: the node at a place
+  uint8_t* goes_right;  // [capacity]: of a row
+  BlockNode* open[2];   // of this and of the next level
+  BlockNode* closing;   // those that warps finish
+  int32_t capacity, lists;
+
+  static __host__ __device__ int64_t open_nodes(int64_t capacity) { return capacity / (kWarpRows + 1) + 1; }
+
+  __host__ __device__ BlockMemory(char* base, int32_t capacity, int32_t dim, int32_t lists, int64_t* bytes)
+      : capacity(capacity), lists(lists) {
+    int64_t used = 0;
+    const auto take = [&](int64_t size) {
+      char* const here = base + used;
+      used += (size + 15) / 16 * 16;
+      return here;
+    };
+    const int64_t open_bytes = open_nodes(capacity) * static_cast<int64_t>(sizeof(BlockNode));
+    key = reinterpret_cast<KeyOf<T>*>(take(int64_t{dim} * capacity * static_cast<int64_t>(sizeof(KeyOf<T>))));
+    open[0] = reinterpret_cast<BlockNode*>(take(open_bytes));
+    open[1] = reinterpret_cast<BlockNode*>(take(open_bytes));
+    closing = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
+    list[0] = reinterpret_cast<uint16_t*>(take(int64_t{lists} * capacity * 2));
+    list[1] = reinterpret_cast<uint16_t*>(take(int64_t{lists < 3 ? 3 : lists} * capacity * 2));
+    node_of = reinterpret_cast<uint16_t*>(take(int64_t{capacity} * 2));
+    goes_right = reinterpret_cast<uint8_t*>(take(capacity));
+    *bytes = used;
+  }
+
+  __device__ uint16_t* places(int32_t side, int32_t axis) const { return list[side] + axis * capacity; }
+  __device__ KeyOf<T> key_of(int32_t axis, int32_t row) const { return key[axis * capacity + row]; }
+
+  // While an axis is sorted, the second list of the first axis is scratch, and those behind it hold counters.
+  __device__ uint16_t* sorted() const { return list[1]; }
+  __device__ uint16_t* counters() const { return list[1] + capacity; }  // [kSortDigits, warps]
+};
+
+// What a block is given: a subtree in a buffer, or a root that is loaded from its source.
+struct Subtree {
+  Node node;
+  int64_t row;
+  int32_t tree, level, rows, buffer;  // buffer -1: a root
+  bool ball;                          // is written as it is
+};
+
+template <typename T>
+__device__ Subtree subtree_of(const Batch<T>& b, int64_t item) {
+  Subtree s;
+  if (item < b.trees()) {
+    s.tree = static_cast<int32_t>(item);
+    s.node = b.root(item);
+    s.row = b.begin(item);
+    s.buffer = -1;
+  } else {
+    const SmallNode small = b.small[item - b.trees()];
+    s.tree = small.tree;
+    s.node = small.node;
+    s.row = small.row;
+    s.buffer = small.buffer;
+  }
+  s.level = b.level(s.tree);
+  s.rows = b.rows(s.level, s.node);
+  s.ball = b.is_ball(s.level, s.node);
+  if (s.rows > b.block_rows && !s.ball) s.rows = 0;  // a large root
+  return s;
+}
+
+// Works on one subtree; all methods but `finish_node` are called by all threads.
+template <typename T>
+struct BlockBuilder {
+  typedef KeyOf<T> K;
+  const Batch<T>& b;
+  const Subtree& s;
+  const BlockMemory<T>& memory;
+
+  // The row of the tree in a place of the input.
+  __device__ int32_t row_at(int32_t i) const {
+    return s.buffer < 0 ? i : b.buffers[s.buffer].index[s.row + i];
+  }
+
+  // Where the subtree's rows go.
+  __device__ int64_t* rotated_out() const {
+    return b.perm_rot[s.level] + b.first_row(s.level, b.cloud(s.tree)) + s.node.slot / b.layout.span[s.level];
+  }
+
+  __device__ void write_ball() const {
+    int64_t* const out = rotated_out();
+    for (int32_t i = thread(); i < s.rows; i += threads()) out[i] = row_at(i);
+  }
+
+  __device__ void load() const {
+    for (int32_t i = thread(); i < s.rows; i += threads()) {
+      if (s.buffer >= 0) {
+        for (int32_t a = 0; a < b.dim; ++a) {
+          memory.key[a * memory.capacity + i] = b.buffers[s.buffer].key[a * b.capacity + s.row + i];
+        }
+      } else {
+        K key[kMaxDim];
+        b.keys(s.tree, i, key);
+        ERWIN_UNROLL
+        for (int32_t a = 0; a < kMaxDim; ++a)
+          if (a < b.dim) memory.key[a * memory.capacity + i] = key[a];
+      }
+      for (int32_t a = b.dim; a < memory.lists; ++a) memory.places(0, a)[i] = static_cast<uint16_t>(i);
+      memory.node_of[i] = 0;
+    }
+  }
+
+  // Sorts the rows along an axis: stable counting sorts by ever higher digits of key - low.
+  __device__ void sort(int32_t axis) const {
+    __shared__ K ends[2];
+    uint16_t* in = memory.places(0, axis);
+    uint16_t* out = memory.sorted();
+    const K* const key = memory.key + axis * memory.capacity;
+    if (thread() == 0) ends[0] = ~K{0}, ends[1] = 0;
+    __syncthreads();
+    K least = ~K{0}, largest = 0;
+    for (int32_t i = thread(); i < s.rows; i += threads()) {
+      if (key[i] < least) least = key[i];
+      if (key[i] > largest) largest = key[i];
+      in[i] = static_cast<uint16_t>(i);
+    }
+    least = warp_least(least);
+    largest = warp_largest(largest);
+    if (lane() == 0) lower(&ends[0], least), raise(&ends[1], largest);
+    __syncthreads();
+    const K low = ends[0];
+    const int32_t bits = significant_bits(ends[1] - low);
+    __syncthreads();  // before the next axis resets the ends
+    for (int32_t shift = 0; shift < bits; shift += kSortBits) {
+      sort_digit(in, out, [&](int32_t row) { return static_cast<uint32_t>((key[row] - low) >> shift) % kSortDigits; });
+      uint16_t* const swap = in;
+      in = out;
+      out = swap;
+    }
+    if (in == memory.places(0, axis)) return;
+    for (int32_t i = thread(); i < s.rows; i += threads()) memory.places(0, axis)[i] = in[i];
+    __syncthreads();
+  }
+
+  // A warp sorts its run of rows, 32 at a time; counters are ordered by digit, then by warp.
+  template <typename Digit>
+  __device__ void sort_digit(const uint16_t* in, uint16_t* out, const Digit& digit_of) const {
+    const int32_t warps = threads() / 32, begin = warp() * 32 * kPositions + lane();
+    uint16_t* const counter = memory.counters();
+    uint32_t* const pairs = reinterpret_cast<uint32_t*>(counter);
+    for (int32_t i = thread(); i < kSortDigits * warps / 2; i += threads()) pairs[i] = 0;
+    __syncthreads();
+    uint16_t row[kPositions], rank[kPositions];
+    uint32_t digit[kPositions];
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kPositions; ++i) {
+      const int32_t place = begin + 32 * i;
+      const bool used = place < s.rows;
+      row[i] = used ? in[place] : uint16_t{0};
+      digit[i] = used ? digit_of(row[i]) : kSortDigits;
+      const uint32_t same = __match_any_sync(kWarp, digit[i]);
+      const int32_t leader = __ffs(static_cast<int>(same)) - 1;
+      uint16_t* const mine = counter + digit[i] * warps + warp();
+      uint32_t before = used && lane() == leader ? *mine : 0;
+      before = __shfl_sync(kWarp, before, leader);
+      if (used && lane() == leader) *mine = static_cast<uint16_t>(before + __popc(same));
+      rank[i] = static_cast<uint16_t>(before + __popc(same & ((1u << lane()) - 1)));
+      __syncwarp();
+    }
+    __syncthreads();
+    // Every thread sums eight counters: kSortDigits * warps of them for 32 * warps threads.
+    constexpr int32_t each = kSortDigits / 32;
+    uint16_t* const own = counter + thread() * each;
+    uint32_t sum = 0, total;
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < each; ++i) sum += own[i];
+    uint32_t before = block_exclusive_scan(sum, &total);
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < each; ++i) {
+      const uint32_t count = own[i];
+      own[i] = static_cast<uint16_t>(before);
+      before += count;
+    }
+    __syncthreads();
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kPositions; ++i)
+      if (begin + 32 * i < s.rows) out[counter[digit[i] * warps + warp()] + rank[i]] = row[i];
+    __syncthreads();
+  }
+
+  // The axis along which the rows at [begin, begin + rows) are split.
+  __device__ int32_t axis_of(int32_t side, int32_t begin, int32_t rows) const {
+    return widest_axis<T>(
+        b.dim, [&](int32_t a) { return memory.key_of(a, memory.places(side, a)[begin]); },
+        [&](int32_t a) { return memory.key_of(a, memory.places(side, a)[begin + rows - 1]); });
+  }
+
+  __device__ bool closes(const LocalNode& node, int32_t rows) const {
+    return rows <= kWarpRows || b.is_ball(s.level, node);
+  }
+
+  // All levels. The lists are sorted.
+  __device__ void build() const {
+    __shared__ int32_t open, opened, closed;
+    if (thread() == 0) {
+      const LocalNode node = {0, static_cast<int32_t>(s.node.points), 0, static_cast<int32_t>(s.node.slots),
+                              static_cast<int32_t>(s.node.balls)};
+      const BlockNode root = {node, 0, s.rows, 0, 0, 0, {-1, -1}};
+      const bool close = closes(node, s.rows);
+      open = close ? 0 : 1;
+      closed = close ? 1 : 0;
+      (close ? memory.closing : memory.open[0])[0] = root;
+    }
+    __syncthreads();
+    int32_t side = 0;
+    for (;; side = 1 - side) {
+      for (int32_t i = warp(); i < closed; i += threads() / 32) finish_node(side, memory.closing[i]);
+      const int32_t nodes = open;
+      __syncthreads();
+      if (nodes == 0) return;
+      if (thread() == 0) opened = closed = 0;
+      __syncthreads();
+      for (int32_t i = thread(); i < nodes; i += threads()) split(side, &memory.open[side][i], &opened, &closed);
+      __syncthreads();
+      partition(side);
+      if (thread() == 0) open = opened;
+      __syncthreads();
+    }
+  }
+
+  // One thread: chooses the axis of an open node and hands out its children.
+  __device__ void split(int32_t side, BlockNode* node, int32_t* opened, int32_t* closed) const {
+    const ChildrenOf<int32_t> children = b.layout.split(node->node);
+    node->left = b.rows(s.level, children.left);
+    node->axis = axis_of(side, node->begin, node->rows);
+    for (int32_t half = 0; half < 2; ++half) {
+      const int32_t begin = half == 0 ? node->begin : node->begin + node->left;
+      const int32_t rows = half == 0 ? node->left : node->rows - node->left;
+      const BlockNode child = {half == 0 ? children.left : children.right, begin, rows, 0, 0, 0, {-1, -1}};
+      const bool close = closes(child.node, rows);
+      const int32_t number = atomicAdd(close ? closed : opened, 1);
+      (close ? memory.closing : memory.open[1 - side])[number] = child;
+      node->child[half] = static_cast<int16_t>(close ? -1 : number);
+    }
+  }
+
+  // Moves the rows of all open nodes from the lists of one side to those of the other.
+  __device__ void partition(int32_t side) const {
+    BlockNode* const nodes = memory.open[side];
+    const int32_t begin = kPositions * thread();
+    int32_t node[kPositions], start[kPositions], middle[kPositions];
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kPositions; ++i) {
+      const int32_t place = begin + i;
+      node[i] = place < s.rows ? memory.node_of[place] : kNone;
+      if (node[i] == kNone) continue;
+      const BlockNode& own = nodes[node[i]];
+      start[i] = own.begin;
+      middle[i] = own.begin + own.left;
+      memory.goes_right[memory.places(side, own.axis)[place]] = place >= middle[i];
+      const int16_t child = own.child[place >= middle[i] ? 1 : 0];
+      memory.node_of[place] = static_cast<uint16_t>(child < 0 ? kNone : child);
+    }
+    __syncthreads();
+    // Four lists at a time: their counts of rows that go right share a word.
+    for (int32_t first = 0; first < memory.lists; first += 4) {
+      const int32_t lists = memory.lists - first < 4 ? memory.lists - first : 4;
+      uint64_t rights = 0, total;
+      for (int32_t a = 0; a < lists; ++a) {
+        const uint16_t* const list = memory.places(side, first + a);
+        ERWIN_UNROLL
+        for (int32_t i = 0; i < kPositions; ++i)
+          if (node[i] != kNone) rights += uint64_t{memory.goes_right[list[begin + i]]} << 16 * a;
+      }
+      rights = block_exclusive_scan(rights, &total);
+      if (first == 0) {  // the same for every list
+        int32_t before = static_cast<int32_t>(rights & 0xffff);
+        ERWIN_UNROLL
+        for (int32_t i = 0; i < kPositions; ++i) {
+          if (node[i] == kNone) continue;
+          if (start[i] == begin + i) nodes[node[i]].rights = before;
+          before += memory.goes_right[memory.places(side, 0)[begin + i]];
+        }
+        __syncthreads();
+      }
+      for (int32_t a = 0; a < lists; ++a) {
+        const uint16_t* const list = memory.places(side, first + a);
+        uint16_t* const out = memory.places(1 - side, first + a);
+        int32_t before = static_cast<int32_t>(rights >> 16 * a & 0xffff);
+        ERWIN_UNROLL
+        for (int32_t i = 0; i < kPositions; ++i) {
+          const int32_t place = begin + i;
+          if (node[i] == kNone) continue;
+          const uint16_t row = list[place];
+          const int32_t right = memory.goes_right[row], rights_in_node = before - nodes[node[i]].rights;
+          out[right != 0 ? middle[i] + rights_in_node : place - rights_in_node] = row;
+          before += right;
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  // One warp: all levels of a node that fits it, or a ball.
+  __device__ void finish_node(int32_t side, const BlockNode& root) const {
+    if (b.is_ball(s.level, root.node)) return write_rows(side, root.begin, root.rows);
+    const int32_t place = root.begin + lane();
+    LocalNode node = root.node;
+    int32_t begin = root.begin, rows = lane() < root.rows ? root.rows : 0;
+    for (;;) {
+      const bool splits = s.level == kMain ? rows > 1 : rows > 0 && !b.is_ball(s.level, node);
+      if (__ballot_sync(kWarp, splits) == 0) break;
+      ChildrenOf<int32_t> children{};
+      int32_t middle = 0;
+      if (splits) {
+        children = b.layout.split(node);
+        middle = begin + b.rows(s.level, children.left);
+        memory.goes_right[memory.places(side, axis_of(side, begin, rows))[place]] = place >= middle;
+      }
+      __syncwarp();
+      for (int32_t a = 0; a < memory.lists; ++a) {
+        uint16_t* const list = memory.places(side, a);
+        const uint16_t row = splits ? list[place] : uint16_t{0};
+        const bool right = splits && memory.goes_right[row] != 0;
+        const uint32_t rights = __ballot_sync(kWarp, right);
+        if (splits) {
+          const uint32_t in_node = ((1u << lane()) - 1) & ~((1u << (begin - root.begin)) - 1);
+          const int32_t before = __popc(rights & in_node);
+          list[right ? middle + before : place - before] = row;
+        }
+        __syncwarp();
+      }
+      if (!splits) continue;
+      const bool right = place >= middle;
+      node = right ? children.right : children.left;
+      rows = right ? rows - (middle - begin) : middle - begin;
+      begin = right ? middle : begin;
+    }
+    if (s.level != kMain) return write_rows(side, root.begin, root.rows);
+    if (rows == 0) return;
+    const int32_t row = row_at(memory.places(side, 0)[place]);
+    const int64_t first = b.first_row(0, b.cloud(s.tree)) + s.node.slot;
+    for (int32_t slot = node.slot; slot < node.slot + node.slots; ++slot) {
+      b.perm[first + slot] = row;
+      if (b.mask != nullptr) b.mask[first + slot] = slot == node.slot;
+    }
+  }
+
+  // Whole balls of a rotated tree, their rows in order.
+  __device__ void write_rows(int32_t side, int32_t begin, int32_t rows) const {
+    int64_t* const out = rotated_out();
+    for (int32_t i = begin + lane(); i < begin + rows; i += 32) out[i] = row_at(memory.places(side, b.dim)[i]);
+  }
+};
+
+// Subtrees of more than `above` rows and at most as many as the block can hold; balls of any size.
+template <typename T>
+__global__ void __launch_bounds__(512, 1) finish_subtrees(Batch<T> b, int32_t above, bool balls) {
+  ERWIN_SHARED_MEMORY(base);
+  __shared__ Subtree subtree;
+  int64_t bytes;
+  const BlockMemory<T> memory(base, kPositions * threads(), b.dim, b.is_rotated() ? b.dim + 1 : b.dim, &bytes);
+  const int64_t items = b.trees() + b.counters->small;
+  for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+    __syncthreads();
+    if (thread() == 0) subtree = subtree_of(b, item);
+    __syncthreads();
+    const BlockBuilder<T> builder{b, subtree, memory};
+    if (subtree.ball) {
+      if (balls) builder.write_ball();
+      continue;
+    }
+    if (subtree.rows <= above || subtree.rows > memory.capacity) continue;
+    builder.load();
+    __syncthreads();
+    for (int32_t a = 0; a < b.dim; ++a) builder.sort(a);
+    builder.build();
+  }
+}
+
+}  // namespace
+}  // namespace erwin::cuda
+
+#endif  // ERWIN_CUDA_TREE_SMALL_H_

@@ -1,0 +1,169 @@
+// What the kernels that build trees share in device memory.
+//
+// Trees are built in batches, all clouds at a time: the main trees, then the rotated trees of levels. A tree whose root
+// has more rows than a block can hold is split level by level. Its rows lie in one of two buffers, one array for
+// every axis and one for the row's number; a split moves them to the other buffer, the left ones first, both sides in
+// their old order. Subtrees that fit a block are finished in its shared memory.
+#ifndef ERWIN_CUDA_TREE_STATE_H_
+#define ERWIN_CUDA_TREE_STATE_H_
+
+#include <cstdint>
+
+#include "../geometry.h"
+#include "runtime.h"
+
+namespace erwin::cuda {
+namespace {
+
+constexpr int kMaxDim = ERWIN_DEVICE_MAX_DIM;
+constexpr int kDigitBits = 11;
+constexpr int kDigits = 1 << kDigitBits;
+constexpr int kItems = 8;      // rows of a tile for each thread
+constexpr int kPositions = 8;  // rows for each thread of a block that finishes a subtree
+constexpr int kMaxDepth = 64;  // levels of large nodes
+constexpr int32_t kMain = -1;  // instead of the level of a rotated tree
+
+template <typename T>
+using KeyOf = decltype(ordered_key(T{}));
+
+// Rows on their way through a tree.
+template <typename T>
+struct Buffer {
+  KeyOf<T>* key;  // [dim, capacity]: ordered keys; before a batch of pooled rows, in the second buffer, centroids
+  int32_t* index;  // [capacity]
+};
+
+// A node with more rows than a block can hold.
+template <typename T>
+struct LargeNode {
+  Node node;
+  int64_t row;     // its first in the buffer
+  int32_t tree;
+  int32_t rows;
+  int32_t left;    // rows that go left
+  int32_t first_tile;
+  int32_t child[2];  // large ones by number, -1 otherwise
+  int32_t done;      // tiles that are counted
+  // The key of the last row that goes left is low + pivot. Until its digits are known, `pivot` holds those above
+  // `shift`, and `rank` counts the rows before it among those that have the same.
+  int32_t axis, shift, rank;
+  KeyOf<T> low, pivot;
+  KeyOf<T> least[kMaxDim], largest[kMaxDim];
+};
+
+// A subtree that fits a block, or a ball that is only written.
+struct SmallNode {
+  Node node;
+  int64_t row;
+  int32_t tree;
+  int32_t buffer;
+};
+
+struct Counters {
+  int32_t large[kMaxDepth + 1], tiles[kMaxDepth + 1], tickets[kMaxDepth + 1];
+  int32_t small;
+};
+
+template <typename T>
+struct Batch {
+  Layout layout;
+  const T* pos;          // [points, dim]
+  const int64_t* ptr;    // [clouds + 1]
+  const int64_t* first;  // [levels, clouds + 1]: every cloud's first row of a level
+  int64_t clouds;
+  int32_t dim;
+  int32_t first_level, last_level;  // of rotated trees, or kMain
+  int32_t pooled;                   // the first level whose rows are centroids
+  int32_t block_rows;               // that a block can hold
+  int64_t capacity;                 // rows of a buffer
+  int64_t base[ERWIN_MAX_LEVELS];   // the first row of a level in the buffers
+  T rotation[kMaxDim * kMaxDim];
+  Buffer<T> buffers[2];
+  Counters* counters;
+  LargeNode<T>* large[2];     // of even and of odd depth
+  int32_t* tile_node[2];
+  uint64_t* tile_state;       // what a tile tells the tiles behind it, see `partition`
+  uint32_t* digits;           // [large nodes, kDigits], zero between two counts
+  SmallNode* small;
+  int64_t* perm;
+  uint8_t* mask;
+  int64_t* perm_rot[ERWIN_MAX_LEVELS];
+
+  __device__ int64_t trees() const { return clouds * (last_level - first_level + 1); }
+  __device__ int32_t level(int64_t tree) const { return first_level + static_cast<int32_t>(tree / clouds); }
+  __device__ int64_t cloud(int64_t tree) const { return tree % clouds; }
+  __device__ bool is_rotated() const { return first_level != kMain; }
+
+  __device__ Node root(int64_t tree) const {
+    const int64_t g = cloud(tree);
+    return layout.root(ptr[g + 1] - ptr[g]);
+  }
+
+  template <typename I>
+  __device__ int32_t rows(int32_t level, const NodeOf<I>& node) const {
+    return static_cast<int32_t>(level == kMain ? node.points : layout.rows(node, level));
+  }
+
+  // Whether a node is split no further though it may have many rows.
+  template <typename I>
+  __device__ bool is_ball(int32_t level, const NodeOf<I>& node) const {
+    return level != kMain && layout.within_ball(node, level);
+  }
+
+  __device__ int64_t first_row(int32_t level, int64_t g) const { return first[level * (clouds + 1) + g]; }
+
+  // A tree's first row in the buffers.
+  __device__ int64_t begin(int64_t tree) const {
+    const int32_t l = level(tree);
+    return l == kMain ? ptr[cloud(tree)] : base[l] + first_row(l, cloud(tree));
+  }
+
+  // Before rotation, the row i of a cloud on a level.
+  __device__ T coordinate(int32_t level, int64_t g, int64_t i, int32_t axis) const {
+    if (level == kMain) return pos[(ptr[g] + i) * dim + axis];
+    const int64_t row = first_row(level, g) + i;
+    if (level < pooled) return pos[(ptr[g] + perm[row]) * dim + axis];
+    return centroid(axis)[base[level] + row];
+  }
+
+  __device__ T* centroid(int32_t axis) const { return reinterpret_cast<T*>(buffers[1].key + axis * capacity); }
+
+  // The keys of a row of a tree, as it is sorted.
+  __device__ void keys(int64_t tree, int64_t i, KeyOf<T> (&out)[kMaxDim]) const {
+    const int32_t l = level(tree);
+    const int64_t g = cloud(tree);
+    T x[kMaxDim];
+    ERWIN_UNROLL
+    for (int32_t a = 0; a < kMaxDim; ++a)
+      if (a < dim) x[a] = coordinate(l, g, i, a);
+    ERWIN_UNROLL
+    for (int32_t column = 0; column < kMaxDim; ++column) {
+      if (column >= dim) continue;
+      T sum = x[column];
+      if (l != kMain) {
+        sum = 0;
+        ERWIN_UNROLL
+        for (int32_t row = 0; row < kMaxDim; ++row)
+          if (row < dim) sum += x[row] * rotation[row * dim + column];
+      }
+      out[column] = ordered_key(ordered(sum));
+    }
+  }
+};
+
+// The axis of the largest extent, the lowest of equals.
+template <typename T, typename Least, typename Largest>
+__device__ int32_t widest_axis(int32_t dim, const Least& least, const Largest& largest) {
+  int32_t axis = 0;
+  T widest = -1;
+  for (int32_t a = 0; a < dim; ++a) {
+    const T extent = coordinate_of(largest(a)) - coordinate_of(least(a));
+    if (extent > widest) widest = extent, axis = a;  // never if it is NaN: rotated rows may all be at infinity
+  }
+  return axis;
+}
+
+}  // namespace
+}  // namespace erwin::cuda
+
+#endif  // ERWIN_CUDA_TREE_STATE_H_

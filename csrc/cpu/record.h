@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "../geometry.h"
 
@@ -21,13 +22,35 @@ constexpr size_t record_size() {
 template <typename T, int D>
 struct alignas(record_size<T, D>()) Record {
   using Scalar = T;
+  typedef T Lanes __attribute__((vector_size(record_size<T, D>())));
   T x[D];
   int32_t index;
+
   void load(const T* pos, int64_t i) {
-    for (int a = 0; a < D; ++a) x[a] = ordered(pos[a]);
+    Lanes lanes{};
+    for (int a = 0; a < D; ++a) lanes[a] = pos[a];
+    store(lanes, i);
+  }
+
+  // pos @ rotation: for all lanes at once, the operations of `rotate`.
+  void load_rotated(const T* pos, const T* rotation, int64_t i) {
+    Lanes sum{};
+    for (int row = 0; row < D; ++row) {
+      Lanes factors{};
+      for (int column = 0; column < D; ++column) factors[column] = rotation[row * D + column];
+      sum += pos[row] * factors;
+    }
+    store(sum, i);
+  }
+
+  T at(int32_t axis) const { return x[axis]; }
+
+ private:
+  void store(const Lanes& lanes, int64_t i) {
+    const Lanes kept = lanes == lanes ? lanes : Lanes{};  // `ordered`
+    std::memcpy(static_cast<void*>(this), &kept, sizeof(kept));
     index = static_cast<int32_t>(i);
   }
-  T at(int32_t axis) const { return x[axis]; }
 };
 
 template <typename T>

@@ -10,10 +10,14 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <string_view>
+#include <type_traits>
 #include <vector>
 
+#include "quads.h"
 #include "record.h"
 #include "team.h"
 
@@ -157,16 +161,40 @@ struct Part {
   int64_t below, inside;
 };
 
+// The vector unit's passes over records, where it has them; the variable that limits PyTorch's kernels limits these
+// too.
+template <typename T, int D>
+const QuadPasses* quad_passes() {
+#if defined(ERWIN_WITH_AVX512)
+  if constexpr (std::is_same_v<T, float> && (D == 2 || D == 3)) {
+    static_assert(sizeof(Record<T, D>) == 4 * sizeof(T), "four lanes, the index after the coordinates");
+    static const bool has_avx512 = [] {
+      const char* const variable = std::getenv("ATEN_CPU_CAPABILITY");
+      const std::string_view level = variable == nullptr ? "" : variable;
+      return level != "default" && level != "avx2" && erwin_cpu_isa() == ERWIN_CPU_AVX512;
+    }();
+    if (has_avx512) return &kQuadsAvx512;
+  }
+#endif
+  return nullptr;
+}
+
 // Writes the ranks of the records between first and last. Without branches: those are mispredicted too often.
-template <typename R, typename T, typename K>
-Part collect_ranks(const R* records, int64_t n, int32_t axis, T first, T last, Rank<K>* ranks) {
+template <typename T, int D, typename K>
+Part collect_ranks(const Record<T, D>* records, int64_t n, int32_t axis, T first, T last, Rank<K>* ranks) {
   Part part{0, 0};
-  for (int64_t i = 0; i < n; ++i) {
-    const T x = records[i].at(axis);
-    std::memcpy(&ranks[part.inside].key, &x, sizeof(x));
-    ranks[part.inside].index = records[i].index;
-    part.inside += (x >= first) & (x <= last);
-    part.below += x < first;
+  const QuadPasses* const quads = quad_passes<T, D>();
+  if (quads != nullptr) {
+    part.inside = quads->collect(reinterpret_cast<const float*>(records), n, {axis, D}, static_cast<float>(first),
+                                 static_cast<float>(last), reinterpret_cast<uint32_t*>(ranks), &part.below);
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      const T x = records[i].at(axis);
+      std::memcpy(&ranks[part.inside].key, &x, sizeof(x));
+      ranks[part.inside].index = records[i].index;
+      part.inside += (x >= first) & (x <= last);
+      part.below += x < first;
+    }
   }
   for (int64_t i = 0; i < part.inside; ++i) {
     T x;
@@ -203,6 +231,36 @@ template <typename T, int D>
 struct Boxes {
   Box<T, D> left, right;
 };
+
+// Partitions records and finds the boxes of both sides.
+template <typename T, int D, typename K>
+Boxes<T, D> partition_boxes(const Record<T, D>* records, int64_t n, int32_t axis, const Rank<K>& pivot,
+                            Record<T, D>* left, Record<T, D>* right) {
+  Boxes<T, D> boxes;
+  const QuadPasses* const quads = quad_passes<T, D>();
+  if (quads != nullptr) {
+    QuadRange ranges[2];
+    const auto x = static_cast<float>(coordinate_of(pivot.key));
+    quads->partition(reinterpret_cast<const float*>(records), n, {axis, D}, x, pivot.index,
+                     reinterpret_cast<float*>(left), reinterpret_cast<float*>(right), ranges);
+    if constexpr (D > 0) {
+      for (int32_t a = 0; a < D; ++a) {
+        boxes.left[a] = {ranges[0].low[a], ranges[0].high[a]};
+        boxes.right[a] = {ranges[1].low[a], ranges[1].high[a]};
+      }
+    }
+    return boxes;
+  }
+  for (int64_t i = 0; i < n; i += kBlock) {
+    const int64_t size = std::min(kBlock, n - i);
+    const int64_t lefts = partition_records(records + i, size, axis, pivot, left, right);
+    boxes.left.include(left, lefts);
+    boxes.right.include(right, size - lefts);
+    left += lefts;
+    right += size - lefts;
+  }
+  return boxes;
+}
 
 // Moves records to `out`: the `left` smallest along the widest axis, then the others, both in their old order.
 // 1 <= left < n. `out` also serves as scratch before. `box` holds the records; returns the boxes of the halves.
@@ -302,17 +360,9 @@ Boxes<T, D> split_records(Team& team, const Record<T, D>* in, Record<T, D>* out,
   }
   std::vector<Boxes<T, D>> boxes(static_cast<size_t>(chunks));
   team.run(chunks, [&](int32_t, int64_t chunk) {
-    R* left_out = out + parts[chunk].below;
-    R* right_out = out + left + chunk * step - parts[chunk].below;
-    const int64_t end = chunk * step + length(chunk);
-    for (int64_t i = chunk * step; i < end; i += kBlock) {
-      const int64_t size = std::min(kBlock, end - i);
-      const int64_t lefts = partition_records(in + i, size, axis, pivot, left_out, right_out);
-      boxes[chunk].left.include(left_out, lefts);
-      boxes[chunk].right.include(right_out, size - lefts);
-      left_out += lefts;
-      right_out += size - lefts;
-    }
+    R* const left_out = out + parts[chunk].below;
+    R* const right_out = out + left + chunk * step - parts[chunk].below;
+    boxes[chunk] = partition_boxes(in + chunk * step, length(chunk), axis, pivot, left_out, right_out);
   });
   for (int64_t chunk = 1; chunk < chunks; ++chunk) {
     boxes[0].left.include(boxes[chunk].left);

@@ -165,10 +165,12 @@ class Builder {
         if (level < pooled_ && rows > kLeafPoints)  // points far apart in memory
           for (int64_t i = begin; i < end; ++i) __builtin_prefetch(row(level, i));
         for (int64_t i = begin; i < end; ++i) {
-          T own[D > 0 ? D : 1];
-          T* const x = D > 0 ? own : space.rotated + i * dim;
-          rotate(row(level, i), rotation_, dim, x);
-          space.in[i].load(x, i);
+          if constexpr (D > 0) {
+            space.in[i].load_rotated(row(level, i), rotation_, i);
+          } else {
+            rotate(row(level, i), rotation_, dim, space.rotated + i * dim);
+            space.in[i].load(space.rotated + i * dim, i);
+          }
         }
         if (level + 1 == pooled_ && pooled_ < layout_.levels) pool(pooled_, begin, end);
       });

@@ -116,6 +116,7 @@ class Message(Structure):
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
 _ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
 _MESSAGE, _BOUNDS = POINTER(Message), POINTER(TreeBounds)
+_PER_LEVEL = c_void_p * MAX_LEVELS  # kept: ctypes would make the type anew every time
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
@@ -260,8 +261,8 @@ def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layo
 
 
 def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
-    r"""An array with the address of each tensor's data."""
-    return (c_void_p * max(len(tensors), 1))(*[t.data_ptr() for t in tensors])
+    r"""An array with the address of each tensor's data, at most one a level."""
+    return _PER_LEVEL(*[t.data_ptr() for t in tensors])
 
 
 def size_of(name: str, *args: object) -> int:

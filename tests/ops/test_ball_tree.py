@@ -26,6 +26,24 @@ def test_opcheck(dtype, strides, rotate, layout):
     )
 
 
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize(
+    ("ptr", "message"),
+    [
+        ([1, 5, 21], r"must start at 0 \(got 1\)"),
+        ([0, 7, 5, 21], r"must not descend \(entry 1 is 7, entry 2 is 5\)"),
+        ([0, 5, 20], r"must end at the number of rows 21 \(got 20\)"),
+        ([0, 5, 32], r"must end at the number of rows 21 \(got 32\)"),
+        ([0], r"must end at the number of rows 21 \(got 0\)"),
+    ],
+)
+def test_malformed_offsets(ptr, message, layout):
+    with pytest.raises(ValueError, match=message):
+        torch.ops.erwin.ball_tree(
+            torch.rand(21, 3), torch.tensor(ptr), [4], [], 0.0, layout
+        )
+
+
 def test_opcheck_of_no_points():
     pos, ptr = torch.rand(0, 3), torch.tensor([0, 0, 0])
     torch.library.opcheck(

@@ -60,17 +60,24 @@ def _ball_tree_cpu(
 ) -> list[Tensor]:
     pos, ptr = pos.contiguous(), ptr.contiguous()
     check_finite(pos)
-    check_ptr(ptr, pos.size(0), pos.device)
+    check_ptr(ptr, pos.size(0), pos.device, values=False)
     config = _native.layout(ball_sizes, strides, layout)
     clouds, levels, dim = ptr.numel() - 1, len(ball_sizes), pos.size(1)
     dtype = _native.DTYPES[pos.dtype]
     cloud_args = (ptr.data_ptr(), clouds)
 
     rows, balls = ptr.new_empty(clouds, levels), ptr.new_empty(clouds, levels)
-    _native.call(
-        "erwin_tree_sizes", config, *cloud_args, rows.data_ptr(), balls.data_ptr()
-    )
+    try:
+        _native.call(
+            "erwin_tree_sizes", config, *cloud_args, rows.data_ptr(), balls.data_ptr()
+        )
+    except RuntimeError:
+        check_ptr(ptr, pos.size(0), pos.device)  # says what is wrong with the values
+        raise
     num_rows, num_balls = rows.sum(0).tolist(), balls.sum(0).tolist()
+    perfect = layout == "perfect"
+    if (int(ptr[-1]) if perfect else num_rows[0]) != pos.size(0):
+        check_ptr(ptr, pos.size(0), pos.device)
     ball_len = [ptr.new_empty(n) for n in num_balls]
     group_len = [ptr.new_empty(n) for n in num_rows[1:]]
     _native.call(
@@ -82,8 +89,7 @@ def _ball_tree_cpu(
     )
 
     perm = ptr.new_empty(num_rows[0])
-    perfect = layout == "perfect"
-    mask = torch.empty(num_rows[0] if perfect else 0, dtype=torch.bool)
+    mask = ptr.new_empty(num_rows[0] if perfect else 0, dtype=torch.bool)
     perm_rot = [ptr.new_empty(n) for n in num_rows] if rotate else []
     rotation = rotation_matrix(rotate, dim).to(pos.dtype) if rotate else None
     size = _native.size_of(

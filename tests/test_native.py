@@ -23,6 +23,7 @@ C_TYPES = {
     "const erwin_layout*": ctypes.POINTER(_native.Layout),
     "const erwin_attention*": ctypes.POINTER(_native.Attention),
     "const erwin_heads*": ctypes.POINTER(_native.Heads),
+    "const erwin_tree_bounds*": ctypes.POINTER(_native.TreeBounds),
     "const erwin_message*": ctypes.POINTER(_native.Message),
     "int64_t* const*": ctypes.POINTER(ctypes.c_void_p),
 }
@@ -88,6 +89,9 @@ def test_numbers_are_those_of_the_header():
     assert enum("erwin_cpu_isa_kind") == {
         f"ERWIN_CPU_{name.upper()}": value for name, value in _native.CPU_ISAS.items()
     }
+    for name in ("HOST", "EMULATED"):
+        value = re.search(rf"#define ERWIN_{name} \((-\d)\)", header())[1]
+        assert getattr(_native, name) == int(value)
     statuses = enum("erwin_status")
     assert statuses.pop("ERWIN_OK") == 0
     assert set(_native._STATUS) == set(statuses.values())
@@ -102,6 +106,7 @@ def test_structs_are_those_of_the_header():
     for struct, name in [
         (_native.Context, "erwin_context"),
         (_native.Layout, "erwin_layout"),
+        (_native.TreeBounds, "erwin_tree_bounds"),
         (_native.Message, "erwin_message"),
     ]:
         expected = []

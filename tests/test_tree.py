@@ -686,6 +686,44 @@ def test_positions_on_a_gpu():
     tree.validate(ptr.cuda(), pos.size(0), tree.config)
 
 
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("sizes", [[], [0], [1], [9, 0, 33], [5, 12, 0]])
+def test_update_is_the_tree_of_moved_points(sizes, layout):
+    ptr = offsets(sizes)
+    pos, moved = (random_pos(int(ptr[-1]), seed=seed) for seed in (1, 2))
+    config = {"ball_sizes": 8, "strides": [2], "layout": layout}
+    tree, expected = (ball_tree(p, ptr, **config) for p in (pos, moved))
+    for offsets_of in (None, ptr):
+        updated = tree.update(moved, offsets_of, max_points=max(sizes, default=0))
+        assert_same(updated, expected)
+        assert updated.config == tree.config
+        assert all(a is b for a, b in zip(updated.ball_len, tree.ball_len))
+
+
+def test_update_refuses_other_nodes():
+    tree = ball_tree(random_pos(10), ball_sizes=4)
+    with pytest.raises(ValueError, match=r"each of the tree's 10 nodes \(got 9\)"):
+        tree.update(random_pos(9))
+    with pytest.raises(ValueError, match="finite"):
+        tree.update(torch.full((10, 3), float("nan")))
+
+
+def test_update_is_compiled_with_the_model():
+    def function(pos, tree):
+        tree = tree.update(pos)
+        return pos[tree.perm] * 2.0, tree.perm_rot[1]
+
+    torch.compiler.reset()
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    for n in [9, 30, 50]:
+        tree = ball_tree(random_pos(n), ball_sizes=4, strides=[2])
+        pos = random_pos(n, seed=1)
+        for a, b in zip(compiled(pos, tree), function(pos, tree), strict=True):
+            assert torch.equal(a, b)
+
+
 def test_rows_of_a_batch():
     ptr = offsets([5, 0, 3])
     pos = random_pos(8)

@@ -1,15 +1,16 @@
 r"""The ball tree of a batch of clouds: what is stored, and how it is built."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-import torch_geometric_erwin.ops.ball_tree  # noqa: F401  (registers the operator)
+import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
 from torch_geometric_erwin.utils.checks import (
     check_choice,
@@ -207,6 +208,67 @@ class Tree:
         r"""The number of rows :math:`N_l` of a level in all clouds."""
         return (self.perm if level == 0 else self.group_len[level - 1]).size(0)
 
+    def update(
+        self,
+        pos: Tensor,
+        ptr: Optional[Tensor] = None,
+        max_points: Optional[int] = None,
+    ) -> "Tree":
+        r"""Builds the tree again for positions that moved.
+
+        As splits are by count, the sizes of balls and groups stay. Nothing has to be
+        read from a GPU, so that a rollout does not wait for it, and the call can be
+        recorded in a CUDA graph, or compiled into the model's.
+
+        Args:
+            pos: The new positions of the same nodes.
+            ptr: The row offsets of the clouds. (default: those of the tree)
+            max_points: No cloud has more points. A GPU that knows it skips launches
+                for larger clouds. (default: the number of nodes)
+
+        Shapes:
+            - **pos:** :math:`(N, D)`; **ptr:** :math:`(G + 1)`.
+
+        Raises:
+            ValueError: If there are more or fewer positions than nodes.
+
+        Example:
+            >>> pos = torch.rand(10, 2)
+            >>> tree = ball_tree(pos, ball_sizes=4)
+            >>> moved = tree.update(-pos)
+            >>> torch.equal(moved.perm, ball_tree(-pos, ball_sizes=4).perm)
+            True
+        """
+        config, levels = self.config, self.config.num_levels
+        pos = check_pos(pos, values=False)
+        if ptr is None:
+            ends = self.level[:, 0].cumsum(0)
+            if self.mask is not None:
+                ends = pad(self.mask.cumsum(0), (1, 0))[ends]
+            ptr = pad(ends, (1, 0))
+        ptr = check_ptr(ptr, pos.size(0), pos.device, values=False)
+        if self.mask is None and pos.size(0) != self.perm.size(0):
+            raise ValueError(
+                f"'pos' must have a row for each of the tree's {self.perm.size(0)} "
+                f"nodes (got {pos.size(0)})"
+            )
+        perm, mask, *perm_rot = torch.ops.erwin.ball_tree_order(
+            pos,
+            ptr,
+            [self.num_rows(l) for l in range(levels)],
+            pos.size(0) if max_points is None else max_points,
+            config.ball_sizes,
+            config.strides,
+            config.rotate,
+            config.layout,
+        )
+        return replace(
+            self,
+            perm=perm,
+            perm_rot=tuple(perm_rot),
+            mask=None if self.mask is None else mask,
+        )
+
     def to(self, device: Union[str, torch.device]) -> "Tree":
         r"""Moves every tensor."""
         return pytree.tree_map_only(Tensor, lambda t: t.to(device), self)
@@ -335,15 +397,19 @@ def ball_tree(
     rotate: float = 45.0,
     layout: str = "balanced",
     ties: str = "index",
+    validate: bool = False,
 ) -> Tree:
     r"""Builds the ball trees of a batch of clouds, as in `"Erwin: A Tree-based
     Hierarchical Transformer for Large-scale Physical Systems"
     <https://arxiv.org/abs/2502.17019>`_.
 
     Every cloud is split by count along its widest axis, recursively, down to single
-    points. The result is the same on every thread count and does not depend on the
-    other clouds of the batch. Positions on another device are copied to the host, and
-    the tree is copied back.
+    points. The result is the same on every thread count and device, and does not depend
+    on the other clouds of the batch.
+
+    The tree is built where the positions are. Of a GPU the call reads the offsets, if
+    they lie there, and nothing else: pass offsets on the host where it must not wait,
+    or :meth:`Tree.update` a tree whose points moved.
 
     Args:
         pos: The node positions; float64 ones are compared as float64, others as
@@ -356,6 +422,8 @@ def ball_tree(
         ties: What orders points of equal coordinate on the split axis:
             :obj:`"index"`, or :obj:`"coordinates"` to compare the other axes first, so
             that the order of the input has no effect on grids either.
+        validate: Whether to check on a GPU, which has to wait for it, that positions
+            are finite and offsets ascend. On the host both are checked anyway.
 
     Shapes:
         - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
@@ -370,11 +438,16 @@ def ball_tree(
         >>> ball_tree(pos, ball_sizes=2).perm
         tensor([3, 1, 2, 0])
     """
-    return build_tree(pos, ptr, TreeConfig(ball_sizes, strides, rotate, layout), ties)
+    config = TreeConfig(ball_sizes, strides, rotate, layout)
+    return build_tree(pos, ptr, config, ties, validate)
 
 
 def build_tree(
-    pos: Tensor, ptr: Optional[Tensor], config: TreeConfig, ties: str = "index"
+    pos: Tensor,
+    ptr: Optional[Tensor],
+    config: TreeConfig,
+    ties: str = "index",
+    validate: bool = False,
 ) -> Tree:
     r"""Builds the trees of a configuration; see :func:`ball_tree`.
 
@@ -383,14 +456,20 @@ def build_tree(
         ptr: The row offsets of the clouds, or :obj:`None` for one cloud.
         config: The configuration.
         ties: What orders points of equal coordinate.
+        validate: Whether to check values on a GPU too.
     """
     check_choice("ties", ties, TIES)
-    # The operator checks the values, but of rows that ties have put in another order.
-    values = ties == "coordinates"
+    # On the host the operator checks values, but of rows that ties have put in another
+    # order.
+    values = validate or ties == "coordinates"
     pos = check_pos(pos, values)
     device = pos.device
-    ptr = check_ptr(ptr, pos.size(0), device, values)
-    pos, ptr = pos.cpu(), ptr.cpu()
+    # Offsets of a GPU's positions may lie on either side.
+    on_host = not isinstance(ptr, Tensor) or ptr.device.type == "cpu"
+    home = torch.device("cpu") if on_host else device
+    ptr = check_ptr(ptr, pos.size(0), home, values)
+    if device.type not in ("cpu", "cuda"):
+        pos, ptr = pos.cpu(), ptr.cpu()
     order = _coordinate_order(pos, ptr) if ties == "coordinates" else None
     tensors = torch.ops.erwin.ball_tree(
         pos if order is None else pos[order],
@@ -402,7 +481,7 @@ def build_tree(
     )
     perm, level, mask, *tables = tensors
     if order is not None:
-        start = ptr[segment_ids(level[:, 0], perm.size(0))]
+        start = ptr.to(pos.device)[segment_ids(level[:, 0], perm.size(0))]
         perm = order[perm + start] - start
     levels = config.num_levels
     tree = Tree(
@@ -414,12 +493,13 @@ def build_tree(
         mask=mask if config.layout == "perfect" else None,
         config=config,
     )
-    return tree if device.type == "cpu" else tree.to(device)
+    return tree if pos.device == device else tree.to(device)
 
 
 def _coordinate_order(pos: Tensor, ptr: Tensor) -> Tensor:
     # Stable sorts from the last axis to the first, then by cloud.
-    order = torch.arange(pos.size(0))
+    ptr = ptr.to(pos.device)
+    order = torch.arange(pos.size(0), device=pos.device)
     for axis in reversed(range(pos.size(1))):
         order = order[torch.sort(pos[order, axis], stable=True).indices]
     cloud = segment_ids(ptr[1:] - ptr[:-1], pos.size(0))

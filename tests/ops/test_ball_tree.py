@@ -52,6 +52,28 @@ def test_opcheck_of_no_points():
 
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0.0, 45.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck_of_the_order_alone(dtype, rotate, layout):
+    pos, ptr = torch.rand(21, 3, dtype=dtype), torch.tensor([0, 5, 5, 21])
+    rows = ball_tree(
+        pos, ptr, ball_sizes=4, strides=[2], rotate=rotate, layout=layout
+    ).level.sum(0)
+    torch.library.opcheck(
+        torch.ops.erwin.ball_tree_order.default,
+        (pos, ptr, rows.tolist(), 16, [4, 4], [2], rotate, layout),
+    )
+
+
+def test_the_order_alone_refuses_other_sizes():
+    pos, ptr = torch.rand(21, 3), torch.tensor([0, 5, 21])
+    with pytest.raises(ValueError, match=r"\[21, 11\] rows .*got \[21, 12\]"):
+        torch.ops.erwin.ball_tree_order(
+            pos, ptr, [21, 12], 16, [4, 4], [2], 45.0, "balanced"
+        )
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
 @pytest.mark.parametrize("ties", ["index", "coordinates"])
 def test_compile(ties, layout):
     def function(pos, ptr):

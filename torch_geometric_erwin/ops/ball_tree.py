@@ -1,7 +1,7 @@
 r"""The operator ``erwin::ball_tree``: builds the trees of a batch of clouds."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -13,6 +13,15 @@ torch.library.define(
     "erwin::ball_tree",
     "(Tensor pos, Tensor ptr, int[] ball_sizes, int[] strides, float rotate, "
     "str layout) -> Tensor[]",
+)
+
+
+# Sizes are given: the tables of the tree are those of another one with clouds as large.
+# No cloud has more than `max_points`.
+torch.library.define(
+    "erwin::ball_tree_order",
+    "(Tensor pos, Tensor ptr, SymInt[] num_rows, SymInt max_points, int[] ball_sizes, "
+    "int[] strides, float rotate, str layout) -> Tensor[]",
 )
 
 
@@ -49,6 +58,60 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
     return rotation
 
 
+def sizes_of(
+    ptr: Tensor, num_points: int, ball_sizes: list[int], strides: list[int], layout: str
+) -> tuple[Tensor, list[int], list[int]]:
+    r"""The rows of every cloud on every level, and the rows and balls of the levels.
+
+    Args:
+        ptr: The row offsets of the clouds, on the host.
+        num_points: What they must end at.
+        ball_sizes: The largest number of rows in a ball, per level.
+        strides: The number of rows that each coarsening pools.
+        layout: The layout of the tree.
+
+    Raises:
+        ValueError: If the offsets are malformed.
+    """
+    config = _native.layout(ball_sizes, strides, layout)
+    clouds, levels = ptr.numel() - 1, len(ball_sizes)
+    rows, balls = ptr.new_empty(clouds, levels), ptr.new_empty(clouds, levels)
+    try:
+        _native.call(
+            "erwin_tree_sizes",
+            config,
+            *(ptr.data_ptr(), clouds),
+            *(rows.data_ptr(), balls.data_ptr()),
+        )
+    except RuntimeError:
+        check_ptr(ptr, num_points, ptr.device)  # says what is wrong with the values
+        raise
+    num_rows, num_balls = rows.sum(0).tolist(), balls.sum(0).tolist()
+    if (int(ptr[-1]) if layout == "perfect" else num_rows[0]) != num_points:
+        check_ptr(ptr, num_points, ptr.device)
+    return rows, num_rows, num_balls
+
+
+def tables_of(
+    ptr: Tensor,
+    num_rows: list[int],
+    num_balls: list[int],
+    ball_sizes: list[int],
+    strides: list[int],
+    layout: str,
+) -> tuple[list[Tensor], list[Tensor]]:
+    r"""The rows of every ball and the children of every pooled row, on the host."""
+    ball_len = [ptr.new_empty(n) for n in num_balls]
+    group_len = [ptr.new_empty(n) for n in num_rows[1:]]
+    _native.call(
+        "erwin_tree_tables",
+        _native.layout(ball_sizes, strides, layout),
+        *(ptr.data_ptr(), ptr.numel() - 1),
+        *(_native.pointers(ball_len), _native.pointers(group_len)),
+    )
+    return ball_len, group_len
+
+
 @torch.library.impl("erwin::ball_tree", "CPU")
 def _ball_tree_cpu(
     pos: Tensor,
@@ -61,40 +124,31 @@ def _ball_tree_cpu(
     pos, ptr = pos.contiguous(), ptr.contiguous()
     check_finite(pos)
     check_ptr(ptr, pos.size(0), pos.device, values=False)
+    config = (ball_sizes, strides, layout)
+    rows, num_rows, num_balls = sizes_of(ptr, pos.size(0), *config)
+    ball_len, group_len = tables_of(ptr, num_rows, num_balls, *config)
+    perm, mask, *perm_rot = _order(pos, ptr, num_rows, *config, rotate)
+    return [perm, rows, mask, *ball_len, *group_len, *perm_rot]
+
+
+def _order(
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    ball_sizes: list[int],
+    strides: list[int],
+    layout: str,
+    rotate: float,
+) -> list[Tensor]:
     config = _native.layout(ball_sizes, strides, layout)
-    clouds, levels, dim = ptr.numel() - 1, len(ball_sizes), pos.size(1)
-    dtype = _native.DTYPES[pos.dtype]
-    cloud_args = (ptr.data_ptr(), clouds)
-
-    rows, balls = ptr.new_empty(clouds, levels), ptr.new_empty(clouds, levels)
-    try:
-        _native.call(
-            "erwin_tree_sizes", config, *cloud_args, rows.data_ptr(), balls.data_ptr()
-        )
-    except RuntimeError:
-        check_ptr(ptr, pos.size(0), pos.device)  # says what is wrong with the values
-        raise
-    num_rows, num_balls = rows.sum(0).tolist(), balls.sum(0).tolist()
+    dtype, dim = _native.DTYPES[pos.dtype], pos.size(1)
+    cloud_args = (ptr.data_ptr(), ptr.numel() - 1)
     perfect = layout == "perfect"
-    if (int(ptr[-1]) if perfect else num_rows[0]) != pos.size(0):
-        check_ptr(ptr, pos.size(0), pos.device)
-    ball_len = [ptr.new_empty(n) for n in num_balls]
-    group_len = [ptr.new_empty(n) for n in num_rows[1:]]
-    _native.call(
-        "erwin_tree_tables",
-        config,
-        *cloud_args,
-        _native.pointers(ball_len),
-        _native.pointers(group_len),
-    )
-
     perm = ptr.new_empty(num_rows[0])
     mask = ptr.new_empty(num_rows[0] if perfect else 0, dtype=torch.bool)
     perm_rot = [ptr.new_empty(n) for n in num_rows] if rotate else []
     rotation = rotation_matrix(rotate, dim).to(pos.dtype) if rotate else None
-    size = _native.size_of(
-        "erwin_tree_workspace", config, dtype, *cloud_args, pos.size(1)
-    )
+    size = _native.size_of("erwin_tree_workspace", config, dtype, *cloud_args, dim)
     workspace = torch.empty(size, dtype=torch.uint8)
     _native.call(
         "erwin_tree_build",
@@ -111,7 +165,29 @@ def _ball_tree_cpu(
         mask.data_ptr() if perfect else None,
         _native.pointers(perm_rot),
     )
-    return [perm, rows, mask, *ball_len, *group_len, *perm_rot]
+    return [perm, mask, *perm_rot]
+
+
+@torch.library.impl("erwin::ball_tree_order", "CPU")
+def _ball_tree_order_cpu(
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    max_points: int,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    pos, ptr = pos.contiguous(), ptr.contiguous()
+    check_finite(pos)
+    _, expected, _ = sizes_of(ptr, pos.size(0), ball_sizes, strides, layout)
+    if num_rows != expected:
+        raise ValueError(
+            f"clouds of these sizes have {expected} rows on the levels of a tree (got "
+            f"{num_rows})"
+        )
+    return _order(pos, ptr, num_rows, ball_sizes, strides, layout, rotate)
 
 
 @torch.library.register_fake("erwin::ball_tree")
@@ -125,12 +201,38 @@ def _ball_tree_fake(
 ) -> list[Tensor]:
     # Sizes follow from the values of ptr: symbols that only the run resolves.
     size = torch.library.get_ctx().new_dynamic_size
-    perfect = layout == "perfect"
-    num_rows = [size() if perfect else pos.size(0)] + [size() for _ in strides]
-    perm = ptr.new_empty(num_rows[0])
-    rows = ptr.new_empty(ptr.size(0) - 1, len(ball_sizes))
-    mask = ptr.new_empty(num_rows[0] if perfect else 0, dtype=torch.bool)
-    ball_len = [ptr.new_empty(size()) for _ in ball_sizes]
-    group_len = [ptr.new_empty(n) for n in num_rows[1:]]
-    perm_rot = [ptr.new_empty(n) for n in num_rows] if rotate else []
+    num_rows = [size() if layout == "perfect" else pos.size(0)]
+    num_rows += [size() for _ in strides]
+    empty = partial(pos.new_empty, dtype=torch.int64)  # offsets may lie on the host
+    perm, mask, *perm_rot = _order_fake(pos, num_rows, rotate, layout)
+    rows = empty((ptr.size(0) - 1, len(ball_sizes)))
+    ball_len = [empty((size(),)) for _ in ball_sizes]
+    group_len = [empty((n,)) for n in num_rows[1:]]
     return [perm, rows, mask, *ball_len, *group_len, *perm_rot]
+
+
+@torch.library.register_fake("erwin::ball_tree_order")
+def _ball_tree_order_fake(
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    max_points: int,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    return _order_fake(pos, num_rows, rotate, layout)
+
+
+def _order_fake(
+    pos: Tensor, num_rows: list[int], rotate: float, layout: str
+) -> list[Tensor]:
+    empty = partial(pos.new_empty, dtype=torch.int64)
+    masked = num_rows[0] if layout == "perfect" else 0
+    perm_rot = [empty((n,)) for n in num_rows] if rotate else []
+    return [
+        empty((num_rows[0],)),
+        pos.new_empty((masked,), dtype=torch.bool),
+        *perm_rot,
+    ]

@@ -33,7 +33,8 @@ class BallTree(BaseTransform):
     - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are
       no repetitions.
 
-    All of them collate without offsets. It works on
+    The tree is built where the positions are. All attributes collate without offsets.
+    It works on
     :class:`~torch_geometric.data.Data`, on every node store with positions of
     :class:`~torch_geometric.data.HeteroData`, and on batches of both. As transforms
     that remove or reorder nodes make the tree stale, it comes last. Nodes that move a
@@ -82,7 +83,11 @@ class BallTree(BaseTransform):
         if not stores:
             raise ValueError("'BallTree' needs node positions: 'data.pos' is missing")
         for store in stores:
-            tree = build_tree(store["pos"], store_ptr(store), self.config, self.ties)
+            tree = build_tree(
+                *(store["pos"], store_ptr(store)),
+                *(self.config, self.ties),
+                validate=store["pos"].device.type != "cpu",
+            )
             attach_tree(data, store, tree)
         return data
 

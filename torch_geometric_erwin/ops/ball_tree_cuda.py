@@ -1,0 +1,174 @@
+r"""The operators of :mod:`.ball_tree` for CUDA tensors.
+
+The builder needs no more of the host than bounds of sizes, and nothing waits for the
+device but the copy of offsets that lie there.
+"""
+
+import warnings
+from ctypes import byref
+from functools import cache
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.ball_tree import rotation_matrix, sizes_of, tables_of
+from torch_geometric_erwin.utils.checks import check_ptr
+
+MAX_DIM = 8  # ERWIN_DEVICE_MAX_DIM
+
+
+@cache
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"ball trees of CUDA tensors are built on the CPU: {reason}", stacklevel=2
+    )
+
+
+def _is_built_here(dim: int) -> bool:
+    if not _native.library().erwin_has_cuda():
+        _warn("torch_geometric_erwin was installed where no CUDA compiler was found")
+        return False
+    if dim > MAX_DIM:
+        _warn(f"positions have {dim} coordinates, a GPU takes up to {MAX_DIM}")
+        return False
+    return True
+
+
+def order(
+    context: _native.Context,
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    max_points: int,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    r"""Builds trees on the device of a context.
+
+    Args:
+        context: A GPU's or, for tests, that of the emulator and host tensors.
+        pos: The node positions.
+        ptr: The row offsets of the clouds, on the device.
+        num_rows: The rows of the levels, or bounds; rows beyond the end are zero.
+        max_points: The points of the largest cloud, or a bound.
+        ball_sizes: The largest number of rows in a ball, per level.
+        strides: The number of rows that each coarsening pools.
+        rotate: The angle of the second tree, in degrees; zero for none.
+        layout: The layout of the tree.
+    """
+    pos, ptr = pos.contiguous(), ptr.contiguous()
+    config, dtype = _native.layout(ball_sizes, strides, layout), pos.dtype
+    dim, points = pos.size(1), pos.size(0)
+    bounds = _native.TreeBounds(
+        ptr.numel() - 1,
+        points,
+        min(max_points, points),
+        (_native.c_int64 * _native.MAX_LEVELS)(*num_rows),
+    )
+    shape = (context, config, _native.DTYPES[dtype])
+    size = _native.size_of(
+        "erwin_tree_device_workspace", *shape, dim, byref(bounds), int(rotate != 0)
+    )
+    workspace = pos.new_empty(size, dtype=torch.uint8)
+    perfect = layout == "perfect"
+    perm = ptr.new_zeros(num_rows[0])
+    mask = ptr.new_zeros(num_rows[0] if perfect else 0, dtype=torch.bool)
+    perm_rot = [ptr.new_zeros(n) for n in num_rows] if rotate else []
+    rotation = rotation_matrix(rotate, dim).to(dtype) if rotate else None
+    _native.call(
+        "erwin_tree_build_device",
+        *shape,
+        pos.data_ptr(),
+        ptr.data_ptr(),
+        dim,
+        byref(bounds),
+        None if rotation is None else rotation.data_ptr(),
+        workspace.data_ptr(),
+        size,
+        perm.data_ptr(),
+        mask.data_ptr() if perfect else None,
+        _native.pointers(perm_rot),
+    )
+    return [perm, mask, *perm_rot]
+
+
+@torch.library.impl("erwin::ball_tree_order", "CUDA")
+def _ball_tree_order_cuda(
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    max_points: int,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    args = (num_rows, max_points, ball_sizes, strides, rotate, layout)
+    if not _is_built_here(pos.size(1)):
+        tensors = torch.ops.erwin.ball_tree_order(pos.cpu(), ptr.cpu(), *args)
+        return [t.to(pos.device) for t in tensors]
+    ptr = ptr.to(pos.device, non_blocking=True)
+    return order(_native.context(pos), pos, ptr, *args)
+
+
+@torch.library.impl("erwin::ball_tree", "CUDA")
+def _ball_tree_cuda(
+    pos: Tensor,
+    ptr: Tensor,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    config = (ball_sizes, strides, layout)
+    if not _is_built_here(pos.size(1)):
+        args = (pos.cpu(), ptr.cpu(), ball_sizes, strides, rotate, layout)
+        return [t.to(pos.device) for t in torch.ops.erwin.ball_tree(*args)]
+    host = ptr.cpu().contiguous()
+    check_ptr(host, pos.size(0), host.device, values=False)
+    rows, num_rows, num_balls = sizes_of(host, pos.size(0), *config)
+    max_points = int(host.diff().max()) if host.numel() > 1 else 0
+    perm, mask, *perm_rot = order(
+        _native.context(pos),
+        pos,
+        ptr.to(pos.device, non_blocking=True),
+        num_rows,
+        max_points,
+        *(ball_sizes, strides, rotate, layout),
+    )
+    # The host makes the tables while the device is at work.
+    ball_len, _ = tables_of(host, [], num_balls, *config)
+    level, *ball_len = to_device([rows, *ball_len], pos.device)
+    group_len = [
+        group_lengths(level[:, l], level[:, l + 1], num_rows[l + 1], strides[l])
+        for l in range(len(strides))
+    ]
+    return [perm, level, mask, *ball_len, *group_len, *perm_rot]
+
+
+def group_lengths(rows: Tensor, pooled: Tensor, size: int, stride: int) -> Tensor:
+    r"""The children of every pooled row, from the rows of every cloud on two levels.
+
+    Every cloud's last row takes what is left.
+    """
+    lengths = torch.full((size,), stride, dtype=torch.int64, device=rows.device)
+    if size == 0:
+        return lengths
+    last = (pooled.cumsum(0) - 1).clamp(min=0)
+    rest = torch.where(pooled > 0, rows - (pooled - 1) * stride, stride)
+    return lengths.scatter_reduce(0, last, rest, "amin")
+
+
+def to_device(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
+    r"""Moves int64 tensors in one copy."""
+    sizes = [t.numel() for t in tensors]
+    packed = torch.cat([t.flatten() for t in tensors]).to(device, non_blocking=True)
+    starts = accumulate(sizes, initial=0)
+    return [
+        packed[start : start + size].view(t.shape).clone()
+        for t, size, start in zip(tensors, sizes, starts)
+    ]

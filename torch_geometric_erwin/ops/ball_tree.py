@@ -1,7 +1,9 @@
 r"""The operator ``erwin::ball_tree``: builds the trees of a batch of clouds."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache, partial
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -226,7 +228,10 @@ def _ball_tree_order_fake(
 
 
 def _order_fake(
-    pos: Tensor, num_rows: list[int], rotate: float, layout: str
+    pos: Tensor,
+    num_rows: Sequence[Union[int, torch.SymInt]],
+    rotate: float,
+    layout: str,
 ) -> list[Tensor]:
     empty = partial(pos.new_empty, dtype=torch.int64)
     masked = num_rows[0] if layout == "perfect" else 0

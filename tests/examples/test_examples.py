@@ -121,3 +121,16 @@ def test_velocities_of_haloes(tmp_path):
     checkpoint = torch.load(tmp_path / "out" / "erwin.pt", weights_only=True)
     Erwin(**checkpoint["arguments"]).load_state_dict(checkpoint["state_dict"])
     assert (tmp_path / "out" / "velocities.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_rollout():
+    out = run(
+        *("gravity_rollout.py", "--points", 60, "--clouds", 2),
+        *("--steps", 3, "--horizon", 4, "--device", "cpu"),
+    )
+    errors = dict(re.findall(r"^(at rest|start|Erwin).* ([\d.]+)$", out, re.MULTILINE))
+    assert errors.keys() == {"at rest", "start", "Erwin"}
+    assert float(errors["at rest"]) == 1
+    # Three steps teach little, but the points do not fly apart.
+    assert float(errors["Erwin"]) < 3
+    assert re.search(r"a step of 60 points on cpu: tree [\d.]+ ms", out)

@@ -1,0 +1,183 @@
+r"""Rolls out a cloud that collapses under its own gravity, with accelerations by Erwin.
+
+Trains on snapshots of simulated collapses, then integrates an unseen one with the
+network in the place of the sum over all pairs. The points move in every step, so every
+step updates the tree, where the points are: on a GPU nothing is read from it until the
+end. Prints how far the points end from the simulated ones, and the tree's share.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.loader import DataLoader
+from tqdm import tqdm
+from training import count_parameters, fit, table
+
+from torch_geometric_erwin import Tree, ball_tree
+from torch_geometric_erwin.nn import Erwin
+
+SOFTENING = 0.3  # of the force, in units of the cloud's radius
+INTERVAL = 0.04  # of time between two steps; a free fall takes about 1.1
+
+Acceleration = Callable[[Tensor], Tensor]
+
+
+def parse_arguments() -> argparse.Namespace:
+    r"""The options of the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--points", type=int, default=1024, help="points of a cloud")
+    parser.add_argument("--clouds", type=int, default=32, help="simulated for training")
+    parser.add_argument("--steps", type=int, default=600, help="training steps")
+    parser.add_argument("--horizon", type=int, default=20, help="steps of the rollout")
+    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="of clouds and weights")
+    parser.add_argument(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="where the network and the rollout run",
+    )
+    return parser.parse_args()
+
+
+def cloud(points: int, generator: torch.Generator) -> Tensor:
+    r"""Three overlapping balls of points at rest, of radius about 1 together."""
+    centre = 0.6 * torch.randn(3, 3, generator=generator)
+    direction = torch.randn(points, 3, generator=generator)
+    direction /= direction.norm(dim=-1, keepdim=True)
+    radius = torch.rand(points, 1, generator=generator) ** (1 / 3)
+    member = torch.randint(3, (points,), generator=generator)
+    pos = centre[member] + 0.7 * radius * direction
+    return pos - pos.mean(0)
+
+
+def gravity(pos: Tensor) -> Tensor:
+    r"""The accelerations by all other points, for a total mass and a constant of 1.
+
+    Shapes:
+        - **pos:** :math:`(N, 3)`; **output:** :math:`(N, 3)`.
+    """
+    offset = pos[None] - pos[:, None]
+    square = offset.square().sum(-1, keepdim=True) + SOFTENING**2
+    return (offset * square**-1.5).mean(1)
+
+
+def leapfrog(pos: Tensor, steps: int, acceleration: Acceleration) -> list[Tensor]:
+    r"""The positions after every step, from rest: kick, drift, kick.
+
+    Args:
+        pos: The positions at the start.
+        steps: The number of steps.
+        acceleration: The accelerations at given positions.
+    """
+    velocity, pull, path = torch.zeros_like(pos), acceleration(pos), []
+    for _ in range(steps):
+        velocity = velocity + 0.5 * INTERVAL * pull
+        pos = pos + INTERVAL * velocity
+        pull = acceleration(pos)
+        velocity = velocity + 0.5 * INTERVAL * pull
+        path.append(pos)
+    return path
+
+
+def snapshots(args: argparse.Namespace, model: Erwin) -> list[Data]:
+    r"""Every other step of simulated collapses, with their accelerations."""
+    generator = torch.Generator().manual_seed(args.seed)
+    transform = model.tree_transform()
+    data = []
+    for _ in tqdm(range(args.clouds), desc="simulate", unit="cloud"):
+        start = cloud(args.points, generator)
+        for pos in [start, *leapfrog(start, args.horizon, gravity)][::2]:
+            data.append(transform(Data(x=pos, pos=pos, y=gravity(pos))))
+    return data
+
+
+class Network:
+    r"""The accelerations by a network, and what its tree and it take.
+
+    Args:
+        model: The network.
+        pos: The positions at the start.
+    """
+
+    def __init__(self, model: Erwin, pos: Tensor) -> None:
+        config = model.tree_config
+        self.model = model
+        self.tree: Tree = ball_tree(
+            pos,
+            ball_sizes=config.ball_sizes,
+            strides=config.strides,
+            rotate=config.rotate,
+        )
+        self.seconds = {"tree": 0.0, "network": 0.0}
+
+    def __call__(self, pos: Tensor) -> Tensor:
+        r"""Updates the tree and runs the network."""
+        start = clock(pos)
+        self.tree = self.tree.update(pos)
+        middle = clock(pos)
+        out = self.model(pos, pos, tree=self.tree)
+        self.seconds["tree"] += middle - start
+        self.seconds["network"] += clock(pos) - middle
+        return out
+
+
+def clock(pos: Tensor) -> float:
+    r"""The time in seconds when the device has done what it was given."""
+    if pos.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    r"""Trains, rolls out and compares."""
+    args = parse_arguments()
+    torch.manual_seed(args.seed)
+    model = Erwin(
+        3, [32, 64, 64], out_channels=3, ball_sizes=128, strides=4, mp_steps=0
+    )
+    loader = DataLoader(snapshots(args, model), batch_size=2, shuffle=True)
+    run = fit(model, loader, args.steps, lr=args.lr, name="train Erwin")
+    print(
+        f"{count_parameters(model):,} parameters, loss {run.loss:.5f}, "
+        f"{run.seconds_per_step:.3f} s a training step"
+    )
+
+    model = model.to(args.device).eval()
+    generator = torch.Generator().manual_seed(args.seed + 1)
+    start = cloud(args.points, generator).to(args.device)
+    true = leapfrog(start, args.horizon, gravity)[-1]
+    moved = (true - start).norm(dim=-1).mean()
+    with torch.no_grad():
+        model(start, start)  # memory and kernels are there when the clock starts
+        network = Network(model, start)
+        ours = leapfrog(start, args.horizon, network)[-1]
+    # What knows the true size at the end, but nothing of the shape.
+    shrunk = start * (true.norm() / start.norm())
+
+    def error(pos: Tensor) -> str:
+        return f"{float((pos - true).norm(dim=-1).mean() / moved):.3f}"
+
+    rows = [
+        {"prediction": "at rest", "error": error(start)},
+        {"prediction": "start, shrunk to the true size", "error": error(shrunk)},
+        {"prediction": "Erwin", "error": error(ours)},
+    ]
+    print(f"\nafter {args.horizon} steps, mean error over mean distance moved")
+    print(table(rows))
+    calls = args.horizon + 1
+    each = {name: 1e3 * value / calls for name, value in network.seconds.items()}
+    share = each["tree"] / sum(each.values())
+    print(
+        f"\na step of {args.points} points on {args.device}: tree {each['tree']:.2f} "
+        f"ms, network {each['network']:.2f} ms; the tree takes {100 * share:.1f} %"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ def threads():
 
 
 def inputs(balls, heads=2, channels=8, dim=3, dtype=torch.float32, permuted=False):
-    """The arguments of the packed operator but for the scale."""
+    """The arguments of the packed operator but for the ball size and the scale."""
     generator = torch.Generator().manual_seed(sum(balls))
 
     def normal(*shape):
@@ -147,7 +147,7 @@ def test_packed_equals_separate(permuted):
     qkv, pos, _, sigma, _ = args = inputs([20, 7], permuted=permuted)
     leaves = (qkv, pos, sigma)
     expected = attend(*args)
-    out, _ = OPS.ball_attention_packed(*args, qkv.size(-1) ** -0.5)
+    out, _ = OPS.ball_attention_packed(*args, 20, qkv.size(-1) ** -0.5)
     assert torch.equal(out, expected)
     for a, e in zip(gradients(out, leaves), gradients(expected, leaves)):
         assert torch.equal(a, e)
@@ -247,7 +247,7 @@ def test_second_gradients_equal_reference(permuted, packed):
         qkv, pos, ball_len, sigma, perm = args
         scale = qkv.size(-1) ** -0.5
         if packed and backend == "native":
-            args = (qkv, pos, ball_len, sigma, perm, scale)
+            args = (qkv, pos, ball_len, sigma, perm, 20, scale)
             out = torch.ops.erwin.ball_attention_packed(*args)[0]
         else:
             out = attend(*args, backend=backend)
@@ -275,7 +275,7 @@ def test_gradient_of_some_inputs():
 
 def op_arguments(permuted):
     qkv, pos, ball_len, sigma, perm = inputs([20, 7], permuted=permuted)
-    return qkv, (pos, ball_len, sigma, perm, 0.3)
+    return qkv, (pos, ball_len, sigma, perm, 20, 0.3)
 
 
 @pytest.mark.parametrize("permuted", [False, True])
@@ -333,7 +333,7 @@ def test_values_that_a_traced_graph_cannot_check(index, change):
     args[index] = change(args[index])
     message = "erwin_attention_(workspace|forward): invalid argument"
     with pytest.raises(RuntimeError, match=message):
-        OPS.ball_attention_packed(*args, 1.0)
+        OPS.ball_attention_packed(*args, 20, 1.0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

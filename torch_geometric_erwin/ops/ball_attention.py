@@ -3,6 +3,9 @@ r"""The operators ``erwin::ball_attention``: attention inside balls, and its gra
 They read rows through strides and a permutation, hold no score and no distance for more
 than a few rows at a time, and follow the dtype of the queries. Second derivatives are
 those of the reference formulation, which holds all scores.
+
+One operator serves all devices: the CPU by the native library, CUDA devices by Triton,
+which is imported when the first tensor of such a device arrives.
 """
 
 from typing import Any, Optional
@@ -12,7 +15,11 @@ from torch import Tensor
 
 from torch_geometric_erwin import _native
 
-_BALLS = "Tensor pos, Tensor ball_len, Tensor sigma, Tensor? perm, float scale"
+# No ball is longer than ball_size: a number that is known without asking the device.
+_BALLS = (
+    "Tensor pos, Tensor ball_len, Tensor sigma, Tensor? perm, SymInt ball_size, "
+    "float scale"
+)
 _QKV = "Tensor q, Tensor k, Tensor v"
 # Each returns the output [N, H, d] and what its gradient needs [N, H].
 torch.library.define("erwin::ball_attention", f"({_QKV}, {_BALLS}) -> (Tensor, Tensor)")
@@ -40,6 +47,7 @@ class _Call:
         ball_len: Tensor,
         sigma: Tensor,
         perm: Optional[Tensor],
+        _: int,
         scale: float,
     ) -> None:
         qkv = [_contiguous_channels(t) for t in (q, k, v)]
@@ -103,13 +111,14 @@ def _ball_attention_backward_cpu(
     ball_len: Tensor,
     sigma: Tensor,
     perm: Optional[Tensor],
+    ball_size: int,
     scale: float,
     pos_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad, out, lse = _contiguous_channels(grad), out.contiguous(), lse.contiguous()
     grads = _gradients(q, pos, sigma, pos_grad)
     grad_qkv, grad_sigma, grad_pos = grads
-    _Call(q, k, v, pos, ball_len, sigma, perm, scale).call(
+    _Call(q, k, v, pos, ball_len, sigma, perm, ball_size, scale).call(
         "erwin_attention_backward",
         2 if pos_grad else 1,
         _native.heads(out),
@@ -120,6 +129,31 @@ def _ball_attention_backward_cpu(
         grad_pos.data_ptr() if pos_grad else None,
     )
     return grads
+
+
+def _on_cuda(name: str, q: Tensor, *args: Any) -> Any:
+    # Not at the top of the file: the package does not need Triton.
+    from torch_geometric_erwin.ops.triton import attention
+
+    with torch.cuda.device_of(q):
+        return getattr(attention, name)(*args)
+
+
+@torch.library.impl("erwin::ball_attention", "CUDA")
+def _ball_attention_cuda(q: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _on_cuda("forward", q, q, *args)
+
+
+@torch.library.impl("erwin::ball_attention_packed", "CUDA")
+def _ball_attention_packed_cuda(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    return _on_cuda("forward", qkv, *qkv.unbind(1), *args)
+
+
+@torch.library.impl("erwin::ball_attention_backward", "CUDA")
+def _ball_attention_backward_cuda(
+    grad: Tensor, *args: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _on_cuda("backward", grad, grad, *args)
 
 
 def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
@@ -159,6 +193,7 @@ def _ball_attention_backward_fake(
     ball_len: Tensor,
     sigma: Tensor,
     perm: Optional[Tensor],
+    ball_size: int,
     scale: float,
     pos_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,9 +201,8 @@ def _ball_attention_backward_fake(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, scale = inputs
+    *tensors, ctx.ball_size, ctx.scale = inputs
     ctx.save_for_backward(*output, *tensors)
-    ctx.scale = scale
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
@@ -178,17 +212,18 @@ def _backward(
 ) -> tuple[Optional[Tensor], ...]:
     out, lse, *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors
     if grad is None:
-        return (None,) * (len(qkv) + 5)
+        return (None,) * (len(qkv) + 6)
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
         return _differentiable_backward(ctx, grad, packed)
     pos_grad = ctx.needs_input_grad[len(qkv)]
     q, k, v = qkv[0].unbind(1) if packed else qkv
     grad_qkv, grad_sigma, grad_pos = torch.ops.erwin.ball_attention_backward(
-        grad, out, lse, q, k, v, pos, ball_len, sigma, perm, ctx.scale, pos_grad
+        *(grad, out, lse, q, k, v, pos, ball_len, sigma, perm),
+        *(ctx.ball_size, ctx.scale, pos_grad),
     )
     grads = (grad_qkv,) if packed else grad_qkv.unbind(1)
     grad_pos = grad_pos.to(pos.dtype) if pos_grad else None
-    return (*grads, grad_pos, None, grad_sigma, None, None)
+    return (*grads, grad_pos, None, grad_sigma, None, None, None)
 
 
 def _differentiable_backward(
@@ -198,13 +233,12 @@ def _differentiable_backward(
     from torch_geometric_erwin.nn.attention.backends import reference
 
     *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors[2:]
-    longest = int(ball_len.max()) if ball_len.numel() > 0 else 1
     with torch.amp.autocast(grad.device.type, enabled=False):
         out = reference.run(
             qkv[0] if packed else tuple(qkv),
-            *(pos, ball_len, sigma, perm, max(longest, 1), ctx.scale),
+            *(pos, ball_len, sigma, perm, ctx.ball_size, ctx.scale),
         )
-        inputs = (*qkv, pos, None, sigma, None, None)
+        inputs = (*qkv, pos, None, sigma, None, None, None)
         needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
         grads = torch.autograd.grad(
             out, [inputs[i] for i in needed], grad.to(out.dtype), create_graph=True

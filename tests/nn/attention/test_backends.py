@@ -2,26 +2,35 @@ import pytest
 import torch
 
 from torch_geometric_erwin.nn import (
+    BallAttention,
     ball_attention,
     choose_backend,
     explain_backends,
 )
+from torch_geometric_erwin.nn.attention.backends import triton
 
 Q, POS = torch.rand(6, 2, 4), torch.rand(6, 3)
 
 
 NO_GRADIENT = "it has no gradient to positions"
+NOT_CUDA = "it runs on CUDA devices (got cpu)"
 
 
 def test_explains_every_backend():
     reasons = explain_backends(Q, POS, False)
-    assert [*reasons.items()] == [("native", ""), ("sdpa", ""), ("reference", "")]
+    assert [*reasons.items()] == [
+        ("native", ""),
+        ("triton", NOT_CUDA),
+        ("sdpa", ""),
+        ("reference", ""),
+    ]
 
 
 def test_explains_what_has_no_gradient_to_positions():
     reasons = explain_backends(Q, POS, True)
     assert [*reasons.items()] == [
         ("native", ""),
+        ("triton", NOT_CUDA),
         ("sdpa", NO_GRADIENT),
         ("reference", ""),
     ]
@@ -48,6 +57,84 @@ def test_explains_what_native_does_not_serve():
         assert reason == f"it serves float32 and bfloat16 (got {dtype})"
     reason = explain_backends(Q.to("meta"), POS.to("meta"), False)["native"]
     assert reason == "it runs on the CPU (got meta)"
+
+
+class Rows:
+    """What the choice reads of queries on a GPU, which this machine may not have."""
+
+    device = torch.device("cuda", 0)
+    dtype = torch.bfloat16
+
+    def __init__(self, channels=32):
+        self.channels = channels
+
+    def size(self, _):
+        return self.channels
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Pretends that Triton is installed beside a GPU of this compute capability."""
+
+    def pretend(capability, installed=True):
+        monkeypatch.setattr(triton, "find_spec", lambda name: installed or None)
+        cuda = {
+            "get_device_capability": lambda device: capability,
+            "get_device_name": lambda device: "A GPU",
+        }
+        for name, value in cuda.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+
+    return pretend
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_chooses_triton_on_a_gpu(gpu, monkeypatch, dtype, differentiable):
+    gpu((9, 0))
+    monkeypatch.setattr(Rows, "dtype", dtype)
+    assert choose_backend(Rows(), POS, differentiable) == "triton"
+
+
+def test_explains_what_triton_does_not_serve(gpu, monkeypatch):
+    gpu((9, 0))
+    assert triton.why_not(Rows(128), POS, False) == ""
+    reason = "it serves heads of 128 channels at most (got 129)"
+    assert triton.why_not(Rows(129), POS, False) == reason
+    assert choose_backend(Rows(129), POS, False) == "sdpa"
+    monkeypatch.setattr(Rows, "dtype", torch.float64)
+    reason = "it serves float32, bfloat16 and float16 (got torch.float64)"
+    assert triton.why_not(Rows(), POS, False) == reason
+    assert choose_backend(Rows(), POS, True) == "reference"
+
+
+def test_explains_where_triton_does_not_run(gpu):
+    gpu((7, 5))
+    reason = "it needs an NVIDIA GPU of compute capability 8.0 or more (got A GPU, 7.5)"
+    assert triton.why_not(Rows(), POS, False) == reason
+    gpu((9, 0), installed=False)
+    assert triton.why_not(Rows(), POS, False) == "Triton is not installed"
+    assert choose_backend(Rows(), POS, False) == "sdpa"
+    with pytest.raises(
+        ValueError, match="'triton' cannot run: Triton is not installed"
+    ):
+        choose_backend(Rows(), POS, False, "triton")
+
+
+def test_a_traced_graph_holds_what_the_machine_is(gpu):
+    gpu((7, 5))
+
+    def function(x):
+        return x + 1 if triton._why_not_here(0) else x - 1
+
+    compiled = torch.compile(function, fullgraph=True, backend="eager")
+    assert compiled(torch.zeros(2)).tolist() == [1, 1]
+
+
+def test_a_layer_for_a_gpu_can_be_made_without_one():
+    layer = BallAttention(16, heads=2, ball_size=4, backend="triton")
+    with pytest.raises(ValueError, match=r"'triton' cannot run: .* \(got cpu\)"):
+        layer(torch.rand(6, 16), POS, torch.tensor([4, 2]))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +168,8 @@ def test_wanted_backend_that_cannot_run():
 
 def test_unknown_backend():
     message = (
-        r"'backend' must be one of \['native', 'sdpa', 'reference'\] \(got 'flash'\)"
+        r"'backend' must be one of \['native', 'triton', 'sdpa', 'reference'\] "
+        r"\(got 'flash'\)"
     )
     with pytest.raises(ValueError, match=message):
         choose_backend(Q, POS, False, "flash")

@@ -10,7 +10,7 @@ from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
 from torch_geometric_erwin.nn.attention.backends.rows import QKV
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.utils.checks import check_int, check_lengths
+from torch_geometric_erwin.utils.checks import check_choice, check_int, check_lengths
 from torch_geometric_erwin.utils.rows import (
     centre_dense,
     dense_width,
@@ -55,12 +55,14 @@ def ball_attention(
         ball_len: The rows of every ball, consecutive in the order of the rows, or of
             :obj:`perm` where it is given.
         sigma: The factor of the distance; negative values prefer near rows.
-        ball_size: The largest entry that :obj:`ball_len` can have.
+        ball_size: The largest entry that :obj:`ball_len` can have; on a GPU, where
+            values are not checked, rows of a ball beyond it are not computed.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
         differentiable_pos: Whether :obj:`pos` gets a gradient, to any order (forces as
             :math:`-\partial E / \partial p`).
-        backend: :obj:`"native"`, :obj:`"sdpa"` or :obj:`"reference"`; see
+        backend: :obj:`"native"` (CPU), :obj:`"triton"` (CUDA, no GPU has run it yet),
+            :obj:`"sdpa"` or :obj:`"reference"`; see
             :func:`~torch_geometric_erwin.nn.attention.explain_backends` for which can
             serve a call and why others cannot. (default: the fastest that can)
 
@@ -195,8 +197,8 @@ class BallAttention(torch.nn.Module):
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"
             )
-        rows = torch.empty(0, heads, channels // heads)
-        choose_backend(rows, torch.empty(0, dim), differentiable_pos, backend)
+        if backend is not None:  # whether it can run depends on the rows' device
+            check_choice("backend", backend, BACKENDS)
         self.channels = channels
         self.heads = heads
         self.ball_size = ball_size

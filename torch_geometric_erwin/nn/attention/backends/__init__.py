@@ -9,10 +9,16 @@ from typing import Optional
 
 from torch import Tensor
 
-from torch_geometric_erwin.nn.attention.backends import native, reference, sdpa
+from torch_geometric_erwin.nn.attention.backends import (
+    native,
+    reference,
+    sdpa,
+    triton,
+)
 
 BACKENDS: dict[str, ModuleType] = {
     "native": native,
+    "triton": triton,
     "sdpa": sdpa,
     "reference": reference,
 }
@@ -37,10 +43,12 @@ def explain_backends(
     Example:
         >>> import torch
         >>> q, pos = torch.rand(8, 2, 4), torch.rand(8, 3)
-        >>> explain_backends(q, pos, differentiable_pos=False)
-        {'native': '', 'sdpa': '', 'reference': ''}
-        >>> explain_backends(q, pos, differentiable_pos=True)
-        {'native': '', 'sdpa': 'it has no gradient to positions', 'reference': ''}
+        >>> for name, reason in explain_backends(q, pos, True).items():
+        ...     print(f"{name}: {reason or 'can run'}")
+        native: can run
+        triton: it runs on CUDA devices (got cpu)
+        sdpa: it has no gradient to positions
+        reference: can run
     """
     return {
         name: backend.why_not(q, pos, differentiable_pos)

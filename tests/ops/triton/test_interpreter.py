@@ -1,0 +1,28 @@
+"""Runs `interpreted.py` where Triton interprets: it must know before it is imported."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+
+def release(package):
+    return tuple(int(n) for n in version(package).split(".")[:2])
+
+
+def test_kernels_in_the_interpreter():
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if release("triton") < (3, 7) and release("numpy") >= (2, 4):
+        pytest.skip("Triton before 3.7 interprets no loop beside NumPy 2.4")
+    tests = Path(__file__).with_name("interpreted.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    # Of Triton before 3.7 beside an older NumPy.
+    command += ["-W", "ignore:Conversion of an array:DeprecationWarning"]
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-10_000:] + run.stderr[-1_000:]
+    assert re.search(r"^\d{2,} passed in", run.stdout, re.MULTILINE), run.stdout

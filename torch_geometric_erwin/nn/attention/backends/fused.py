@@ -1,0 +1,27 @@
+r"""What the fused backends share: the operator, which knows its device."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+import torch_geometric_erwin.ops.ball_attention  # noqa: F401  (registers the operators)
+from torch_geometric_erwin.nn.attention.backends.rows import QKV
+
+
+def run(
+    qkv: QKV,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    perm: Optional[Tensor],
+    ball_size: int,
+    scale: float,
+) -> Tensor:
+    r"""Rows are read through :obj:`perm`, and from where the projection wrote them."""
+    # The kernels take differences of float64 positions before they round them.
+    pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
+    args = (pos, ball_len, sigma.float(), perm, ball_size, scale)
+    if isinstance(qkv, Tensor):
+        return torch.ops.erwin.ball_attention_packed(qkv, *args)[0]
+    return torch.ops.erwin.ball_attention(*qkv, *args)[0]

@@ -1,0 +1,176 @@
+r"""Launches the kernels: checks nothing, and reads no value from the device.
+
+Grids depend on shapes and the ball size alone, so that a CUDA graph may replay them for
+other balls. Programs that find no row return at once.
+"""
+
+from typing import Optional
+
+import torch
+import triton
+from torch import Tensor
+
+from torch_geometric_erwin.ops.triton.backward import keys_kernel, queries_kernel
+from torch_geometric_erwin.ops.triton.forward import forward_kernel
+from torch_geometric_erwin.ops.triton.prepare import prepare_kernel
+from torch_geometric_erwin.ops.triton.tiles import (
+    Tile,
+    forward_tile,
+    keys_tile,
+    queries_tile,
+)
+
+_ROWS = 64  # of a program that prepares
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    perm: Optional[Tensor],
+    ball_size: int,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    r"""The output and, in units of log 2, the log-sum of every query and head.
+
+    Shapes:
+        - **output:** :math:`(N, H, d)` and :math:`(N, H)`.
+    """
+    rows, heads, channels = q.shape
+    balls = ball_len.size(0)
+    out, lse = q.new_empty(q.shape), q.new_empty(rows, heads, dtype=torch.float32)
+    if q.numel() == 0 or balls == 0:
+        return out.zero_(), lse.zero_()
+    q, k, v = (_contiguous_channels(t) for t in (q, k, v))
+    sigma, perm = sigma.contiguous(), None if perm is None else perm.contiguous()
+    ball_len, ends = ball_len.contiguous(), ball_len.cumsum(0)
+    centred = _prepare(pos, ball_len, ends, perm, ball_size, out, lse)
+    tile = forward_tile(_precision(q), channels, ball_size, _capability(q))
+    blocks = triton.cdiv(ball_size, tile.queries)
+    forward_kernel[(balls * blocks * heads,)](
+        *(q, k, v, centred, ball_len, ends, sigma, perm, out, lse),
+        *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
+        *(rows, blocks, heads, scale),
+        **_constants(q, pos.size(1), tile),
+    )
+    return out, lse
+
+
+def backward(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pos: Tensor,
+    ball_len: Tensor,
+    sigma: Tensor,
+    perm: Optional[Tensor],
+    ball_size: int,
+    scale: float,
+    pos_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""The gradients of q, k, v in one tensor, of sigma, and of pos if it is wanted.
+
+    Shapes:
+        - **output:** :math:`(N, 3, H, d)`, :math:`(H)`, and :math:`(N, D)` or
+          :math:`(0, D)`.
+    """
+    rows, heads, channels = q.shape
+    balls, dim = ball_len.size(0), pos.size(1)
+    grad_qkv = q.new_empty(rows, 3, heads, channels)
+    if q.numel() == 0 or balls == 0:
+        grad_pos = sigma.new_zeros(rows if pos_grad else 0, dim)
+        return grad_qkv.zero_(), sigma.new_zeros(heads), grad_pos
+    grad, q, k, v = (_contiguous_channels(t) for t in (grad, q, k, v))
+    out, lse, sigma = (t.contiguous() for t in (out, lse, sigma))
+    perm = None if perm is None else perm.contiguous()
+    ball_len, ends = ball_len.contiguous(), ball_len.cumsum(0)
+    # What every program adds, summed below in an order that depends on sizes alone.
+    pos_parts = sigma.new_empty(rows, 2, heads, dim) if pos_grad else None
+    centred = _prepare(pos, ball_len, ends, perm, ball_size, grad_qkv, pos_parts)
+    about = (_precision(q), channels, ball_size, _capability(q), pos_grad)
+    tile = keys_tile(*about)
+    blocks = triton.cdiv(ball_size, tile.keys)
+    whole = blocks == 1 and not pos_grad
+    sigma_parts = sigma.new_empty(balls * blocks, heads)
+    grad_q, grad_k, grad_v = grad_qkv.unbind(1)
+    read = (q, k, v, out, grad, lse, centred, ball_len, ends, sigma, perm)
+    strides = tuple(s for t in (q, k, v, grad) for s in t.stride()[:2])
+    keys_kernel[(balls * blocks * heads,)](
+        *(*read, grad_q, grad_k, grad_v, sigma_parts, pos_parts),
+        *(*strides, rows, blocks, heads, scale),
+        WHOLE=whole,
+        **_constants(q, dim, tile),
+    )
+    if not whole:
+        tile = queries_tile(*about)
+        blocks = triton.cdiv(ball_size, tile.queries)
+        queries_kernel[(balls * blocks * heads,)](
+            *(*read, grad_q, pos_parts, *strides, rows, blocks, heads, scale),
+            **_constants(q, dim, tile),
+        )
+    grad_sigma = sigma_parts.sum(0, dtype=torch.float64).to(sigma.dtype)
+    if pos_parts is None:
+        return grad_qkv, grad_sigma, sigma.new_empty(0, dim)
+    return grad_qkv, grad_sigma, pos_parts.sum((1, 2))
+
+
+def _prepare(
+    pos: Tensor,
+    ball_len: Tensor,
+    ends: Tensor,
+    perm: Optional[Tensor],
+    ball_size: int,
+    first: Tensor,
+    second: Optional[Tensor],
+) -> Tensor:
+    # Centred positions; clears the rows of two tensors that are in no ball.
+    rows, dim = pos.shape
+    centred = pos.new_empty(dim, rows, dtype=torch.float32)
+    blocks = triton.cdiv(ball_size, _ROWS)
+    prepare_kernel[(ball_len.size(0) * blocks,)](
+        *(pos.contiguous(), ball_len, ends, perm, centred, first, second),
+        *(rows, ball_len.size(0), blocks),
+        *(0 if t is None else t[:1].numel() for t in (first, second)),
+        DIM=dim,
+        BLOCK=_ROWS,
+    )
+    return centred
+
+
+def _contiguous_channels(x: Tensor) -> Tensor:
+    return x if x.stride(2) == 1 else x.contiguous()
+
+
+def _capability(x: Tensor) -> tuple[int, int]:
+    # Triton's interpreter runs kernels on the CPU: any tile is fine.
+    return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
+
+
+def _precision(x: Tensor) -> str:
+    if x.dtype != torch.float32:
+        return "half"
+    tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if tf32 else "ieee"
+
+
+def _constants(q: Tensor, dim: int, tile: Tile) -> dict[str, object]:
+    precision = _precision(q)
+    return {
+        "CHANNELS": q.size(2),
+        "DIM": dim,
+        # A product of matrices has 16 channels at least.
+        "WIDTH": max(16, triton.next_power_of_2(q.size(2))),
+        "QUERIES": tile.queries,
+        "KEYS": tile.keys,
+        "PRECISION": "tf32" if precision == "tf32" else "ieee",
+        # Triton 3.9 warns where this is left open.
+        "enable_fp_fusion": True,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }

@@ -1,0 +1,65 @@
+r"""What comes before attention: centred positions, and zeros for rows of no ball.
+
+The kernels of attention have no register to spare for either.
+"""
+
+import triton
+import triton.language as tl
+
+from torch_geometric_erwin.ops.triton.rows import rows_at, span
+
+
+@triton.jit
+def clear(x, row, valid, columns):
+    r"""Writes zeros to rows of a contiguous tensor [rows, columns]."""
+    BLOCK: tl.constexpr = 64
+    for first in range(0, columns, BLOCK):
+        column = first + tl.arange(0, BLOCK)[None, :]
+        at = x + row[:, None] * columns + column
+        zero = tl.zeros([row.shape[0], BLOCK], x.dtype.element_ty)
+        tl.store(at, zero, mask=valid[:, None] & (column < columns))
+
+
+@triton.jit(do_not_specialize=["rows", "balls", "blocks"])
+def prepare_kernel(
+    pos,
+    lengths,
+    ends,
+    perm,
+    centred,
+    first,
+    second,
+    rows,
+    balls,
+    blocks,
+    first_columns,
+    second_columns,
+    DIM: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    r"""One program for a block of rows of one ball.
+
+    Writes positions relative to the first row of their ball, in tree order [DIM, rows].
+    Differences are rounded to float32, not their terms: an offset of all positions does
+    no harm. Rows behind the last ball, of which each program has a share, become zero
+    in the tensors first and second.
+    """
+    start, length = span(lengths, ends, tl.program_id(0) // blocks, rows)
+    place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    valid = place < length
+    row = rows_at(perm, start + place, valid)
+    origin = rows_at(perm, start + place * 0, valid)
+    for axis in tl.static_range(DIM):
+        offset = tl.load(pos + row * DIM + axis, mask=valid)
+        offset -= tl.load(pos + origin * DIM + axis, mask=valid)
+        at = centred + axis * rows + start + place
+        tl.store(at, offset.to(tl.float32), mask=valid)
+
+    behind = tl.load(ends + balls - 1).to(tl.int32) + tl.program_id(0) * BLOCK
+    for at in range(behind, rows, tl.num_programs(0) * BLOCK):
+        place = at + tl.arange(0, BLOCK)
+        valid = place < rows
+        row = rows_at(perm, place, valid)
+        clear(first, row, valid, first_columns)
+        if second is not None:
+            clear(second, row, valid, second_columns)

@@ -1,0 +1,196 @@
+r"""How large the tiles of a kernel are.
+
+A table and no search at run time: the first call of a size costs one compilation, and a
+result has the same bits in every process. Sizes are chosen such that no kernel needs
+more registers than there are, for compute capability 8.0 and 9.0, by compiling all of
+them without a GPU (``benchmark/registers.py``); no GPU has timed them yet. It matters
+that
+
+- a distance is used once, so registers hold a whole tile of scores beside the sums;
+- few keys a block read every query, its output and its gradient more often, and from
+  two blocks a ball on, the gradients of queries need a kernel that computes all weights
+  a third time;
+- sums over products of float32 without tensor cores take registers for both factors.
+"""
+
+from typing import NamedTuple
+
+
+class Tile(NamedTuple):
+    r"""Queries and keys of a block, warps of a program, loads in flight."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int = 1
+
+
+# By precision of the products and width of a head.
+_FORWARD = {
+    "half": {
+        16: Tile(64, 64, 4, 2),
+        32: Tile(64, 128, 4, 2),
+        64: Tile(64, 64, 8),
+        128: Tile(64, 64, 8),
+    },
+    "tf32": {
+        16: Tile(64, 64, 4),
+        32: Tile(64, 64, 4),
+        64: Tile(64, 32, 8),
+        128: Tile(16, 32, 4),
+    },
+    "ieee": {
+        16: Tile(32, 32, 4),
+        32: Tile(32, 32, 4),
+        64: Tile(32, 32, 4),
+        128: Tile(16, 32, 4),
+    },
+}
+_KEYS = {
+    "half": {
+        16: Tile(32, 128, 8),
+        32: Tile(32, 128, 8),
+        64: Tile(32, 64, 8),
+        128: Tile(32, 32, 4),
+    },
+    "tf32": {
+        16: Tile(32, 64, 8),
+        32: Tile(32, 64, 8),
+        64: Tile(32, 32, 4),
+        128: Tile(32, 32, 8),
+    },
+    "ieee": {
+        16: Tile(32, 32, 4),
+        32: Tile(32, 32, 4),
+        64: Tile(16, 32, 8),
+        128: Tile(16, 32, 8),
+    },
+}
+# Hopper's tensor cores take their factors from shared memory, not from registers.
+_FORWARD_HOPPER = {
+    **_FORWARD,
+    "half": {**_FORWARD["half"], 16: Tile(64, 128, 4, 2)},
+}
+_KEYS_HOPPER = {
+    **_KEYS,
+    "half": {
+        **_KEYS["half"],
+        16: Tile(32, 256, 8),
+        32: Tile(32, 256, 8),
+        64: Tile(32, 128, 8),
+    },
+}
+_QUERIES = {
+    "half": {
+        16: Tile(64, 64, 4),
+        32: Tile(64, 64, 4),
+        64: Tile(64, 32, 4),
+        128: Tile(64, 32, 4),
+    },
+    "tf32": {
+        16: Tile(32, 32, 4),
+        32: Tile(32, 32, 4),
+        64: Tile(32, 32, 4),
+        128: Tile(32, 32, 8),
+    },
+    "ieee": {
+        16: Tile(32, 32, 4),
+        32: Tile(32, 32, 4),
+        64: Tile(16, 32, 8),
+        128: Tile(16, 32, 8),
+    },
+}
+# Gradients of positions hold offsets along every axis besides.
+_WITH_POSITIONS = {
+    "half": {w: Tile(32, 32, 8) for w in (16, 32, 64, 128)},
+    "tf32": {w: Tile(16, 32, 8) for w in (16, 32, 64, 128)},
+    "ieee": {
+        16: Tile(16, 32, 8),
+        32: Tile(16, 32, 8),
+        64: Tile(16, 32, 8),
+        128: Tile(16, 16, 8),
+    },
+}
+
+
+def forward_tile(
+    precision: str, channels: int, ball_size: int, capability: tuple[int, int]
+) -> Tile:
+    r"""The tile of the forward kernel.
+
+    Args:
+        precision: ``half``, ``tf32`` or ``ieee``.
+        channels: The channels of a head.
+        ball_size: The largest number of rows in a ball.
+        capability: The device's compute capability.
+
+    Example:
+        >>> forward_tile("half", 32, 256, (9, 0))
+        Tile(queries=64, keys=128, warps=4, stages=2)
+    """
+    table = _FORWARD_HOPPER if capability >= (9, 0) else _FORWARD
+    return _fitted(table[precision][_width(channels)], ball_size)
+
+
+def keys_tile(
+    precision: str,
+    channels: int,
+    ball_size: int,
+    capability: tuple[int, int],
+    pos_grad: bool,
+) -> Tile:
+    r"""The tile of the backward kernel whose programs own keys.
+
+    Args:
+        precision: ``half``, ``tf32`` or ``ieee``.
+        channels: The channels of a head.
+        ball_size: The largest number of rows in a ball.
+        capability: The device's compute capability.
+        pos_grad: Whether positions get a gradient.
+
+    Example:
+        >>> keys_tile("half", 32, 24, (9, 0), pos_grad=False)
+        Tile(queries=32, keys=32, warps=4, stages=1)
+    """
+    table = _KEYS_HOPPER if capability >= (9, 0) else _KEYS
+    table = _WITH_POSITIONS if pos_grad else table
+    return _fitted(table[precision][_width(channels)], ball_size)
+
+
+def queries_tile(
+    precision: str,
+    channels: int,
+    ball_size: int,
+    capability: tuple[int, int],
+    pos_grad: bool,
+) -> Tile:
+    r"""The tile of the backward kernel whose programs own queries.
+
+    Args:
+        precision: ``half``, ``tf32`` or ``ieee``.
+        channels: The channels of a head.
+        ball_size: The largest number of rows in a ball.
+        capability: The device's compute capability.
+        pos_grad: Whether positions get a gradient.
+
+    Example:
+        >>> queries_tile("ieee", 20, 1000, (8, 0), pos_grad=False)
+        Tile(queries=32, keys=32, warps=4, stages=1)
+    """
+    table = _WITH_POSITIONS if pos_grad else _QUERIES
+    return _fitted(table[precision][_width(channels)], ball_size)
+
+
+def _width(channels: int) -> int:
+    return max(16, 1 << (channels - 1).bit_length())
+
+
+def _fit(size: int, ball_size: int) -> int:
+    # A product of matrices has 16 rows at least.
+    return max(16, min(size, 1 << (ball_size - 1).bit_length()))
+
+
+def _fitted(tile: Tile, ball_size: int) -> Tile:
+    queries, keys = _fit(tile.queries, ball_size), _fit(tile.keys, ball_size)
+    few = 4 * queries * keys <= tile.queries * tile.keys
+    return Tile(queries, keys, min(tile.warps, 4) if few else tile.warps, tile.stages)

@@ -51,6 +51,9 @@ def main() -> None:
         about = machine.describe()
         start = time.monotonic()
         records = run_case(case, size, threads, repeats, args.limit, args.only)
+        if not records:
+            tqdm.write(f"{case.title} ({name}): nothing to measure here\n")
+            continue
         allocators = {n: ALLOCATORS[n] for n in case.allocators}
         result: report.Record = {
             "case": name,

@@ -20,6 +20,7 @@ from torch_geometric_erwin import _native
 _PACKAGES = [
     "torch-geometric-erwin",
     "torch",
+    "triton",
     "torch-geometric",
     "numpy",
     "scipy",
@@ -37,6 +38,7 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "isa": _native.cpu_isa(),  # of the native kernels
         "memory": _memory(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),

@@ -37,6 +37,8 @@ def format_value(value: float, measure: str) -> str:
         return f"{value / 2**20:.1f} MiB"
     if measure == "contention":
         return f"{value:.2f} x"
+    if value < 1e-3:
+        return f"{1e6 * value:.4g} µs"
     return f"{value:.3g} s" if value >= 10 else f"{1e3 * value:.4g} ms"
 
 
@@ -88,6 +90,9 @@ def _cells(record: Record, name: str, own: Record, peak: Optional[float]) -> str
         text += f"  {rate / 1e9:.0f} GFLOP/s"
         if peak:
             text += f", {100 * rate / peak:.0f} % of the peak"
+    moved = record["params"].get("bytes")
+    if moved and measure == "time":
+        text += f"  {moved / own['median'] / 1e9:.0f} GB/s"
     return text
 
 

@@ -40,6 +40,40 @@ ALLOCATORS: dict[str, dict[str, str]] = {
 Run = Callable[[Any], Any]
 
 
+def wall_seconds(run: Run, inputs: Any) -> float:
+    r"""How long a call takes on the host.
+
+    Args:
+        run: The function.
+        inputs: Its argument.
+    """
+    start = time.perf_counter()
+    output = run(inputs)
+    seconds = time.perf_counter() - start
+    del output
+    return seconds
+
+
+def cuda_seconds(run: Run, inputs: Any) -> float:
+    r"""How long the GPU works on a call.
+
+    It is kept busy until all is launched: what the host takes for that, Python above
+    all, is not measured.
+
+    Args:
+        run: The function.
+        inputs: Its argument.
+    """
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda._sleep(10_000_000)  # cycles
+    start.record()
+    output = run(inputs)
+    end.record()
+    end.synchronize()
+    del output
+    return start.elapsed_time(end) / 1e3
+
+
 class UnavailableError(Exception):
     r"""An implementation cannot run here; the message says why."""
 
@@ -59,6 +93,7 @@ class Workload:
             another one) disagree; called with the inputs first.
         params: What distinguishes it, for tables and plots.
         apart: The implementations that compute something else, for scale.
+        seconds: Times a call.
     """
 
     name: str
@@ -68,6 +103,7 @@ class Workload:
     compare: Callable[[Any, Any, Any], None]
     params: Mapping[str, Any] = field(default_factory=dict)
     apart: frozenset[str] = frozenset()
+    seconds: Callable[[Run, Any], float] = wall_seconds
 
 
 @dataclass(frozen=True)
@@ -244,17 +280,9 @@ def time_workload(
         shift = repeat % max(len(names), 1)
         for name in names[shift:] + names[:shift]:
             say(running=name, done=repeat, of=repeats)
-            values[name].append(_seconds(runs[name], inputs))
+            values[name].append(workload.seconds(runs[name], inputs))
     measured = summarise(values, workload.baseline)
     return {n: {**measured, **records}[n] for n in workload.implementations}
-
-
-def _seconds(run: Run, inputs: Any) -> float:
-    start = time.perf_counter()
-    output = run(inputs)
-    seconds = time.perf_counter() - start
-    del output
-    return seconds
 
 
 def measure_memory(
@@ -313,7 +341,7 @@ def time_alone(
             run(item)
         say(ready=name)
         sys.stdin.read()
-        values = [_seconds(run, item) for item in inputs[3:]]
+        values = [workload.seconds(run, item) for item in inputs[3:]]
         records[name] = {"status": "ok", "values": values}
     return records
 

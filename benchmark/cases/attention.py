@@ -2,7 +2,7 @@ r"""Attention inside balls."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -64,11 +64,13 @@ def _biased(b: Balls, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out.transpose(1, 2).flatten(0, 1)
 
 
-def _dense(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
+def dense(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
+    r"""SDPA of contiguous queries, keys and values."""
     return _biased(b, *b.dense), b.dense
 
 
-def _original(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
+def original(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
+    r"""SDPA in the layout of the original's projection."""
     return _biased(b, *b.original), b.original
 
 
@@ -79,14 +81,47 @@ def _whole(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
     return out[0].transpose(0, 1), b.dense
 
 
-def _ours(backend: str, ball: int, b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _ours(backend: str, b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
     args = (*b.rows, b.pos, b.ball_len, b.sigma)
-    return ball_attention(*args, ball_size=ball, backend=backend), b.rows
+    size = b.pos.size(0) // b.ball_len.size(0)
+    return ball_attention(*args, ball_size=size, backend=backend), b.rows
 
 
-def _loader(attend: Callable[[Balls], tuple[Tensor, tuple[Tensor, ...]]]) -> Run:
+def moved(b: Balls, device: str, dtype: torch.dtype, train: bool) -> Balls:
+    r"""The same on another device.
+
+    Args:
+        b: The balls.
+        device: Where to.
+        dtype: That of all but positions.
+        train: Whether gradients are wanted.
+    """
+
+    def move(x: Tensor) -> Tensor:
+        return x.detach().to(device, dtype).requires_grad_(train)
+
+    return Balls(
+        move(torch.stack(b.rows, dim=1)).unbind(1),
+        tuple(move(t) for t in b.dense),
+        move(torch.stack(b.original, dim=-1)).unbind(-1),
+        b.pos.to(device),
+        b.ball_len.to(device),
+        move(b.sigma),
+        b.grad.to(device, dtype),
+    )
+
+
+def attend_by(how: Union[str, Callable[[Balls], Any]], device: str = "cpu") -> Run:
+    r"""The output, and the gradients where they are wanted.
+
+    Args:
+        how: One of our backends, or a function of the balls that returns the output and
+            the tensors that it is of.
+        device: Where it runs.
+    """
+    attend = partial(_ours, how) if isinstance(how, str) else how
     try:  # a backend says why it cannot serve
-        attend(make_balls(16, 8, 16, False, 0))
+        attend(moved(make_balls(16, 8, 16, False, 0), device, torch.float32, False))
     except ValueError as error:
         raise UnavailableError(str(error)) from None
 
@@ -105,9 +140,17 @@ def _rows(grad: Tensor) -> Tensor:
     return grad if grad.dim() == 3 else grad.transpose(1, 2).flatten(0, 1)
 
 
-def close(b: Balls, expected: list[Tensor], actual: list[Tensor]) -> None:
+def close(
+    b: Balls, expected: list[Tensor], actual: list[Tensor], limit: float = 2e-3
+) -> None:
     r"""In the norm. The baseline's distances come from cdist's matrix form, which is
     off by 7e-4 in the unit cube, and sigma's gradient sums over all of them.
+
+    Args:
+        b: The inputs.
+        expected: The output and gradients of the baseline.
+        actual: Those of another one.
+        limit: The relative error that passes; ten times that for sigma's gradient.
     """
     names = ["out", "dq", "dk", "dv", "dsigma"]
     for name, a, e in zip(names, actual, expected, strict=False):
@@ -116,22 +159,22 @@ def close(b: Balls, expected: list[Tensor], actual: list[Tensor]) -> None:
                 t if t.dim() == 3 else t.transpose(1, 2).flatten(0, 1) for t in (a, e)
             )
         error = float((a - e).norm() / e.norm())
-        limit = 2e-2 if name == "dsigma" else 2e-3
-        assert error < limit, f"'{name}' is off by {error:.1e}"
+        most = 10 * limit if name == "dsigma" else limit
+        assert error < most, f"'{name}' is off by {error:.1e}"
 
 
 def _workload(n: int, d: int, ball: int, train: bool, full: bool = False) -> Workload:
     implementations: dict[str, Callable[[], Run]] = {
-        "SDPA, dense bias": partial(_loader, _dense),
-        "SDPA, the original's layout": partial(_loader, _original),
+        "SDPA, dense bias": partial(attend_by, dense),
+        "SDPA, the original's layout": partial(attend_by, original),
     }
     for backend in BACKENDS:
-        # Their maths is that of SDPA with a bias, for any device and order of gradient.
-        if backend != "reference":
-            attend = partial(_ours, backend, ball)
-            implementations[f"ours, {backend}"] = partial(_loader, attend)
+        # The maths of the one is that of SDPA with a bias, for any device and order of
+        # gradient; the other runs on a GPU.
+        if backend not in ("reference", "triton"):
+            implementations[f"ours, {backend}"] = partial(attend_by, backend)
     if full:
-        implementations["SDPA, the whole cloud"] = partial(_loader, _whole)
+        implementations["SDPA, the whole cloud"] = partial(attend_by, _whole)
     # Two products a pair of rows forward, four more backward.
     products = 6 if train else 2
     params: dict[str, Any] = {"points": n, "heads": _HEADS, "channels": d, "ball": ball}

@@ -206,6 +206,33 @@ def check_result(result, case, measures):
                 assert own["reason"]
 
 
+def test_a_case_with_nothing_to_measure_writes_nothing(tmp_path, monkeypatch, capsys):
+    empty = Case("empty", "What this machine has not", lambda size: [])
+    monkeypatch.setattr("benchmark.__main__.all_cases", lambda: {"empty": empty})
+    monkeypatch.setattr("sys.argv", ["benchmark", "empty", "--out", str(tmp_path)])
+    main()
+    said = "What this machine has not (empty): nothing to measure here\n\n"
+    assert said in "".join(capsys.readouterr())
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_table_shows_bytes_moved_a_second():
+    own = {"status": "ok", **runner.summarise({"ours": [2e-4]}, "baseline")["ours"]}
+    record = {"measure": "time", "baseline": "baseline", "params": {"bytes": 10**9}}
+    text = report._cells({**record, "apart": []}, "ours", own, None)
+    assert text.split() == [
+        "200",
+        "µs",
+        "(200",
+        "µs",
+        "to",
+        "200",
+        "µs)",
+        "5000",
+        "GB/s",
+    ]
+
+
 # The whole way: processes, a table, a file and, where matplotlib is, a picture.
 @pytest.mark.parametrize("name", ["tree_scaling", "checkpoint"])
 def test_command_line(name, tmp_path, monkeypatch, capsys):

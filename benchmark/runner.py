@@ -74,6 +74,23 @@ def cuda_seconds(run: Run, inputs: Any) -> float:
     return start.elapsed_time(end) / 1e3
 
 
+def synchronised_seconds(run: Run, inputs: Any) -> float:
+    r"""How long it takes until the GPU is done with a call, the host's part included.
+
+    Args:
+        run: The function.
+        inputs: Its argument.
+    """
+    torch.cuda.synchronize()
+
+    def until_done(inputs: Any) -> Any:
+        output = run(inputs)
+        torch.cuda.synchronize()
+        return output
+
+    return wall_seconds(until_done, inputs)
+
+
 class UnavailableError(Exception):
     r"""An implementation cannot run here; the message says why."""
 

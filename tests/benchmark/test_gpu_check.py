@@ -1,0 +1,41 @@
+"""The script that proves the CUDA code, as far as it goes without a GPU."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmark import sanitize
+
+SCRIPT = Path(__file__).parents[2] / "benchmark" / "gpu_check.sh"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would pass")
+def test_a_group_that_fails_is_told(tmp_path):
+    environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable}
+    result = subprocess.run(
+        ["bash", SCRIPT, "memcheck"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert re.search(r"^  memcheck +fail  \d+ s$", result.stdout, re.MULTILINE)
+    record = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert record["device"] == "no GPU"
+    assert record["memcheck"]["verdict"] == "fail"
+    assert (tmp_path / "memcheck.log").exists()
+
+
+def test_what_the_sanitizer_runs_is_right(monkeypatch):
+    # On the host; a GPU gets the same calls.
+    monkeypatch.setattr(sanitize, "DEVICE", "cpu")
+    sanitize.trees()
+    sanitize.neighbors()
+    sanitize.model()

@@ -29,6 +29,7 @@ constexpr int64_t kForwardKeys = 128;            // keys of a tile
 constexpr int64_t kBackwardKeys = 64;            // two tiles are alive
 constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
 constexpr int64_t kLine = 64;                    // bytes of a cache line
+constexpr int64_t kFetchChannels = 16;           // channels of a product of scores between two fetches of rows
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.40282347e+38f;
 
@@ -325,8 +326,10 @@ struct Ahead {
     last = of_head < last_head && ball.attention.channels * item() >= kLine ? ball.length : 0;
   }
 
-  // A head has length^2 / (kRows * kQueries) blocks of scores.
-  ERWIN_INLINE void advance() { fetch((kRows * kQueries + ball.length - 1) / ball.length); }
+  // Rows to fetch at each of `steps` places in a block of scores; a head has length^2 / (kRows * kQueries) blocks.
+  int64_t share(int64_t steps) const { return (kRows * kQueries + ball.length * steps - 1) / (ball.length * steps); }
+
+  ERWIN_INLINE void advance() { fetch(share(1)); }
 
   ERWIN_INLINE void fetch(int64_t rows) {
     for (const int64_t end = least(next + rows, last); next < end; ++next) {
@@ -437,12 +440,19 @@ struct Forward {
                            Ahead<4>& ahead) {
     int64_t stride;
     const float* const distance = ball.tile(j, keys, first, C * kLanes, stride);
+    const int64_t channels = ball.attention.channels;
+    const int64_t steps = channels > kFetchChannels ? round_up(channels, kFetchChannels) / kFetchChannels : 1;
+    const int64_t share = ahead.share(steps);
     for_rows<kRows>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
       constexpr int r_end = decltype(block)::value;
-      ahead.advance();
+      const float* const from_key = key.data + (j + from) * key.stride;
       Vector<kLanes> sums[r_end][C] = {};
-      multiply<kLanes, r_end, C>(key.data + (j + from) * key.stride, key.stride, 1, query, kQueries,
-                                 ball.attention.channels, sums);
+      // Many fetches at once would wait for each other.
+      for (int64_t c = 0; c < channels; c += kFetchChannels) {
+        ahead.fetch(share);
+        multiply<kLanes, r_end, C>(from_key + c, key.stride, 1, query + c * kQueries, kQueries,
+                                   least(kFetchChannels, channels - c), sums);
+      }
       for (int r = 0; r < r_end; ++r) {
         for (int c = 0; c < C; ++c) {
           const Vector<kLanes> score = sums[r][c] + sigma * load<kLanes>(distance + (from + r) * stride + c * kLanes);

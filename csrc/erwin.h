@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 2
+#define ERWIN_ABI_VERSION 3
 #define ERWIN_MAX_LEVELS 16
 
 typedef enum {
@@ -112,9 +112,12 @@ ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const er
 // squared coordinate differences in `dtype`, in axis order; neighbours come nearest first, equal distances by index.
 // Targets are listed in ascending order, sources and targets are rows of the whole batch. `box` is reserved for
 // periodic boxes ([dim] edge lengths) and must be NULL.
+//
+// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done; an argument that
+// turns out to be invalid then is no status, but makes the first int32_t of `workspace` 1, otherwise 0.
 
-ERWIN_API int32_t erwin_neighbors_workspace(const erwin_layout* layout, int32_t dtype, const int64_t* ptr,
-                                            int64_t clouds, int64_t dim, int64_t* bytes);
+ERWIN_API int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
+                                            const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes);
 
 // Every target gets min(k, points it may take in its cloud) edges; `source` and `target` hold their sum over targets.
 ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* layout, int32_t dtype, const void* pos,

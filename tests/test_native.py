@@ -79,6 +79,7 @@ def test_numbers_are_those_of_the_header():
     assert int(defines["ERWIN_ABI_VERSION"]) == _native.ABI_VERSION
     assert int(defines["ERWIN_MAX_LEVELS"]) == _native.MAX_LEVELS
     assert _native.library().erwin_abi_version() == _native.ABI_VERSION
+    assert f"#define ERWIN_EMULATED ({_native.EMULATED})" in header()
     assert enum("erwin_layout_kind") == {
         f"ERWIN_{kind.upper()}": value for kind, value in _native.LAYOUTS.items()
     }
@@ -179,12 +180,23 @@ def test_a_configuration_out_of_range_is_an_error(layout, ptr, dim):
         workspace(_native.layout(*layout), ptr, dim)
 
 
+HOST = _native.Context(-1, 1, None)
+EMULATED = _native.Context(_native.EMULATED, 1, None)
+
+
 @pytest.mark.parametrize("dtype", [-1, 2, 7])
-@pytest.mark.parametrize("name", ["erwin_tree_workspace", "erwin_neighbors_workspace"])
-def test_an_unknown_dtype_is_an_error(name, dtype):
+@pytest.mark.parametrize(
+    ("name", "context"),
+    [
+        ("erwin_tree_workspace", []),
+        ("erwin_neighbors_workspace", [HOST]),
+        ("erwin_neighbors_workspace", [EMULATED]),
+    ],
+)
+def test_an_unknown_dtype_is_an_error(name, context, dtype):
     layout, ptr = _native.layout([8], [], "balanced"), torch.tensor([0, 5])
     with pytest.raises(RuntimeError, match=f"{name}: invalid argument"):
-        _native.size_of(name, layout, dtype, ptr.data_ptr(), 1, 3)
+        _native.size_of(name, *context, layout, dtype, ptr.data_ptr(), 1, 3)
 
 
 @pytest.mark.parametrize("strides", [[], [2] * 4, [1, 2], [3, 1]])
@@ -256,6 +268,17 @@ def test_builds_in_several_threads_share_their_helpers():
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("device", [-3, 1000])
+def test_a_device_that_there_is_none_of_is_an_error(device):
+    if device >= 0 and _native.library().erwin_has_cuda():
+        pytest.skip("sizes need no device, and searches need memory there")
+    layout, ptr = _native.layout([8], [], "balanced"), torch.tensor([0, 5])
+    args = (_native.Context(device, 1, None), layout, 0, ptr.data_ptr(), 1, 3)
+    match = "erwin_neighbors_workspace: not supported by this build"
+    with pytest.raises(RuntimeError, match=match):
+        _native.size_of("erwin_neighbors_workspace", *args)
+
+
 def build(context, workspace_bytes):
     pos, ptr, perm = torch.rand(5, 3), torch.tensor([0, 5]), torch.empty(5).long()
     scratch = torch.empty(10_000, dtype=torch.uint8)
@@ -277,11 +300,12 @@ def test_status_of_a_call():
 class Radius:
     r"""The two passes of a radius search that finds all of 5 points, call by call."""
 
-    def __init__(self):
+    def __init__(self, context):
+        self.context = context
         self.pos, self.ptr = torch.rand(5, 3), torch.tensor([0, 5])
         self.perm = torch.arange(5)
         self.layout = _native.layout([8], [], "balanced")
-        sizes = (self.layout, 0, self.ptr.data_ptr(), 1, 3)
+        sizes = (self.context, self.layout, 0, self.ptr.data_ptr(), 1, 3)
         self.bytes = _native.size_of("erwin_neighbors_workspace", *sizes)
         self.workspace = torch.empty(self.bytes, dtype=torch.uint8)
         self.edges = torch.full((2, 25), -1)
@@ -291,7 +315,7 @@ class Radius:
         clouds = (self.pos.data_ptr(), self.ptr.data_ptr(), 1, 3, self.perm.data_ptr())
         space = (self.workspace.data_ptr(), workspace_bytes)
         out = [t.data_ptr() for t in outputs]
-        first = (_native.context(self.pos), self.layout, 0)
+        first = (self.context, self.layout, 0)
         _native.call(name, *first, *clouds, None, 9.0, -1, 1, *space, *out)
 
     def count(self):
@@ -302,8 +326,12 @@ class Radius:
         self.call("erwin_radius_fill", outputs, workspace_bytes)
 
 
-def test_radius_fill_checks_its_workspace():
-    search = Radius()
+DEVICES = pytest.mark.parametrize("context", [HOST, EMULATED], ids=["host", "emulated"])
+
+
+@DEVICES
+def test_radius_fill_checks_its_workspace(context):
+    search = Radius(context)
     search.count()
     with pytest.raises(RuntimeError, match="erwin_radius_fill: workspace too small"):
         search.fill(search.bytes - 1)
@@ -311,9 +339,10 @@ def test_radius_fill_checks_its_workspace():
     assert search.edges[1].tolist() == [i for i in range(5) for _ in range(5)]
 
 
+@DEVICES
 @pytest.mark.parametrize("wrong", [-1, 6])
-def test_radius_fill_refuses_a_degree_that_was_not_counted(wrong):
-    search = Radius()
+def test_radius_fill_refuses_a_degree_that_was_not_counted(wrong, context):
+    search = Radius(context)
     search.count()
     assert search.degree.tolist() == [5] * 5
     search.degree[4] = wrong

@@ -355,7 +355,11 @@ POS = torch.zeros(4, 3)
         (TypeError, "'pos' must be a tensor", {"pos": [[0.0]]}),
         (ValueError, r"shape \[N, D\] \(got \[4\]\)", {"pos": torch.zeros(4)}),
         (TypeError, "floating-point .*int64", {"pos": torch.zeros(4, 3).long()}),
-        (ValueError, "on the CPU.*got meta", {"pos": torch.zeros(4, 3, device="meta")}),
+        (
+            ValueError,
+            "on the CPU or a CUDA device .*got meta",
+            {"pos": torch.zeros(4, 3, device="meta")},
+        ),
         (
             ValueError,
             r"row 1 is \[nan\]",

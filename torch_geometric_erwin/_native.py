@@ -23,7 +23,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -135,7 +135,9 @@ _SIGNATURES = {
         *[_CONTEXT, _LAYOUT, c_int32, c_void_p, c_void_p, c_int64, _BOUNDS],
         *[c_void_p, c_void_p, c_int64, c_void_p, c_void_p, _POINTERS],
     ],
-    "erwin_neighbors_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
+    "erwin_neighbors_workspace": [
+        *[_CONTEXT, _LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p]
+    ],
     "erwin_knn": [*_SEARCH, c_int64, c_int32, c_void_p, c_int64, c_void_p, c_void_p],
     "erwin_radius_count": [
         *[*_SEARCH, c_double, c_int64, c_int32],

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 import torch_geometric_erwin.ops.neighbors  # noqa: F401  (registers the operators)
+from torch_geometric_erwin import _native
 from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     check_choice,
@@ -33,14 +34,15 @@ def knn_graph(
 ) -> Tensor:
     r"""Connects every node to its :obj:`k` nearest nodes of the same cloud.
 
-    The search is exact and the result unique, on any number of threads: of nodes at
-    the same distance the one of lower index is nearer. Squared distances are computed
-    in the dtype of the positions (float16 and bfloat16 ones in float32), which get no
-    gradient. Below a spacing of about 1e-19 (float64: 1e-154) squares lose precision
-    and then vanish, so that nodes count as coincident: rescale such positions.
+    The search is exact and the result unique, on every device and any number of
+    threads: of nodes at the same distance the one of lower index is nearer. Squared
+    distances are computed in the dtype of the positions (float16 and bfloat16 ones in
+    float32), which get no gradient. Below a spacing of about 1e-19 (float64: 1e-154)
+    squares lose precision and then vanish, so that nodes count as coincident: rescale
+    such positions.
 
     Args:
-        pos: The node positions, on the CPU.
+        pos: The node positions, on the CPU or a CUDA device.
         k: The number of neighbours. A node of a smaller cloud is connected to all of
             its cloud.
         ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
@@ -87,14 +89,14 @@ def radius_graph(
 ) -> Tensor:
     r"""Connects every node to the nodes of the same cloud within a distance.
 
-    The search is exact and the result unique, on any number of threads. Neighbours are
-    those with :math:`d^2 \leq r^2`, both squares computed in the dtype of the positions
-    (float16 and bfloat16 ones in float32), which get no gradient. Below a spacing of
-    about 1e-19 (float64: 1e-154) squares lose precision and then vanish, so that nodes
-    count as coincident: rescale such positions.
+    The search is exact and the result unique, on every device and any number of
+    threads. Neighbours are those with :math:`d^2 \leq r^2`, both squares computed in
+    the dtype of the positions (float16 and bfloat16 ones in float32), which get no
+    gradient. Below a spacing of about 1e-19 (float64: 1e-154) squares lose precision
+    and then vanish, so that nodes count as coincident: rescale such positions.
 
     Args:
-        pos: The node positions, on the CPU.
+        pos: The node positions, on the CPU or a CUDA device.
         r: The distance, in the unit of the positions.
         ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
             :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
@@ -137,15 +139,13 @@ def _search_args(
     pos: Tensor, ptr: Optional[Tensor], tree: Optional[Tree]
 ) -> tuple[Any, ...]:
     # The arguments that the operators share: positions, offsets and a balanced tree.
-    if isinstance(pos, Tensor) and pos.device.type != "cpu":
-        raise ValueError(
-            f"'pos' must be on the CPU, where the search runs (got {pos.device}); "
-            "search in the transform, or copy the positions"
-        )
     pos = check_pos(pos, values=False)  # the operators look at the values
     if not torch.compiler.is_compiling():
+        _check_device(pos.device.type)
         _check_extent(pos)
-    ptr = check_ptr(ptr, pos.size(0), pos.device)
+    # So they do at those of offsets, which are on the host there.
+    on_host = pos.device.type == "cpu"
+    ptr = check_ptr(ptr, pos.size(0), pos.device, values=on_host)
     if tree is None:
         perm = torch.ops.erwin.ball_tree(pos, ptr, [_BALL_SIZE], [], 0.0, "balanced")[0]
         return pos, ptr, perm, [_BALL_SIZE], []
@@ -157,9 +157,21 @@ def _search_args(
             f"'tree' must have layout='balanced' (got '{config.layout}'); without a "
             "tree, one is built for the search"
         )
-    values = not torch.compiler.is_compiling()
+    values = on_host and not torch.compiler.is_compiling()
     tree.validate(ptr, pos.size(0), config, values=values)
     return pos, ptr, tree.perm, [*config.ball_sizes], [*config.strides]
+
+
+def _check_device(kind: str) -> None:
+    if kind == "cpu" or (kind == "cuda" and _native.library().erwin_has_cuda()):
+        return
+    where = "the CPU or a CUDA device"
+    if kind == "cuda":
+        where = "the CPU, for which alone this package was built"
+    raise ValueError(
+        f"'pos' must be on {where} (got {kind}); search in the transform, or copy the "
+        "positions"
+    )
 
 
 def _check_extent(pos: Tensor) -> None:

@@ -1,4 +1,4 @@
-// Exact neighbour search on the host, over the nodes of a balanced tree: the search structure and the entry points.
+// Exact neighbour search on the host, over the nodes of a balanced tree, and the entry points for all devices.
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "../layout.h"
+#include "../neighbors.h"
+#include "../sections.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
@@ -18,7 +20,6 @@
 namespace erwin {
 namespace {
 
-constexpr int64_t kAlign = 64;            // bytes, of every section of memory
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
 constexpr int64_t kMostLanes = 8;         // keys of a vector
@@ -40,24 +41,6 @@ const Kernels<T>& kernels(int64_t dim) {
   if constexpr (std::is_same_v<T, double>) return table.of_double[dim <= 3 ? dim : 0];
   else return table.of_float[dim <= 3 ? dim : 0];
 }
-
-// Lays arrays out one after the other, in memory that need not exist yet.
-class Sections {
- public:
-  explicit Sections(char* base) : base_(base) {}
-
-  template <typename X>
-  X* take(int64_t count) {
-    X* const start = reinterpret_cast<X*>(base_ + size_);
-    size_ += ceil_div(count * static_cast<int64_t>(sizeof(X)), kAlign) * kAlign;
-    return start;
-  }
-  int64_t size() const { return size_; }
-
- private:
-  char* base_;
-  int64_t size_ = 0;
-};
 
 int64_t count_leaves(const Layout& layout, const Node& node) {
   if (node.points <= kLeaf) return node.points > 0;
@@ -284,8 +267,8 @@ class SearchTree {
       leaves = std::max(leaves, of_cloud);
     }
     room = std::min(room, leaves);
-    struct alignas(kAlign) Block {
-      char bytes[kAlign];
+    struct alignas(Sections::kAlign) Block {
+      char bytes[Sections::kAlign];
     };
     const auto lay_out = [&](char* base, Scratch<T>* own) {
       const int64_t stride = room + kLeaf, most = std::max(room, candidates) + 2 * kLeaf;
@@ -310,7 +293,7 @@ class SearchTree {
     std::vector<Scratch<T>> scratch(static_cast<size_t>(num_threads_));
     std::vector<std::unique_ptr<Block[]>> memory(scratch.size());
     for (size_t worker = 0; worker < scratch.size(); ++worker) {
-      memory[worker].reset(new Block[lay_out(nullptr, &scratch[worker]) / kAlign]);  // not written to
+      memory[worker].reset(new Block[lay_out(nullptr, &scratch[worker]) / Sections::kAlign]);  // not written to
       lay_out(reinterpret_cast<char*>(memory[worker].get()), &scratch[worker]);
     }
     parallel_for(num_threads_, first_group[clouds_], 1, [&](int32_t worker, int64_t group) {
@@ -333,104 +316,132 @@ class SearchTree {
   Arrays at_;
 };
 
+// Calls f with a search; false if that finds an argument invalid.
+template <typename F>
+int32_t search(const NeighborsCall& call, const F& f) {
+  const bool valid = with_scalar(call.dtype, [&](auto scalar) {
+    SearchTree<decltype(scalar)> search(call.layout, call.pos, call.ptr, call.clouds, call.dim, call.perm,
+                                        call.workspace, call.context->num_threads);
+    return f(search, scalar);
+  });
+  return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
+}
+
+template <typename T>
+T squared(double radius, T) {
+  return static_cast<T>(radius) * static_cast<T>(radius);
+}
+
+constexpr NeighborsDevice kHostNeighbors = {
+    [](const NeighborsCall& call) {
+      return with_scalar(call.dtype, [&](auto scalar) {
+        return SearchTree<decltype(scalar)>::bytes(call.layout, call.ptr, call.clouds, call.dim);
+      });
+    },
+    [](const NeighborsCall& call, int64_t k, bool loop, int64_t* source, int64_t* target) {
+      return search(call, [&](auto& search, auto) {
+        if (!search.build()) return false;
+        search.knn(k, loop, source, target);
+        return true;
+      });
+    },
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree) {
+      return search(call, [&](auto& search, auto scalar) {
+        if (!search.build()) return false;
+        search.radius_count(squared(radius, scalar), cap, loop, degree);
+        return true;
+      });
+    },
+    [](const NeighborsCall& call, double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+      return search(call, [&](auto& search, auto scalar) {
+        search.attach();
+        return search.radius_fill(squared(radius, scalar), loop, degree, source, target);
+      });
+    }};
+
+const NeighborsDevice* find_device(int32_t device) {
+  if (device == -1) return &kHostNeighbors;
+  if (device == ERWIN_EMULATED) return &kEmulatedNeighbors;
+#if defined(ERWIN_WITH_CUDA)
+  if (device >= 0) return &kCudaNeighbors;
+#endif
+  return nullptr;
+}
+
+// Fills a call with the arguments that all entry points share, but for the workspace.
+int32_t prepare(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
+                const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, NeighborsCall* call,
+                const NeighborsDevice** device) {
+  *call = {context, {}, dtype, pos, ptr, clouds, dim, perm, nullptr};
+  if (!make_layout(config, &call->layout) || call->layout.kind != ERWIN_BALANCED) return ERWIN_INVALID_ARGUMENT;
+  if ((dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) || dim < 1) return ERWIN_INVALID_ARGUMENT;
+  if (!valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
+  *device = find_device(context->device);
+  return *device == nullptr ? ERWIN_UNSUPPORTED : ERWIN_OK;
+}
+
+// Calls f with a search of valid arguments and a workspace that is large enough, and the device that does it.
+template <typename F>
+int32_t run(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
+            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box, void* workspace,
+            int64_t workspace_bytes, const F& f) {
+  NeighborsCall call;
+  const NeighborsDevice* device = nullptr;
+  int32_t status = prepare(context, config, dtype, pos, ptr, clouds, dim, perm, &call, &device);
+  if (status != ERWIN_OK) return status;
+  if (box != nullptr) return ERWIN_UNSUPPORTED;
+  const int32_t done = guarded([&] {
+    status = workspace_bytes < device->workspace(call) ? ERWIN_WORKSPACE_TOO_SMALL : ERWIN_OK;
+    call.workspace = workspace;
+    if (status == ERWIN_OK) status = f(*device, call);
+  });
+  return done == ERWIN_OK ? status : done;
+}
+
 }  // namespace
 }  // namespace erwin
 
-using erwin::Layout;
+using erwin::NeighborsCall;
+using erwin::NeighborsDevice;
 
-namespace {
-
-// Whether the arguments that every entry point shares can be searched.
-bool valid(const Layout& layout, int32_t dtype, const int64_t* ptr, int64_t clouds, int64_t dim) {
-  if (layout.kind != ERWIN_BALANCED || (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64)) return false;
-  return dim >= 1 && erwin::valid_ptr(ptr, clouds);
-}
-
-// Calls f(T{}) with the type of a dtype.
-template <typename F>
-auto dispatch(int32_t dtype, const F& f) {
-  return dtype == ERWIN_FLOAT64 ? f(double{}) : f(float{});
-}
-
-}  // namespace
-
-int32_t erwin_neighbors_workspace(const erwin_layout* config, int32_t dtype, const int64_t* ptr, int64_t clouds,
-                                  int64_t dim, int64_t* bytes) {
-  Layout layout;
-  if (!erwin::make_layout(config, &layout) || !valid(layout, dtype, ptr, clouds, dim)) return ERWIN_INVALID_ARGUMENT;
-  *bytes = dispatch(dtype, [&](auto scalar) {
-    return erwin::SearchTree<decltype(scalar)>::bytes(layout, ptr, clouds, dim);
-  });
-  return ERWIN_OK;
+int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* config, int32_t dtype,
+                                  const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes) {
+  NeighborsCall call;
+  const NeighborsDevice* device = nullptr;
+  const int32_t status =
+      erwin::prepare(context, config, dtype, nullptr, ptr, clouds, dim, nullptr, &call, &device);
+  if (status != ERWIN_OK) return status;
+  return erwin::guarded([&] { *bytes = device->workspace(call); });
 }
 
 int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                   const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box, int64_t k,
                   int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source, int64_t* target) {
-  int64_t bytes = 0;
-  const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
-  if (status != ERWIN_OK) return status;
   if (k < 1) return ERWIN_INVALID_ARGUMENT;
-  if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
-  if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
-  Layout layout;
-  erwin::make_layout(config, &layout);
-  bool built = true;
-  const int32_t found = erwin::guarded([&] {
-    dispatch(dtype, [&](auto scalar) {
-      erwin::SearchTree<decltype(scalar)> search(layout, pos, ptr, clouds, dim, perm, workspace,
-                                                  context->num_threads);
-      built = search.build();
-      if (built) search.knn(k, loop != 0, source, target);
-    });
+  return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
+                    [&](const NeighborsDevice& device, const NeighborsCall& call) {
+    return device.knn(call, k, loop != 0, source, target);
   });
-  return found == ERWIN_OK && !built ? ERWIN_INVALID_ARGUMENT : found;
 }
 
 int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
                            double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
                            int64_t* degree) {
-  int64_t bytes = 0;
-  const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
-  if (status != ERWIN_OK) return status;
   if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
-  if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
-  if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
-  Layout layout;
-  erwin::make_layout(config, &layout);
-  bool built = true;
-  const int32_t found = erwin::guarded([&] {
-    dispatch(dtype, [&](auto scalar) {
-      using T = decltype(scalar);
-      erwin::SearchTree<T> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
-      built = search.build();
-      if (built) search.radius_count(static_cast<T>(radius) * static_cast<T>(radius), cap, loop != 0, degree);
-    });
+  return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
+                    [&](const NeighborsDevice& device, const NeighborsCall& call) {
+    return device.radius_count(call, radius, cap, loop != 0, degree);
   });
-  return found == ERWIN_OK && !built ? ERWIN_INVALID_ARGUMENT : found;
 }
 
 int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                           const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
                           double radius, int64_t, int32_t loop, void* workspace, int64_t workspace_bytes,
                           const int64_t* degree, int64_t* source, int64_t* target) {
-  int64_t bytes = 0;
-  const int32_t status = erwin_neighbors_workspace(config, dtype, ptr, clouds, dim, &bytes);
-  if (status != ERWIN_OK) return status;
   if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
-  if (context->device >= 0 || box != nullptr) return ERWIN_UNSUPPORTED;
-  if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
-  Layout layout;
-  erwin::make_layout(config, &layout);
-  bool counted = true;
-  const int32_t filled = erwin::guarded([&] {
-    dispatch(dtype, [&](auto scalar) {
-      using T = decltype(scalar);
-      erwin::SearchTree<T> search(layout, pos, ptr, clouds, dim, perm, workspace, context->num_threads);
-      search.attach();
-      counted = search.radius_fill(static_cast<T>(radius) * static_cast<T>(radius), loop != 0, degree, source, target);
-    });
+  return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
+                    [&](const NeighborsDevice& device, const NeighborsCall& call) {
+    return device.radius_fill(call, radius, loop != 0, degree, source, target);
   });
-  return filled == ERWIN_OK && !counted ? ERWIN_INVALID_ARGUMENT : filled;
 }

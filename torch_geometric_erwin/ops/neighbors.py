@@ -26,15 +26,26 @@ class _Search:
         ball_sizes: list[int],
         strides: list[int],
     ) -> None:
-        self.tensors = (pos.contiguous(), ptr.contiguous(), perm.contiguous())
-        pos, ptr, perm = self.tensors
+        check_finite(pos)
+        if perm.device != pos.device:
+            raise ValueError(
+                f"'perm' is on {perm.device}, the positions are on {pos.device}"
+            )
+        # The numbers of edges depend on the offsets, which the host reads in any case.
+        self.ptr = ptr.cpu().contiguous()
+        check_ptr(self.ptr, pos.size(0), self.ptr.device)
+        self.tensors = (pos.contiguous(), perm.contiguous())
+        pos, perm = self.tensors
         config = _native.layout(ball_sizes, strides, "balanced")
         dtype, dim = _native.DTYPES[pos.dtype], pos.size(1)
-        clouds = (ptr.data_ptr(), ptr.size(0) - 1)
-        size = _native.size_of("erwin_neighbors_workspace", config, dtype, *clouds, dim)
-        self.workspace = torch.empty(size, dtype=torch.uint8)
+        clouds = (self.ptr.data_ptr(), self.ptr.size(0) - 1)
+        context = _native.context(pos)
+        size = _native.size_of(
+            "erwin_neighbors_workspace", context, config, dtype, *clouds, dim
+        )
+        self.workspace = torch.empty(size, dtype=torch.uint8, device=pos.device)
         self.first_args = (
-            *(_native.context(pos), config, dtype, pos.data_ptr(), *clouds, dim),
+            *(context, config, dtype, pos.data_ptr(), *clouds, dim),
             *(perm.data_ptr(), None),
         )
 
@@ -44,9 +55,22 @@ class _Search:
         outputs = [arg.data_ptr() for arg in args if isinstance(arg, Tensor)]
         _native.call(name, *self.first_args, *scalars, *workspace, *outputs)
 
+    def check(self, name: str, *numbers: Tensor) -> list[int]:
+        r"""Returns numbers that a call led to, once it is known to be valid.
 
-@torch.library.impl("erwin::knn", "CPU")
-def _knn_cpu(
+        A GPU finds out while it runs, so that this waits for it.
+        """
+        if self.workspace.device.type == "cpu":
+            return [int(number) for number in numbers]
+        fault = self.workspace[:4].view(torch.int32)
+        *values, faulty = torch.cat([*(n.view(1) for n in numbers), fault]).tolist()
+        if faulty:
+            raise RuntimeError(f"{name}: invalid argument")
+        return values
+
+
+@torch.library.impl("erwin::knn", ("CPU", "CUDA"))
+def _knn(
     pos: Tensor,
     ptr: Tensor,
     perm: Tensor,
@@ -55,18 +79,17 @@ def _knn_cpu(
     k: int,
     loop: bool,
 ) -> Tensor:
-    check_finite(pos)
-    check_ptr(ptr, pos.size(0), pos.device)
     search = _Search(pos, ptr, perm, ball_sizes, strides)
-    points = ptr[1:] - ptr[:-1]
+    points = search.ptr.diff()
     degree = (points if loop else points - 1).clamp(min=0, max=k)
     edge_index = ptr.new_empty(2, int((points * degree).sum()))
     search.call("erwin_knn", k, loop, edge_index[0], edge_index[1])
+    search.check("erwin_knn")
     return edge_index
 
 
-@torch.library.impl("erwin::radius", "CPU")
-def _radius_cpu(
+@torch.library.impl("erwin::radius", ("CPU", "CUDA"))
+def _radius(
     pos: Tensor,
     ptr: Tensor,
     perm: Tensor,
@@ -76,12 +99,11 @@ def _radius_cpu(
     cap: int,
     loop: bool,
 ) -> Tensor:
-    check_finite(pos)
-    check_ptr(ptr, pos.size(0), pos.device)
     search = _Search(pos, ptr, perm, ball_sizes, strides)
     degree = ptr.new_empty(pos.size(0))
     search.call("erwin_radius_count", radius, cap, loop, degree)
-    edge_index = ptr.new_empty(2, int(degree.sum()))
+    (num_edges,) = search.check("erwin_radius_count", degree.sum())
+    edge_index = ptr.new_empty(2, num_edges)
     args = (radius, cap, loop, degree, edge_index[0], edge_index[1])
     search.call("erwin_radius_fill", *args)
     return edge_index

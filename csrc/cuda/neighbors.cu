@@ -1,0 +1,84 @@
+// Neighbour search on a GPU: every pass is a kernel. Nothing here waits for the GPU.
+#include <cuda_runtime.h>
+
+#include "neighbors.h"
+#include "warp.h"
+
+namespace erwin {
+namespace {
+
+constexpr int32_t kWarpsPerBlock = 8;
+
+template <typename Pass>
+__global__ void __launch_bounds__(kWarpsPerBlock* kWarp) run_warps(const __grid_constant__ Pass pass, int64_t warps) {
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarp;
+  if (warp < warps) pass(warp);
+}
+
+class Gpu {
+ public:
+  using Warp = DeviceWarp;
+
+  explicit Gpu(const erwin_context& context) : stream_(static_cast<cudaStream_t>(context.stream)) {
+    status_ = cudaGetDevice(&before_);
+    if (status_ == cudaSuccess && before_ != context.device) status_ = cudaSetDevice(context.device);
+  }
+  ~Gpu() { cudaSetDevice(before_); }
+  Gpu(const Gpu&) = delete;
+  Gpu& operator=(const Gpu&) = delete;
+
+  template <typename Pass>
+  void run(const Pass& pass, int64_t warps) {
+    const int64_t blocks = ceil_div(warps, kWarpsPerBlock);
+    if (blocks == 0 || status_ != cudaSuccess) return;
+    if (blocks > 0x7fffffff) {
+      status_ = cudaErrorInvalidConfiguration;
+      return;
+    }
+    run_warps<<<static_cast<uint32_t>(blocks), kWarpsPerBlock * kWarp, 0, stream_>>>(pass, warps);
+    status_ = cudaGetLastError();
+  }
+
+  int32_t status() const { return status_ == cudaSuccess ? ERWIN_OK : ERWIN_INTERNAL_ERROR; }
+
+ private:
+  cudaStream_t stream_;
+  cudaError_t status_;
+  int before_ = 0;
+};
+
+// Sizes need no GPU.
+struct NoGpu {
+  using Warp = DeviceWarp;
+};
+
+template <typename F>
+int32_t search(const NeighborsCall& call, const F& f) {
+  return with_scalar(call.dtype, [&](auto scalar) {
+    Gpu gpu(*call.context);
+    WarpSearch<Gpu, decltype(scalar)> search(gpu, call);
+    f(search);
+    return gpu.status();
+  });
+}
+
+}  // namespace
+
+const NeighborsDevice kCudaNeighbors = {
+    [](const NeighborsCall& call) {
+      return with_scalar(call.dtype, [&](auto scalar) {
+        NoGpu none;
+        return WarpSearch<NoGpu, decltype(scalar)>(none, call).bytes();
+      });
+    },
+    [](const NeighborsCall& call, int64_t k, bool loop, int64_t* source, int64_t* target) {
+      return search(call, [&](auto& search) { search.knn(k, loop, source, target); });
+    },
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree) {
+      return search(call, [&](auto& search) { search.radius_count(radius, cap, loop, degree); });
+    },
+    [](const NeighborsCall& call, double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+      return search(call, [&](auto& search) { search.radius_fill(radius, loop, degree, source, target); });
+    }};
+
+}  // namespace erwin

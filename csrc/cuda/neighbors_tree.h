@@ -1,0 +1,276 @@
+// The search structure of a batch on a GPU: leaves of as many points as a warp has lanes, and above them nodes of as
+// many children.
+//
+// The leaves of a cloud are nodes of its ball tree. A leaf's number is its path from the root, a bit for every turn to
+// the right; all paths count as long as the longest, so that a leaf at the end of a shorter one is followed by empty
+// leaves. The node of level l above leaf i is then i >> 5 l, and neither is stored. Coordinates lie axis after axis in
+// the order of the tree, boxes in that of the nodes: lanes read side by side.
+#ifndef ERWIN_CUDA_NEIGHBORS_TREE_H_
+#define ERWIN_CUDA_NEIGHBORS_TREE_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "../layout.h"
+#include "../sections.h"
+#include "warp.h"
+
+namespace erwin {
+
+constexpr int32_t kLevelBits = 5;         // of a leaf's number: 32 children
+constexpr int32_t kSearchLevels = 6;      // for 2^30 points
+constexpr int32_t kNoIndex = 0x7fffffff;  // follows the index of every point
+constexpr int64_t kChunk = 1024;          // points whose edges a warp counts
+
+// One cloud of a batch.
+struct WarpCloud {
+  int64_t row;                   // its first point
+  int64_t edge;                  // its first edge of a search for nearest neighbours
+  int64_t first[kSearchLevels];  // its first node on each level, of all nodes
+  int32_t points;
+  int32_t depth;  // bits of a leaf's number
+  int32_t plain;  // whether leaves are cut off without regard to the balls
+
+  // The level of at most 32 nodes, which have no parents.
+  ERWIN_HOST_DEVICE int32_t top() const { return depth <= kLevelBits ? 0 : (depth - 1) / kLevelBits; }
+  ERWIN_HOST_DEVICE int32_t nodes(int32_t level) const {
+    return points == 0 || level > top() ? 0 : 1 << (depth - kLevelBits * level);
+  }
+};
+
+// Pointers into the workspace, for float or double coordinates.
+template <typename T>
+struct WarpTree {
+  int32_t* fault;       // 1 if the arguments turn out to be invalid
+  WarpCloud* clouds;  // [num_clouds]
+  T* coords;            // [dim, points]
+  int32_t* index;       // [points]: of the point at each place of the tree, in its cloud
+  int32_t* place;       // [points]: the inverse
+  int32_t* start;       // [leaves]: the first place in the cloud
+  T* boxes;             // [2, dim, nodes]
+  int32_t* lowest;      // [nodes]: the lowest index
+  int64_t* edge;        // [points]: the first one of a radius search, from that of the chunk
+  int64_t* chunk_edge;  // [chunks]
+  int64_t num_clouds;
+  int64_t points;
+  int64_t nodes;
+  int64_t first[kSearchLevels + 1];  // node of every level
+  int32_t dim;
+
+  int64_t lay_out(char* workspace) {
+    Sections sections(workspace);
+    fault = sections.template take<int32_t>(1);
+    clouds = sections.template take<WarpCloud>(num_clouds);
+    coords = sections.template take<T>(points * dim);
+    index = sections.template take<int32_t>(points);
+    place = sections.template take<int32_t>(points);
+    start = sections.template take<int32_t>(first[1]);
+    boxes = sections.template take<T>(nodes * dim * 2);
+    lowest = sections.template take<int32_t>(nodes);
+    edge = sections.template take<int64_t>(points);
+    chunk_edge = sections.template take<int64_t>(ceil_div(points, kChunk));
+    return sections.size();
+  }
+
+  // The cloud of a node.
+  ERWIN_DEVICE int64_t owner(int64_t node, int32_t level) const {
+    int64_t low = 0, high = num_clouds;
+    while (high - low > 1) {
+      const int64_t middle = low + (high - low) / 2;
+      if (clouds[middle].first[level] <= node) low = middle;
+      else high = middle;
+    }
+    return low;
+  }
+
+  // Places in the cloud, of a leaf by its number there.
+  ERWIN_DEVICE int32_t begin(const WarpCloud& cloud, int32_t leaf) const { return start[cloud.first[0] + leaf]; }
+  ERWIN_DEVICE int32_t end(const WarpCloud& cloud, int32_t leaf) const {
+    return leaf + 1 < cloud.nodes(0) ? start[cloud.first[0] + leaf + 1] : cloud.points;
+  }
+};
+
+// ---- On the host: how large everything is ---------------------------------------------------------------------------
+
+// Leaves of 32 points, but for the last ones of a cloud.
+inline Layout plain_layout() {
+  Layout layout{};
+  layout.kind = ERWIN_BALANCED;
+  layout.levels = 1;
+  layout.ball[0] = layout.blocks_per_ball = kWarp;
+  layout.span[0] = 1;
+  return layout;
+}
+
+// The longest path to a leaf, or -1 if it is longer than `most`. The nodes of a level are of few different sizes.
+inline int32_t longest_path(const Layout& layout, int64_t points, int32_t most) {
+  using Size = std::pair<int64_t, int64_t>;  // points, balls
+  std::vector<Size> sizes, next;
+  const auto add = [&next](const Node& node) {
+    const Size size{node.points, node.balls};
+    if (node.points > kWarp && std::find(next.begin(), next.end(), size) == next.end()) next.push_back(size);
+  };
+  add(layout.root(points));
+  for (int32_t depth = 0;; ++depth) {
+    if (next.empty()) return depth;
+    if (depth == most) return -1;
+    sizes.swap(next);
+    next.clear();
+    for (const Size& size : sizes) {
+      const Children children = layout.split({0, size.first, 0, size.first, size.second});
+      add(children.left);
+      add(children.right);
+    }
+  }
+}
+
+// The clouds of a batch, and the sizes of the tree.
+template <typename T>
+std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int64_t num_clouds, int64_t dim,
+                                     WarpTree<T>* tree) {
+  const Layout plain = plain_layout();
+  std::vector<WarpCloud> clouds(static_cast<size_t>(num_clouds));
+  int64_t total[kSearchLevels] = {};
+  for (int64_t g = 0; g < num_clouds; ++g) {
+    WarpCloud& cloud = clouds[g];
+    cloud = g > 0 ? clouds[g - 1] : WarpCloud{};
+    cloud.row = ptr[g];
+    if (cloud.points != ptr[g + 1] - ptr[g]) {
+      cloud.points = static_cast<int32_t>(ptr[g + 1] - ptr[g]);
+      // Strides that are no powers of two may have a few long paths, and so very many empty leaves.
+      const int32_t least = longest_path(plain, cloud.points, 30);
+      cloud.depth = longest_path(layout, cloud.points, least + 2);
+      cloud.plain = cloud.depth < 0;
+      if (cloud.plain) cloud.depth = least;
+    }
+    for (int32_t level = 0; level < kSearchLevels; ++level) {
+      cloud.first[level] = total[level];
+      total[level] += cloud.nodes(level);
+    }
+  }
+  tree->first[0] = 0;
+  for (int32_t level = 0; level < kSearchLevels; ++level) tree->first[level + 1] = tree->first[level] + total[level];
+  for (WarpCloud& cloud : clouds)
+    for (int32_t level = 0; level < kSearchLevels; ++level) cloud.first[level] += tree->first[level];
+  tree->num_clouds = num_clouds;
+  tree->points = ptr[num_clouds];
+  tree->nodes = tree->first[kSearchLevels];
+  tree->dim = static_cast<int32_t>(dim);
+  return clouds;
+}
+
+// ---- On the device: passes, each a function of the warp's number ----------------------------------------------------
+
+// Writes the table of clouds, a part at a time: the arguments of a kernel come with it and need no copy.
+template <typename W, typename T>
+struct WriteClouds {
+  static constexpr int64_t kMost = 32;
+
+  WarpTree<T> tree;
+  int64_t begin, count;
+  WarpCloud clouds[kMost];
+
+  ERWIN_DEVICE void operator()(int64_t warp) const {
+    if (warp < count) W::put(tree.clouds + begin + warp, clouds[warp]);
+    if (begin + warp == 0) W::put(tree.fault, 0);
+  }
+};
+
+// Where the leaves start: 32 of them a warp.
+template <typename W, typename T>
+struct StartLeaves {
+  WarpTree<T> tree;
+  Layout layout, plain;
+
+  ERWIN_DEVICE void operator()(int64_t warp) const {
+    W::each_lane([&](int32_t lane) {
+      const int64_t leaf = warp * kWarp + lane;
+      if (leaf >= tree.first[1]) return;
+      const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
+      tree.start[leaf] = find(cloud.plain ? plain : layout, cloud, static_cast<int32_t>(leaf - cloud.first[0]));
+    });
+  }
+
+  static ERWIN_DEVICE int32_t find(const Layout& layout, const WarpCloud& cloud, int32_t leaf) {
+    Node node = layout.root(cloud.points);
+    for (int32_t bits = cloud.depth; bits > 0; --bits) {
+      if (node.points <= kWarp) {  // its first number is the leaf itself, the others are empty
+        const bool empty = (leaf & ((1 << bits) - 1)) != 0;
+        return static_cast<int32_t>(node.begin + (empty ? node.points : 0));
+      }
+      const Children children = layout.split(node);
+      node = leaf >> (bits - 1) & 1 ? children.right : children.left;
+    }
+    return static_cast<int32_t>(node.begin);
+  }
+};
+
+// Writes the box of a node, of lanes that are there.
+template <typename W, typename T>
+ERWIN_DEVICE void put_box(const WarpTree<T>& tree, int64_t node, int32_t axis, typename W::template Lanes<T> low,
+                          typename W::template Lanes<T> high) {
+  W::put(tree.boxes + axis * tree.nodes + node, smallest<W, T>(low));
+  W::put(tree.boxes + (tree.dim + axis) * tree.nodes + node, largest<W, T>(high));
+}
+
+// Gathers the points of a leaf and their box.
+template <typename W, typename T>
+struct FillLeaf {
+  WarpTree<T> tree;
+  const T* pos;         // [points, dim]
+  const int64_t* perm;  // [points]
+
+  ERWIN_DEVICE void operator()(int64_t leaf) const {
+    const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
+    const auto number = static_cast<int32_t>(leaf - cloud.first[0]);
+    const int32_t begin = tree.begin(cloud, number), size = tree.end(cloud, number) - begin;
+    const int64_t first = cloud.row + begin;
+    W::each_lane([&](int32_t lane) {
+      if (lane >= size) return;
+      int64_t i = perm[first + lane];
+      if (i < 0 || i >= cloud.points) {  // no index may lead out of memory
+        *tree.fault = 1;
+        i = 0;
+      }
+      tree.index[first + lane] = static_cast<int32_t>(i);
+      tree.place[cloud.row + i] = begin + lane;
+      for (int32_t axis = 0; axis < tree.dim; ++axis)
+        tree.coords[axis * tree.points + first + lane] = pos[(cloud.row + i) * tree.dim + axis];
+    });
+    const auto lane = W::lane();
+    const auto here = lane < size;
+    const T infinity = static_cast<T>(INFINITY);
+    for (int32_t axis = 0; axis < tree.dim; ++axis) {
+      const T* const x = tree.coords + axis * tree.points + first;
+      put_box<W, T>(tree, leaf, axis, W::load(x, lane, here, infinity), W::load(x, lane, here, -infinity));
+    }
+    W::put(tree.lowest + leaf, smallest<W, int32_t>(W::load(tree.index + first, lane, here, kNoIndex)));
+  }
+};
+
+// Joins the boxes of the 32 children of a node of a level above the leaves.
+template <typename W, typename T>
+struct JoinBoxes {
+  WarpTree<T> tree;
+  int32_t level;
+
+  ERWIN_DEVICE void operator()(int64_t warp) const {
+    const int64_t node = tree.first[level] + warp;
+    const WarpCloud& cloud = tree.clouds[tree.owner(node, level)];
+    const int64_t first = cloud.first[level - 1] + (node - cloud.first[level]) * kWarp;
+    const auto lane = W::lane();
+    for (int32_t axis = 0; axis < tree.dim; ++axis) {
+      const T* const low = tree.boxes + axis * tree.nodes + first;
+      const T* const high = low + tree.dim * tree.nodes;
+      put_box<W, T>(tree, node, axis, W::load(low, lane, true, T{0}), W::load(high, lane, true, T{0}));
+    }
+    W::put(tree.lowest + node, smallest<W, int32_t>(W::load(tree.lowest + first, lane, true, 0)));
+  }
+};
+
+}  // namespace erwin
+
+#endif  // ERWIN_CUDA_NEIGHBORS_TREE_H_

@@ -1,0 +1,196 @@
+"""The passes of the CUDA search, on the host and, where there is one, on a GPU.
+
+The host's search is the oracle: it is compared with brute force elsewhere.
+"""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from test_neighbors import SIZES, clouds, offsets, points
+from torch.utils import _pytree as pytree
+
+from torch_geometric_erwin import _native, ball_tree
+from torch_geometric_erwin.neighbors import knn_graph, radius_graph
+
+WARP = 32  # points of a leaf, children of a node
+
+has_cuda = torch.cuda.is_available() and bool(_native.library().erwin_has_cuda())
+needs_cuda = pytest.mark.skipif(not has_cuda, reason="needs a GPU and its kernels")
+devices = pytest.mark.parametrize(
+    "device", ["emulated", pytest.param("cuda", marks=needs_cuda)]
+)
+
+
+def search(device, graph, pos, value, ptr, tree, **kwargs):
+    """The search by the passes; its result on the CPU."""
+    if device == "cuda":
+        pos, ptr, tree = pytree.tree_map_only(
+            torch.Tensor, lambda t: t.cuda(), (pos, ptr, tree)
+        )
+        return graph(pos, value, ptr, tree=tree, **kwargs).cpu()
+    with pytest.MonkeyPatch.context() as patch:
+        context = _native.Context(_native.EMULATED, 1, None)
+        patch.setattr(_native, "context", lambda tensor: context)
+        return graph(pos, value, ptr, tree=tree, **kwargs)
+
+
+def assert_same(device, pos, ptr, tree, ks, radii, loop=False):
+    for k in ks:
+        expected = knn_graph(pos, k, ptr, tree=tree, loop=loop)
+        actual = search(device, knn_graph, pos, k, ptr, tree, loop=loop)
+        assert torch.equal(actual, expected), k
+    for r, cap in radii:
+        kwargs = {"loop": loop, "max_num_neighbors": cap}
+        expected = radius_graph(pos, r, ptr, tree=tree, **kwargs)
+        actual = search(device, radius_graph, pos, r, ptr, tree, **kwargs)
+        assert torch.equal(actual, expected), (r, cap)
+
+
+@devices
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    "kind", ["normal", "grid", "equal", "copies", "clustered", "far"]
+)
+def test_batch(kind, dim, dtype, loop, device):
+    ptr = offsets([*SIZES, WARP - 1, 0, 2 * WARP + 1])
+    pos = points(kind, int(ptr[-1]), dim, dtype)
+    tree = ball_tree(pos, ptr, ball_sizes=16)
+    radii = [(0.0, None), (0.8, None), (2.0, 5)]
+    assert_same(device, pos, ptr, tree, (1, 16, 40), radii, loop)
+
+
+# One level of nodes above the leaves and none, a list and more than one list.
+@devices
+@pytest.mark.parametrize("size", [WARP * WARP - 1, WARP * WARP + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["normal", "grid"])
+def test_two_levels_and_long_lists(kind, dtype, size, device):
+    ptr = offsets([size, 5])
+    pos = points(kind, size + 5, 3, dtype)
+    tree = ball_tree(pos, ptr, ball_sizes=16)
+    ks = (8, 9, 31, 32, 33, 128, 129)
+    assert_same(device, pos, ptr, tree, ks, [(0.4, None), (1.5, None), (1.5, 33)])
+
+
+@devices
+def test_all_of_a_cloud(device):
+    pos, ptr = torch.rand(300, 2), torch.tensor([0, 300])
+    tree = ball_tree(pos, ptr, ball_sizes=16)
+    radii = [(float("inf"), None), (1e30, 200)]
+    assert_same(device, pos, ptr, tree, (299, 10**12), radii)
+
+
+@devices
+def test_three_levels(device):
+    size = 40 * WARP * WARP
+    pos, ptr = points("normal", size, 3, torch.float32), torch.tensor([0, size])
+    assert_same(device, pos, ptr, ball_tree(pos, ball_sizes=16), [6], [])
+
+
+@devices
+def test_more_clouds_than_a_kernel_takes(device):
+    sizes = [i % 7 * 11 for i in range(75)]
+    ptr = offsets(sizes)
+    pos = points("normal", int(ptr[-1]), 3, torch.float32)
+    tree = ball_tree(pos, ptr, ball_sizes=16)
+    assert_same(device, pos, ptr, tree, [7], [(0.7, None)])
+
+
+@devices
+@pytest.mark.parametrize("ptr", [[0], [0, 0], [0, 0, 0]])
+def test_no_points(ptr, device):
+    pos, ptr = torch.empty(0, 3), torch.tensor(ptr)
+    assert_same(device, pos, ptr, ball_tree(pos, ptr, ball_sizes=16), [3], [(1.0, 2)])
+
+
+# The last ones have strides whose tree is too deep, so that other leaves are searched.
+@devices
+@pytest.mark.parametrize(
+    ("ball_size", "strides"),
+    [(1, []), (7, []), (100, [3]), (64, [2, 2]), (10, [5, 7]), (400, [5] * 4)],
+)
+def test_any_tree(ball_size, strides, device):
+    ptr = offsets([3000, *SIZES])
+    pos = torch.rand(int(ptr[-1]), 3)
+    sizes = [ball_size] * (len(strides) + 1)
+    tree = ball_tree(pos, ptr, ball_sizes=sizes, strides=strides)
+    assert_same(device, pos, ptr, tree, [9], [(0.1, None)])
+
+
+@devices
+def test_tree_of_older_positions(device):
+    ptr = offsets(SIZES)
+    tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr, ball_sizes=32)
+    pos = torch.rand(int(ptr[-1]), 3)
+    assert_same(device, pos, ptr, tree, [9], [(0.4, None)])
+
+
+@devices
+@given(clouds, st.integers(1, 50), st.floats(0, 3, width=32), st.booleans())
+@settings(max_examples=50)
+def test_random_clouds(device, cloud, k, r, loop):
+    ptr, pos = cloud[0], torch.from_numpy(cloud[1])
+    tree = ball_tree(pos, ptr, ball_sizes=16)
+    assert_same(device, pos, ptr, tree, [k], [(r, None), (r, k)], loop)
+
+
+@devices
+@pytest.mark.parametrize(("row", "value"), [(7, 35), (7, -1), (7, 3), (4, 5)])
+def test_no_permutation_is_an_error(row, value, device):
+    pos, ptr = torch.rand(40, 3), offsets([5, 0, 35])
+    tree = ball_tree(pos, ptr, ball_sizes=16)
+    perm = torch.cat([torch.arange(5), torch.arange(35)])
+    perm[row] = value
+
+    def knn(pos, k, ptr, tree):
+        args = (perm.to(pos.device), [16], [], k, False)
+        return torch.ops.erwin.knn(pos, ptr, *args)
+
+    def radius(pos, r, ptr, tree):
+        args = (perm.to(pos.device), [16], [], r, -1, False)
+        return torch.ops.erwin.radius(pos, ptr, *args)
+
+    with pytest.raises(RuntimeError, match="erwin_knn: invalid argument"):
+        search(device, knn, pos, 6, ptr, tree)
+    with pytest.raises(RuntimeError, match="erwin_radius_count: invalid argument"):
+        search(device, radius, pos, 0.5, ptr, tree)
+
+
+@needs_cuda
+@pytest.mark.parametrize("graph", [knn_graph, radius_graph])
+def test_result_is_on_the_device(graph):
+    pos = torch.rand(500, 3)
+    for ptr in (None, offsets([200, 0, 300])):
+        on_device = graph(pos.cuda(), 4, None if ptr is None else ptr.cuda())
+        assert on_device.is_cuda
+        assert torch.equal(on_device.cpu(), graph(pos, 4, ptr))
+
+
+@needs_cuda
+@pytest.mark.parametrize("graph", [knn_graph, radius_graph])
+def test_search_follows_the_stream(graph):
+    pos = torch.rand(20_000, 3)
+    expected = graph(pos, 3 if graph is knn_graph else 0.02)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        on_device = pos.cuda(non_blocking=True)
+        actual = graph(on_device, 3 if graph is knn_graph else 0.02)
+    stream.synchronize()
+    assert torch.equal(actual.cpu(), expected)
+
+
+@needs_cuda
+@pytest.mark.parametrize("graph", [knn_graph, radius_graph])
+def test_bad_input_on_a_gpu(graph):
+    pos = torch.rand(40, 3, device="cuda")
+    with pytest.raises(ValueError, match="'ptr' is on cpu"):
+        graph(pos, 1, torch.tensor([0, 40]))
+    with pytest.raises(ValueError, match=r"number of rows 40 \(got 41\)"):
+        graph(pos, 1, torch.tensor([0, 41], device="cuda"))
+    pos[3] = np.nan
+    with pytest.raises(ValueError, match=r"row 3 is \[nan"):
+        graph(pos, 1)

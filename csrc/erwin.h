@@ -113,8 +113,9 @@ ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const er
 // Targets are listed in ascending order, sources and targets are rows of the whole batch. `box` is reserved for
 // periodic boxes ([dim] edge lengths) and must be NULL.
 //
-// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done; an argument that
-// turns out to be invalid then is no status, but makes the first int32_t of `workspace` 1, otherwise 0.
+// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done. An argument that
+// turns out to be invalid there is no status, but leaves 1 in the first int32_t of `workspace`, which otherwise is 0;
+// so do positions that are not finite.
 
 ERWIN_API int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                             const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes);

@@ -339,6 +339,15 @@ def test_radius_fill_checks_its_workspace(context):
     assert search.edges[1].tolist() == [i for i in range(5) for _ in range(5)]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_emulated_search_refuses_positions_that_are_not_finite(value):
+    search = Radius(EMULATED)
+    search.count()
+    search.pos[4, 1] = value
+    with pytest.raises(RuntimeError, match="erwin_radius_count: invalid argument"):
+        search.count()
+
+
 @DEVICES
 @pytest.mark.parametrize("wrong", [-1, 6])
 def test_radius_fill_refuses_a_degree_that_was_not_counted(wrong, context):

@@ -19,11 +19,14 @@ class Gpu {
  public:
   using Warp = DeviceWarp;
 
-  explicit Gpu(const erwin_context& context) : stream_(static_cast<cudaStream_t>(context.stream)) {
+  explicit Gpu(const erwin_context& context)
+      : stream_(static_cast<cudaStream_t>(context.stream)), device_(context.device), before_(context.device) {
     status_ = cudaGetDevice(&before_);
-    if (status_ == cudaSuccess && before_ != context.device) status_ = cudaSetDevice(context.device);
+    if (status_ == cudaSuccess && before_ != device_) status_ = cudaSetDevice(device_);
   }
-  ~Gpu() { cudaSetDevice(before_); }
+  ~Gpu() {
+    if (before_ != device_) cudaSetDevice(before_);
+  }
   Gpu(const Gpu&) = delete;
   Gpu& operator=(const Gpu&) = delete;
 
@@ -43,8 +46,8 @@ class Gpu {
 
  private:
   cudaStream_t stream_;
+  int device_, before_;
   cudaError_t status_;
-  int before_ = 0;
 };
 
 // Sizes need no GPU.

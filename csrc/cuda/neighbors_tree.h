@@ -237,8 +237,11 @@ struct FillLeaf {
       }
       tree.index[first + lane] = static_cast<int32_t>(i);
       tree.place[cloud.row + i] = begin + lane;
-      for (int32_t axis = 0; axis < tree.dim; ++axis)
-        tree.coords[axis * tree.points + first + lane] = pos[(cloud.row + i) * tree.dim + axis];
+      for (int32_t axis = 0; axis < tree.dim; ++axis) {
+        const T x = pos[(cloud.row + i) * tree.dim + axis];
+        if (!(x - x == 0)) *tree.fault = 1;  // not finite
+        tree.coords[axis * tree.points + first + lane] = x;
+      }
     });
     const auto lane = W::lane();
     const auto here = lane < size;

@@ -26,7 +26,8 @@ class _Search:
         ball_sizes: list[int],
         strides: list[int],
     ) -> None:
-        check_finite(pos)
+        if pos.device.type == "cpu":  # a GPU looks at them while it runs
+            check_finite(pos)
         if perm.device != pos.device:
             raise ValueError(
                 f"'perm' is on {perm.device}, the positions are on {pos.device}"
@@ -53,10 +54,11 @@ class _Search:
         workspace = (self.workspace.data_ptr(), self.workspace.size(0))
         scalars = [arg for arg in args if not isinstance(arg, Tensor)]
         outputs = [arg.data_ptr() for arg in args if isinstance(arg, Tensor)]
-        _native.call(name, *self.first_args, *scalars, *workspace, *outputs)
+        with torch.cuda.device_of(self.workspace):
+            _native.call(name, *self.first_args, *scalars, *workspace, *outputs)
 
     def check(self, name: str, *numbers: Tensor) -> list[int]:
-        r"""Returns numbers that a call led to, once it is known to be valid.
+        r"""Returns numbers that a call led to, once its arguments are known to be valid.
 
         A GPU finds out while it runs, so that this waits for it.
         """
@@ -65,6 +67,7 @@ class _Search:
         fault = self.workspace[:4].view(torch.int32)
         *values, faulty = torch.cat([*(n.view(1) for n in numbers), fault]).tolist()
         if faulty:
+            check_finite(self.tensors[0])
             raise RuntimeError(f"{name}: invalid argument")
         return values
 

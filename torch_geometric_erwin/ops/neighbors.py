@@ -58,7 +58,7 @@ class _Search:
             _native.call(name, *self.first_args, *scalars, *workspace, *outputs)
 
     def check(self, name: str, *numbers: Tensor) -> list[int]:
-        r"""Returns numbers that a call led to, once its arguments are known to be valid.
+        r"""Returns numbers that a call led to, once it is known to have been valid.
 
         A GPU finds out while it runs, so that this waits for it.
         """

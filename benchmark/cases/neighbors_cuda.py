@@ -1,0 +1,122 @@
+r"""Searching neighbours on a GPU; a case only where there is one, and its kernels."""
+
+from collections.abc import Callable, Iterator
+from functools import partial, wraps
+from itertools import pairwise
+from math import pi
+
+import torch
+from torch import Tensor
+
+from benchmark import peers
+from benchmark.cases.neighbors import same_edges
+from benchmark.inputs import Clouds, clouds
+from benchmark.runner import Case, Run, Workload
+from torch_geometric_erwin import _native, ball_tree, knn_graph, radius_graph
+
+_K, _DEGREE = 16, 30
+_ROWS = 4096  # of the matrix of distances at a time
+
+
+def _on_gpu(num: int, size: int, seed: int) -> Clouds:
+    # With the tree that a model of five levels has attached already.
+    c = clouds(num, size, seed=seed)
+    tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
+    moved = Clouds(c.pos.cuda(), c.ptr.cuda(), c.batch.cuda(), tree.to("cuda"))
+    torch.cuda.synchronize()
+    return moved
+
+
+def _finished(load: Callable[[], Run]) -> Callable[[], Run]:
+    # What is timed ends when the GPU has done it.
+    def loader() -> Run:
+        run = load()
+
+        @wraps(run)
+        def finished(c: Clouds) -> Tensor:
+            edge_index = run(c)
+            torch.cuda.synchronize()
+            return edge_index
+
+        return finished
+
+    return loader
+
+
+def _by_all_distances(k: int) -> Run:
+    # Every distance, a block of rows at a time, and the smallest of each row.
+    def run(c: Clouds) -> Tensor:
+        source = []
+        for start, stop in pairwise(c.ptr.tolist()):
+            pos = c.pos[start:stop]
+            for first in range(0, stop - start, _ROWS):
+                rows = pos[first : first + _ROWS]
+                far = torch.cdist(
+                    rows, pos, compute_mode="donot_use_mm_for_euclid_dist"
+                )
+                far[:, first:].fill_diagonal_(torch.inf)
+                nearest = far.topk(k, largest=False).indices
+                source.append(nearest.flatten() + start)
+        target = torch.arange(len(c.pos), device=c.pos.device).repeat_interleave(k)
+        return torch.stack([torch.cat(source), target])
+
+    return run
+
+
+def _same_edges(c: Clouds, expected: Tensor, actual: Tensor) -> None:
+    same_edges(c, expected.cpu(), actual.cpu())
+
+
+def _workload(num: int, size: int, kind: str) -> Workload:
+    # Inside the cloud; a point at its border has fewer.
+    radius = (_DEGREE / (4 / 3 * pi * size)) ** (1 / 3)
+    implementations: dict[str, Callable[[], Run]]
+    if kind == "knn":
+        graph = partial(knn_graph, k=_K)
+        baseline = "torch.cdist"
+        implementations = {
+            baseline: lambda: _by_all_distances(_K),
+            "torch-cluster": partial(peers.torch_cluster_knn, _K),
+        }
+    else:
+        graph = partial(radius_graph, r=radius)
+        baseline = "torch-cluster"
+        implementations = {
+            baseline: partial(peers.torch_cluster_radius, radius, 8 * _DEGREE)
+        }
+    if size > 100_000:  # their time grows with the square
+        implementations.clear()
+        baseline = "ours"
+    implementations["ours"] = lambda: lambda c: graph(c.pos, ptr=c.ptr)
+    implementations["ours, tree given"] = lambda: (
+        lambda c: graph(c.pos, ptr=c.ptr, tree=c.tree)
+    )
+    return Workload(
+        f"{num} x {size:,}, {kind}",
+        partial(_on_gpu, num, size),
+        {name: _finished(load) for name, load in implementations.items()},
+        baseline,
+        _same_edges,
+        {"clouds": num, "points": num * size, "kind": kind},
+    )
+
+
+def neighbors_cuda(size: str) -> Iterator[Workload]:
+    r"""The 16 nearest, and those within the radius of 30 on average."""
+    batches = {"tiny": [(2, 200)], "quick": [(16, 4096)]}.get(
+        size, [(16, 4096), (1, 100_000), (1, 1_000_000)]
+    )
+    for kind in ("knn", "radius"):
+        for num, n in batches:
+            yield _workload(num, n, kind)
+
+
+# Elsewhere its inputs cannot be made, let alone its implementations run.
+_AVAILABLE = torch.cuda.is_available() and bool(_native.library().erwin_has_cuda())
+CASES = _AVAILABLE * [
+    Case(
+        "neighbors_cuda",
+        "Neighbour search on a GPU: 16 nearest, and a radius of 30 on average",
+        neighbors_cuda,
+    )
+]

@@ -1,6 +1,5 @@
 // Neighbour search on a GPU: every pass is a kernel. Nothing here waits for the GPU.
-#include <cuda_runtime.h>
-
+#include "launch.h"
 #include "neighbors.h"
 #include "warp.h"
 
@@ -19,35 +18,16 @@ class Gpu {
  public:
   using Warp = DeviceWarp;
 
-  explicit Gpu(const erwin_context& context)
-      : stream_(static_cast<cudaStream_t>(context.stream)), device_(context.device), before_(context.device) {
-    status_ = cudaGetDevice(&before_);
-    if (status_ == cudaSuccess && before_ != device_) status_ = cudaSetDevice(device_);
-  }
-  ~Gpu() {
-    if (before_ != device_) cudaSetDevice(before_);
-  }
-  Gpu(const Gpu&) = delete;
-  Gpu& operator=(const Gpu&) = delete;
+  explicit Gpu(const erwin_context& context) : device_(context) {}
 
   template <typename Pass>
   void run(const Pass& pass, int64_t warps) {
-    const int64_t blocks = ceil_div(warps, kWarpsPerBlock);
-    if (blocks == 0 || status_ != cudaSuccess) return;
-    if (blocks > 0x7fffffff) {
-      status_ = cudaErrorInvalidConfiguration;
-      return;
-    }
-    run_warps<<<static_cast<uint32_t>(blocks), kWarpsPerBlock * kWarp, 0, stream_>>>(pass, warps);
-    status_ = cudaGetLastError();
+    device_.launch(run_warps<Pass>, ceil_div(warps, kWarpsPerBlock), kWarpsPerBlock * kWarp, 0, pass, warps);
   }
-
-  int32_t status() const { return status_ == cudaSuccess ? ERWIN_OK : ERWIN_INTERNAL_ERROR; }
+  int32_t status() const { return device_.ok() ? ERWIN_OK : ERWIN_INTERNAL_ERROR; }
 
  private:
-  cudaStream_t stream_;
-  int device_, before_;
-  cudaError_t status_;
+  cuda::Device device_;
 };
 
 // Sizes need no GPU.

@@ -120,7 +120,7 @@ inline int32_t longest_path(const Layout& layout, int64_t points, int32_t most) 
     sizes.swap(next);
     next.clear();
     for (const Size& size : sizes) {
-      const Children children = layout.split({0, size.first, 0, size.first, size.second});
+      const Children children = layout.split(Node{0, size.first, 0, size.first, size.second});
       add(children.left);
       add(children.right);
     }

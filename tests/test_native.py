@@ -21,6 +21,7 @@ C_TYPES = {
     "double": ctypes.c_double,
     "const erwin_context*": ctypes.POINTER(_native.Context),
     "const erwin_layout*": ctypes.POINTER(_native.Layout),
+    "const erwin_tree_bounds*": ctypes.POINTER(_native.TreeBounds),
     "const erwin_attention*": ctypes.POINTER(_native.Attention),
     "const erwin_heads*": ctypes.POINTER(_native.Heads),
     "const erwin_tree_bounds*": ctypes.POINTER(_native.TreeBounds),

@@ -6,6 +6,7 @@
 #ifndef ERWIN_CUDA_EMULATOR_H_
 #define ERWIN_CUDA_EMULATOR_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -14,6 +15,7 @@
 #define __device__
 #define __host__
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static thread_local
 
 namespace erwin::emulator {
@@ -84,6 +86,11 @@ inline uint32_t __ballot_sync(uint32_t, bool predicate) {
   uint32_t mask = 0;
   for (int lane = 0; lane < 32; ++lane) mask |= static_cast<uint32_t>(all[lane]) << lane;
   return mask;
+}
+
+inline uint32_t __reduce_min_sync(uint32_t, uint32_t value) {
+  const uint64_t* const all = erwin::emulator::exchange(value);
+  return static_cast<uint32_t>(*std::min_element(all, all + 32));
 }
 
 inline uint32_t __match_any_sync(uint32_t, uint32_t value) {

@@ -1,7 +1,4 @@
-// Neighbour search in passes over warps, on any machine that runs them: the GPU, or the host one warp after the other.
-//
-// A Machine has a type Warp, a status, and run(pass, warps), which calls pass(i) for every warp i after all passes
-// before have ended.
+// Neighbour search on a device, in passes over warps: every pass is a kernel. Nothing here waits for the device.
 #ifndef ERWIN_CUDA_NEIGHBORS_H_
 #define ERWIN_CUDA_NEIGHBORS_H_
 
@@ -11,23 +8,47 @@
 #include <vector>
 
 #include "../neighbors.h"
+#include "launch.h"
 #include "neighbors_search.h"
 #include "neighbors_tree.h"
 
-namespace erwin {
+namespace erwin::cuda {
+namespace {
 
-template <typename Machine, typename T>
+#if defined(__CUDACC__)
+constexpr int32_t kWarpsPerBlock = 8;
+#else
+constexpr int32_t kWarpsPerBlock = 1;  // the emulator's threads need stacks
+#endif
+
+template <typename Pass>
+__global__ void __launch_bounds__(kWarpsPerBlock* kLanes) run_warps(const __grid_constant__ Pass pass, int64_t warps) {
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kLanes;
+  if (warp < warps) pass(warp);
+}
+
+template <typename T>
 class WarpSearch {
  public:
-  using W = typename Machine::Warp;
-
-  WarpSearch(Machine& machine, const NeighborsCall& call)
-      : machine_(machine), call_(call), clouds_(plan_search(call.layout, call.ptr, call.clouds, call.dim, &tree_)) {
+  explicit WarpSearch(const NeighborsCall& call)
+      : call_(call), clouds_(plan_search(call.layout, call.ptr, call.clouds, call.dim, &tree_)) {
     bytes_ = tree_.lay_out(static_cast<char*>(call.workspace));
   }
 
   int64_t bytes() const { return bytes_; }
-  bool faulty() const { return *tree_.fault != 0; }  // where the host may read the workspace
+
+  // Calls f with a device to search on; returns the status.
+  template <typename F>
+  int32_t on_device(const F& f) {
+    Device device(*call_.context);
+    device_ = &device;
+    f();
+    if (!device.ok()) return ERWIN_INTERNAL_ERROR;
+#if !defined(__CUDACC__)
+    if (*tree_.fault != 0) return ERWIN_INVALID_ARGUMENT;
+#endif
+    return ERWIN_OK;
+  }
 
   void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
     int64_t edges = 0;
@@ -37,23 +58,23 @@ class WarpSearch {
     }
     build();
     for_dim([&](auto dim) {
-      machine_.run(FindNearest<W, T, dim()>{tree_, k, loop, source, target}, tree_.first[1] * kWarpsPerLeaf);
+      run(FindNearest<T, dim()>{tree_, k, loop, source, target}, tree_.first[1] * kWarpsPerLeaf);
     });
   }
 
   void radius_count(double radius, int64_t cap, bool loop, int64_t* degree) {
     build();
     for_dim([&](auto dim) {
-      machine_.run(CountWithin<W, T, dim()>{tree_, squared(radius), cap, loop, degree},
+      run(CountWithin<T, dim()>{tree_, squared(radius), cap, loop, degree},
                    tree_.first[1] * kWarpsPerLeaf);
     });
   }
 
   void radius_fill(double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
-    machine_.run(SumDegrees<W, T>{tree_, degree}, ceil_div(tree_.points, kChunk));
-    machine_.run(SumChunks<W, T>{tree_}, 1);
+    run(SumDegrees<T>{tree_, degree}, ceil_div(tree_.points, kChunk));
+    run(SumChunks<T>{tree_}, 1);
     for_dim([&](auto dim) {
-      machine_.run(FillWithin<W, T, dim()>{tree_, squared(radius), loop, degree, source, target},
+      run(FillWithin<T, dim()>{tree_, squared(radius), loop, degree, source, target},
                    tree_.first[1] * kWarpsPerLeaf);
     });
   }
@@ -62,17 +83,17 @@ class WarpSearch {
   static T squared(double radius) { return static_cast<T>(radius) * static_cast<T>(radius); }
 
   void build() {
-    WriteClouds<W, T> write{tree_, 0, 0, {}};
+    WriteClouds<T> write{tree_, 0, 0, {}};
     do {
       write.count = std::min<int64_t>(write.kMost, call_.clouds - write.begin);
       std::copy_n(clouds_.begin() + write.begin, write.count, write.clouds);
-      machine_.run(write, std::max<int64_t>(write.count, 1));
+      run(write, std::max<int64_t>(write.count, 1));
       write.begin += write.kMost;
     } while (write.begin < call_.clouds);
-    machine_.run(StartLeaves<W, T>{tree_, call_.layout, plain_layout()}, ceil_div(tree_.first[1], kWarp));
-    machine_.run(FillLeaf<W, T>{tree_, static_cast<const T*>(call_.pos), call_.perm}, tree_.first[1]);
+    run(StartLeaves<T>{tree_, call_.layout, plain_layout()}, ceil_div(tree_.first[1], kLanes));
+    run(FillLeaf<T>{tree_, static_cast<const T*>(call_.pos), call_.perm}, tree_.first[1]);
     for (int32_t level = 1; level < kSearchLevels; ++level)
-      machine_.run(JoinBoxes<W, T>{tree_, level}, tree_.first[level + 1] - tree_.first[level]);
+      run(JoinBoxes<T>{tree_, level}, tree_.first[level + 1] - tree_.first[level]);
   }
 
   // Calls f with the dimension, or 0 where no search is compiled for it, as a constant.
@@ -83,13 +104,42 @@ class WarpSearch {
     else f(std::integral_constant<int, 0>{});
   }
 
-  Machine& machine_;
+  template <typename Pass>
+  void run(const Pass& pass, int64_t warps) const {
+    device_->launch(run_warps<Pass>, ceil_div(warps, kWarpsPerBlock), kWarpsPerBlock * kLanes, 0, pass, warps);
+  }
+
   const NeighborsCall& call_;
+  Device* device_ = nullptr;
   WarpTree<T> tree_;
   std::vector<WarpCloud> clouds_;
   int64_t bytes_;
 };
 
-}  // namespace erwin
+constexpr NeighborsDevice kNeighbors = {
+    [](const NeighborsCall& call) {
+      return with_scalar(call.dtype, [&](auto scalar) { return WarpSearch<decltype(scalar)>(call).bytes(); });
+    },
+    [](const NeighborsCall& call, int64_t k, bool loop, int64_t* source, int64_t* target) {
+      return with_scalar(call.dtype, [&](auto scalar) {
+        WarpSearch<decltype(scalar)> search(call);
+        return search.on_device([&] { search.knn(k, loop, source, target); });
+      });
+    },
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree) {
+      return with_scalar(call.dtype, [&](auto scalar) {
+        WarpSearch<decltype(scalar)> search(call);
+        return search.on_device([&] { search.radius_count(radius, cap, loop, degree); });
+      });
+    },
+    [](const NeighborsCall& call, double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+      return with_scalar(call.dtype, [&](auto scalar) {
+        WarpSearch<decltype(scalar)> search(call);
+        return search.on_device([&] { search.radius_fill(radius, loop, degree, source, target); });
+      });
+    }};
+
+}  // namespace
+}  // namespace erwin::cuda
 
 #endif  // ERWIN_CUDA_NEIGHBORS_H_

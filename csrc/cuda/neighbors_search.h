@@ -12,9 +12,10 @@
 #include <cstdint>
 
 #include "neighbors_tree.h"
-#include "warp.h"
+#include "runtime.h"
 
-namespace erwin {
+namespace erwin::cuda {
+namespace {
 
 constexpr int32_t kListRows = 4;         // a list has 128 places, four a lane
 constexpr int32_t kMostInserted = 8;     // more candidates are sorted before they are merged into a list
@@ -26,146 +27,133 @@ struct Key {
   T distance;
   int32_t index;
 
-  ERWIN_DEVICE bool operator<(const Key& other) const {
+  __device__ bool operator<(const Key& other) const {
     return distance < other.distance || (distance == other.distance && index < other.index);
   }
+  // Of another lane.
+  __device__ Key from(int32_t other) const {
+    return {__shfl_sync(kWarp, distance, other), __shfl_sync(kWarp, index, other)};
+  }
+  __device__ Key across(int32_t flip) const {
+    return {__shfl_xor_sync(kWarp, distance, flip), __shfl_xor_sync(kWarp, index, flip)};
+  }
 };
+
+// By numbers: a choice between places would move arrays out of registers.
+template <typename T>
+__device__ Key<T> choose(bool first, const Key<T>& a, const Key<T>& b) {
+  return {first ? a.distance : b.distance, first ? a.index : b.index};
+}
 
 // Follows all candidates.
 template <typename T>
-ERWIN_DEVICE Key<T> no_limit() {
+__device__ Key<T> no_limit() {
   return {static_cast<T>(INFINITY), kNoIndex};
 }
 
-// One in every lane.
-template <typename W, typename T>
-struct Keys {
-  typename W::template Lanes<T> distance;
-  typename W::template Lanes<int32_t> index;
+// Of the lanes that differ by the bits of `flip`, the one without the bit `high` gets the smaller key.
+template <typename T>
+__device__ void order(Key<T>& key, int32_t flip, int32_t high) {
+  const Key<T> other = key.across(flip);
+  key = choose((other < key) == ((lane() & high) == 0), other, key);
+}
 
-  Keys() = default;
-  ERWIN_DEVICE Keys(typename W::template Lanes<T> d, typename W::template Lanes<int32_t> i) : distance(d), index(i) {}
-  ERWIN_DEVICE Keys(const Key<T>& key) : distance(key.distance), index(key.index) {}  // NOLINT: in every lane
+// Sorts the lanes if they are bitonic: rise and then fall.
+template <typename T>
+__device__ void clean(Key<T>& key, int32_t half = kLanes / 2) {
+  for (; half > 0; half /= 2) order(key, half, half);
+}
 
-  ERWIN_DEVICE typename W::template Lanes<bool> operator<(const Keys& other) const {
-    return (distance < other.distance) | ((distance == other.distance) & (index < other.index));
+template <typename T>
+__device__ void sort(Key<T>& key) {
+  for (int32_t run = 2; run <= kLanes; run *= 2) {
+    order(key, run - 1, run / 2);
+    clean(key, run / 4);
   }
-  ERWIN_DEVICE Key<T> broadcast(int32_t from) const {
-    return {W::broadcast(distance, from), W::broadcast(index, from)};
-  }
-  ERWIN_DEVICE Keys shuffle(typename W::template Lanes<int32_t> from) const {
-    return {W::shuffle(distance, from), W::shuffle(index, from)};
-  }
-  ERWIN_DEVICE Keys exchange(int32_t flip) const { return {W::exchange(distance, flip), W::exchange(index, flip)}; }
-  static ERWIN_DEVICE Keys select(typename W::template Lanes<bool> choice, const Keys& yes, const Keys& no) {
-    return {W::select(choice, yes.distance, no.distance), W::select(choice, yes.index, no.index)};
-  }
-
-  // Of the lanes that differ by the bits of `flip`, the one without the bit `high` gets the smaller key.
-  ERWIN_DEVICE void order(int32_t flip, int32_t high) {
-    const Keys other = exchange(flip);
-    const auto wants_smaller = (W::lane() & high) == 0;
-    *this = select((other < *this) == wants_smaller, other, *this);
-  }
-  // Sorts the lanes if they are bitonic: rise and then fall.
-  ERWIN_DEVICE void clean() {
-    for (int32_t half = kWarp / 2; half > 0; half /= 2) order(half, half);
-  }
-  ERWIN_DEVICE void sort() {
-    for (int32_t run = 2; run <= kWarp; run *= 2) {
-      order(run - 1, run / 2);
-      for (int32_t half = run / 4; half > 0; half /= 2) order(half, half);
-    }
-  }
-};
+}
 
 // The nearest candidates of a query, ascending: place i is in lane i % 32 of row i / 32.
-template <typename W, typename T>
+template <typename T>
 class NearestList {
  public:
   static constexpr bool kNearestFirst = true;
 
   // Of those before `limit` and after `after`, `count` <= 128 are kept.
-  ERWIN_DEVICE NearestList(int32_t count, const Key<T>& limit, const Key<T>& after)
-      : count_(count), rows_((count + kWarp - 1) / kWarp), after_(after), bound_(limit) {
+  __device__ NearestList(int32_t count, const Key<T>& limit, const Key<T>& after)
+      : count_(count), rows_((count + kLanes - 1) / kLanes), after_(after), bound_(limit) {
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) best_[row] = limit;
   }
 
-  ERWIN_DEVICE Key<T> bound() const { return bound_; }  // which candidates must precede
-  ERWIN_DEVICE const Keys<W, T>& row(int32_t row) const { return best_[row]; }
+  __device__ Key<T> bound() const { return bound_; }  // which candidates must precede
+  __device__ int32_t index(int32_t row) const { return best_[row].index; }  // in this lane
 
-  ERWIN_DEVICE void take(const Keys<W, T>& keys, typename W::template Lanes<bool> here) {
-    const auto wanted = here & (Keys<W, T>(after_) < keys) & (keys < Keys<W, T>(bound_));
-    uint32_t lanes = W::ballot(wanted);
-    if (W::count(lanes) > kMostInserted) {
-      merge(Keys<W, T>::select(wanted, keys, Keys<W, T>(no_limit<T>())));
+  __device__ void take(const Key<T>& key, bool here) {
+    const bool wanted = here && after_ < key && key < bound_;
+    uint32_t lanes = __ballot_sync(kWarp, wanted);
+    if (__popc(lanes) > kMostInserted) {
+      merge(choose(wanted, key, no_limit<T>()));
       return;
     }
     for (; lanes != 0; lanes &= lanes - 1) {
-      const Key<T> key = keys.broadcast(W::lowest(lanes));
-      if (key < bound_) insert(key);
+      const Key<T> next = key.from(__ffs(lanes) - 1);
+      if (next < bound_) insert(next);
     }
   }
 
  private:
-  ERWIN_DEVICE void insert(Key<T> key) {
-    const auto lane = W::lane();
+  __device__ void insert(Key<T> key) {
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) {
       if (row >= rows_) break;
-      Keys<W, T>& best = best_[row];
-      const Key<T> last = best.broadcast(kWarp - 1);
-      const Keys<W, T> before = best.shuffle(lane - 1), fresh(key);
-      const Keys<W, T> moved = Keys<W, T>::select((lane != 0) & (fresh < before), before, fresh);
-      best = Keys<W, T>::select(fresh < best, moved, best);
-      if (key < last) key = last;
+      Key<T>& best = best_[row];
+      const Key<T> last = best.from(kLanes - 1), before = best.from((lane() - 1) & (kLanes - 1));
+      best = choose(key < best, choose(lane() > 0 && key < before, before, key), best);
+      key = choose(key < last, last, key);
     }
     update();
   }
 
-  ERWIN_DEVICE void merge(Keys<W, T> fresh) {
-    fresh.sort();
+  __device__ void merge(Key<T> fresh) {
+    sort(fresh);
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) {
       if (row >= rows_) break;
-      Keys<W, T>& best = best_[row];
-      const Keys<W, T> reversed = fresh.exchange(kWarp - 1);
-      const auto moves = reversed < best;
-      fresh = Keys<W, T>::select(moves, best, reversed);
-      best = Keys<W, T>::select(moves, reversed, best);
-      best.clean();
-      if (row + 1 < rows_) fresh.clean();
+      Key<T>& best = best_[row];
+      const Key<T> reversed = fresh.across(kLanes - 1);
+      const bool moves = reversed < best;
+      fresh = choose(moves, best, reversed);
+      best = choose(moves, reversed, best);
+      clean(best);
+      if (row + 1 < rows_) clean(fresh);
     }
     update();
   }
 
-  ERWIN_DEVICE void update() {
+  __device__ void update() {
     const int32_t last = count_ - 1;
-    Keys<W, T> keys = best_[0];
+    Key<T> key = best_[0];
     ERWIN_UNROLL
-    for (int32_t row = 1; row < kListRows; ++row) keys = Keys<W, T>::select(row == last / kWarp, best_[row], keys);
-    bound_ = keys.broadcast(last % kWarp);
+    for (int32_t row = 1; row < kListRows; ++row) key = choose(row == last / kLanes, best_[row], key);
+    bound_ = key.from(last % kLanes);
   }
 
   int32_t count_, rows_;
   Key<T> after_, bound_;
-  Keys<W, T> best_[kListRows];
+  Key<T> best_[kListRows];  // of this lane
 };
 
 // Counts the candidates within a limit.
-template <typename W, typename T>
+template <typename T>
 class Counter {
  public:
   static constexpr bool kNearestFirst = false;
 
-  explicit ERWIN_DEVICE Counter(const Key<T>& limit) : limit_(limit) {}
+  explicit __device__ Counter(const Key<T>& limit) : limit_(limit) {}
 
-  ERWIN_DEVICE Key<T> bound() const { return limit_; }
-  ERWIN_DEVICE int64_t count() const { return count_; }
-  ERWIN_DEVICE void take(const Keys<W, T>& keys, typename W::template Lanes<bool> here) {
-    count_ += W::count(W::ballot(here & (keys < Keys<W, T>(limit_))));
-  }
+  __device__ Key<T> bound() const { return limit_; }
+  __device__ int64_t count() const { return count_; }
+  __device__ void take(const Key<T>& key, bool here) { count_ += __popc(__ballot_sync(kWarp, here && key < limit_)); }
 
  private:
   Key<T> limit_;
@@ -173,50 +161,47 @@ class Counter {
 };
 
 // A point of the tree whose neighbours are searched. D is the dimension, or 0 where it is known at run time only.
-template <typename W, typename T, int D>
+template <typename T, int D>
 class Query {
  public:
-  template <typename X>
-  using Lanes = typename W::template Lanes<X>;
-
   // The point at a place of a leaf of the cloud. It is not among its own candidates unless `loop`.
-  ERWIN_DEVICE Query(const WarpTree<T>& tree, const WarpCloud& cloud, int32_t leaf, int32_t place, bool loop)
+  __device__ Query(const WarpTree<T>& tree, const WarpCloud& cloud, int32_t leaf, int32_t place, bool loop)
       : tree_(tree), cloud_(cloud), leaf_(leaf), at_(tree.coords + cloud.row + place) {
     self_ = tree.index[cloud.row + place];
     excluded_ = loop ? kNoIndex : self_;
     for (int32_t axis = 0; axis < D; ++axis) x_[axis] = at_[axis * tree.points];
   }
 
-  ERWIN_DEVICE int32_t self() const { return self_; }
+  __device__ int32_t self() const { return self_; }
 
   // Offers all points to a taker that may precede its bound.
   template <typename Taker>
-  ERWIN_DEVICE void walk(Taker& taker) const {
-    const auto lane = W::lane();
+  __device__ void walk(Taker& taker) const {
     const int32_t top = cloud_.top();
     int32_t level = top, group = 0;
-    Lanes<uint32_t> waiting = ~0u;  // in the lane of every level, the children of the group there that are not done
+    uint32_t waiting = ~0u;  // in the lane of every level, the children of the group there that are not done
     while (true) {
       const int32_t home = leaf_ >> (kLevelBits * level);
-      const int32_t first = home >> kLevelBits == group ? home & (kWarp - 1) : 0;
-      const auto node = (lane ^ first) + group * kWarp;  // the own one first, and then those that are near it
-      const auto here = node < cloud_.nodes(level);
-      const Keys<W, T> boxes = box_keys(level, node, here);
-      uint32_t left = W::broadcast(waiting, level) & W::ballot(here);
-      uint32_t near = left & W::ballot(boxes < Keys<W, T>(taker.bound()));
+      const int32_t first = home >> kLevelBits == group ? home & (kLanes - 1) : 0;
+      const int32_t node = group * kLanes + (lane() ^ first);  // the own one first, and then those that are near it
+      const bool here = node < cloud_.nodes(level);
+      Key<T> box = no_limit<T>();
+      if (here) box = box_key(level, node);
+      uint32_t left = __shfl_sync(kWarp, waiting, level);
+      uint32_t near = left & __ballot_sync(kWarp, box < taker.bound());
       if (level > 0 && near != 0) {
-        const int32_t child = W::lowest(near);
-        waiting = W::select(lane == level, Lanes<uint32_t>(left & ~(1u << child)), waiting);
-        waiting = W::select(lane == level - 1, Lanes<uint32_t>(~0u), waiting);
-        group = group * kWarp + (child ^ first);
+        const int32_t child = __ffs(near) - 1;
+        if (lane() == level) waiting = left & ~(1u << child);
+        if (lane() == level - 1) waiting = ~0u;
+        group = group * kLanes + (child ^ first);
         --level;
         continue;
       }
       while (near != 0) {  // leaves
-        const int32_t child = Taker::kNearestFirst ? nearest(boxes.distance, near) : W::lowest(near);
+        const int32_t child = Taker::kNearestFirst ? nearest(box.distance, near) : __ffs(near) - 1;
         left &= ~(1u << child);
-        look_into(group * kWarp + (child ^ first), taker);
-        near = left & W::ballot(boxes < Keys<W, T>(taker.bound()));
+        look_into(group * kLanes + (child ^ first), taker);
+        near = left & __ballot_sync(kWarp, box < taker.bound());
       }
       if (level == top) return;
       ++level;
@@ -225,44 +210,53 @@ class Query {
   }
 
  private:
-  ERWIN_DEVICE int32_t dim() const { return D > 0 ? D : tree_.dim; }
-  ERWIN_DEVICE T x(int32_t axis) const { return D > 0 ? x_[axis] : at_[axis * tree_.points]; }
+  __device__ int32_t dim() const { return D > 0 ? D : tree_.dim; }
+  __device__ T x(int32_t axis) const { return D > 0 ? x_[axis] : at_[axis * tree_.points]; }
 
-  // Of boxes: the distance to them, and the lowest index inside.
-  ERWIN_DEVICE Keys<W, T> box_keys(int32_t level, Lanes<int32_t> node, Lanes<bool> here) const {
-    const int64_t first = cloud_.first[level];
-    Lanes<T> sum = T{0};
+  // The distance to a box, and the lowest index inside.
+  __device__ Key<T> box_key(int32_t level, int32_t node) const {
+    const int64_t at = cloud_.first[level] + node;
+    T sum = 0;
     for (int32_t axis = 0; axis < dim(); ++axis) {
-      const Lanes<T> q = x(axis);
-      const T* const low = tree_.boxes + axis * tree_.nodes + first;
-      const T* const high = low + dim() * tree_.nodes;
-      const Lanes<T> below = W::load(low, node, here, T{0}), above = W::load(high, node, here, T{0});
-      const Lanes<T> d = W::select(q < below, below - q, W::select(above < q, above - q, Lanes<T>(T{0})));
-      sum = sum + d * d;
+      const T q = x(axis), low = tree_.boxes[axis * tree_.nodes + at];
+      const T high = tree_.boxes[(dim() + axis) * tree_.nodes + at];
+      const T d = q < low ? low - q : high < q ? high - q : T{0};
+      sum += d * d;
     }
-    return {sum, W::load(tree_.lowest + first, node, here, kNoIndex)};
+    return {sum, tree_.lowest[at]};
   }
 
   // The lane of the shortest of some distances.
-  static ERWIN_DEVICE int32_t nearest(Lanes<T> distance, uint32_t lanes) {
-    const T least = W::least(W::select(W::member(lanes), distance, Lanes<T>(static_cast<T>(INFINITY))));
-    const uint32_t found = lanes & W::ballot(distance == Lanes<T>(least));
-    return W::lowest(found != 0 ? found : lanes);
+  static __device__ int32_t nearest(T distance, uint32_t lanes) {
+    const T least = least_distance((lanes >> lane() & 1) != 0 ? distance : static_cast<T>(INFINITY));
+    const uint32_t found = lanes & __ballot_sync(kWarp, distance == least);
+    return __ffs(found) - 1;
   }
 
+  // Numbers that are not negative order as their bits do.
+  static __device__ float least_distance(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    bits = __reduce_min_sync(kWarp, bits);
+    memcpy(&x, &bits, sizeof(bits));
+    return x;
+  }
+  static __device__ double least_distance(double x) { return warp_least(x); }
+
   template <typename Taker>
-  ERWIN_DEVICE void look_into(int32_t leaf, Taker& taker) const {
-    const int32_t begin = tree_.begin(cloud_, leaf), size = tree_.end(cloud_, leaf) - begin;
-    const auto lane = W::lane();
-    const auto here = lane < size;
-    const int64_t first = cloud_.row + begin;
-    Lanes<T> sum = T{0};
-    for (int32_t axis = 0; axis < dim(); ++axis) {
-      const Lanes<T> d = W::load(tree_.coords + axis * tree_.points + first, lane, here, T{0}) - Lanes<T>(x(axis));
-      sum = sum + d * d;
+  __device__ void look_into(int32_t leaf, Taker& taker) const {
+    const int32_t begin = tree_.begin(cloud_, leaf), end = tree_.end(cloud_, leaf);
+    const bool here = begin + lane() < end;
+    const int64_t place = cloud_.row + begin + lane();
+    Key<T> key{0, kNoIndex};
+    if (here) {
+      for (int32_t axis = 0; axis < dim(); ++axis) {
+        const T d = tree_.coords[axis * tree_.points + place] - x(axis);
+        key.distance += d * d;
+      }
+      key.index = tree_.index[place];
     }
-    const Keys<W, T> keys{sum, W::load(tree_.index + first, lane, here, kNoIndex)};
-    taker.take(keys, here & (keys.index != Lanes<int32_t>(excluded_)));
+    taker.take(key, here && key.index != excluded_);
   }
 
   const WarpTree<T>& tree_;
@@ -274,41 +268,39 @@ class Query {
 };
 
 // Calls body(query, cloud) for the queries of a warp's share of a leaf.
-template <typename W, typename T, int D, typename F>
-ERWIN_DEVICE void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, const F& body) {
+template <typename T, int D, typename F>
+__device__ void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, const F& body) {
   const int64_t leaf = warp / kWarpsPerLeaf;
   const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
   const auto number = static_cast<int32_t>(leaf - cloud.first[0]);
   const int32_t end = tree.end(cloud, number);
   const auto share = static_cast<int32_t>(warp % kWarpsPerLeaf);
   for (int32_t place = tree.begin(cloud, number) + share; place < end; place += kWarpsPerLeaf) {
-    const Query<W, T, D> query(tree, cloud, number, place, loop);
-    if (tree.place[cloud.row + query.self()] != place) W::put(tree.fault, 1);  // a point has two places
+    const Query<T, D> query(tree, cloud, number, place, loop);
+    if (tree.place[cloud.row + query.self()] != place) *tree.fault = 1;  // a point has two places
     body(query, cloud);
   }
 }
 
 // Writes the `count` nearest before `limit` of a query, in passes of as many as a list has room for. False where there
 // are fewer.
-template <typename W, typename T, int D>
-ERWIN_DEVICE bool write_nearest(const Query<W, T, D>& query, const WarpCloud& cloud, int64_t count,
+template <typename T, int D>
+__device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, int64_t count,
                                 const Key<T>& limit, int64_t* source, int64_t* target) {
-  constexpr int64_t room = kListRows * kWarp;
+  constexpr int64_t room = kListRows * kLanes;
   Key<T> after{-1, -1};
   for (int64_t done = 0; done < count; done += room) {
     const auto most = static_cast<int32_t>(count - done < room ? count - done : room);
-    NearestList<W, T> list(most, limit, after);
+    NearestList<T> list(most, limit, after);
     query.walk(list);
     after = list.bound();
     if (after.index == kNoIndex) return false;
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) {
-      W::each_lane([&](int32_t lane) {
-        const int32_t i = row * kWarp + lane;
-        if (i >= most) return;
-        source[done + i] = cloud.row + W::own(list.row(row).index, lane);
-        target[done + i] = cloud.row + query.self();
-      });
+      const int32_t i = row * kLanes + lane();
+      if (i >= most) break;
+      source[done + i] = cloud.row + list.index(row);
+      target[done + i] = cloud.row + query.self();
     }
   }
   return true;
@@ -316,7 +308,7 @@ ERWIN_DEVICE bool write_nearest(const Query<W, T, D>& query, const WarpCloud& cl
 
 // ---- Passes ---------------------------------------------------------------------------------------------------------
 
-template <typename W, typename T, int D>
+template <typename T, int D>
 struct FindNearest {
   WarpTree<T> tree;
   int64_t k;
@@ -324,16 +316,16 @@ struct FindNearest {
   int64_t* source;
   int64_t* target;
 
-  ERWIN_DEVICE void operator()(int64_t warp) const {
-    each_query<W, T, D>(tree, warp, loop, [&](const Query<W, T, D>& query, const WarpCloud& cloud) {
+  __device__ void operator()(int64_t warp) const {
+    each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
       const int64_t others = cloud.points - (loop ? 0 : 1), count = k < others ? k : others;
       const int64_t edge = cloud.edge + query.self() * count;
-      if (!write_nearest(query, cloud, count, no_limit<T>(), source + edge, target + edge)) W::put(tree.fault, 1);
+      if (!write_nearest(query, cloud, count, no_limit<T>(), source + edge, target + edge)) *tree.fault = 1;
     });
   }
 };
 
-template <typename W, typename T, int D>
+template <typename T, int D>
 struct CountWithin {
   WarpTree<T> tree;
   T limit;  // squared radius
@@ -341,45 +333,52 @@ struct CountWithin {
   bool loop;
   int64_t* degree;
 
-  ERWIN_DEVICE void operator()(int64_t warp) const {
-    each_query<W, T, D>(tree, warp, loop, [&](const Query<W, T, D>& query, const WarpCloud& cloud) {
-      Counter<W, T> counter({limit, kNoIndex});
+  __device__ void operator()(int64_t warp) const {
+    each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
+      Counter<T> counter({limit, kNoIndex});
       query.walk(counter);
       const int64_t count = counter.count();
-      W::put(degree + cloud.row + query.self(), cap >= 0 && cap < count ? cap : count);
+      if (lane() == 0) degree[cloud.row + query.self()] = cap >= 0 && cap < count ? cap : count;
     });
   }
 };
 
+// Writes the sums of `total` and all values that precede each of at most 32, and adds these to it.
+__device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& total, int64_t* sums) {
+  const int64_t own = lane() < count ? x[lane()] : 0;
+  const int64_t before = warp_exclusive_scan(own);
+  if (lane() < count) sums[lane()] = total + before;
+  total += __shfl_sync(kWarp, before + own, kLanes - 1);
+}
+
 // The first edge of every point, from that of its chunk.
-template <typename W, typename T>
+template <typename T>
 struct SumDegrees {
   WarpTree<T> tree;
   const int64_t* degree;
 
-  ERWIN_DEVICE void operator()(int64_t chunk) const {
+  __device__ void operator()(int64_t chunk) const {
     const int64_t end = (chunk + 1) * kChunk < tree.points ? (chunk + 1) * kChunk : tree.points;
     int64_t total = 0;
-    for (int64_t i = chunk * kChunk; i < end; i += kWarp)
-      total = exclusive_sums<W>(degree + i, end - i, total, tree.edge + i);
-    W::put(tree.chunk_edge + chunk, total);
+    for (int64_t i = chunk * kChunk; i < end; i += kLanes) sum_before(degree + i, end - i, total, tree.edge + i);
+    if (lane() == 0) tree.chunk_edge[chunk] = total;
   }
 };
 
 // The first edge of every chunk; one warp.
-template <typename W, typename T>
+template <typename T>
 struct SumChunks {
   WarpTree<T> tree;
 
-  ERWIN_DEVICE void operator()(int64_t) const {
+  __device__ void operator()(int64_t) const {
     const int64_t chunks = (tree.points + kChunk - 1) / kChunk;
     int64_t total = 0;
-    for (int64_t i = 0; i < chunks; i += kWarp)
-      total = exclusive_sums<W>(tree.chunk_edge + i, chunks - i, total, tree.chunk_edge + i);
+    for (int64_t i = 0; i < chunks; i += kLanes)
+      sum_before(tree.chunk_edge + i, chunks - i, total, tree.chunk_edge + i);
   }
 };
 
-template <typename W, typename T, int D>
+template <typename T, int D>
 struct FillWithin {
   WarpTree<T> tree;
   T limit;
@@ -388,17 +387,18 @@ struct FillWithin {
   int64_t* source;
   int64_t* target;
 
-  ERWIN_DEVICE void operator()(int64_t warp) const {
-    each_query<W, T, D>(tree, warp, loop, [&](const Query<W, T, D>& query, const WarpCloud& cloud) {
+  __device__ void operator()(int64_t warp) const {
+    each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
       const int64_t point = cloud.row + query.self();
       const int64_t edge = tree.chunk_edge[point / kChunk] + tree.edge[point];
       const bool counted = degree[point] >= 0;
       if (!counted || !write_nearest(query, cloud, degree[point], {limit, kNoIndex}, source + edge, target + edge))
-        W::put(tree.fault, 1);
+        *tree.fault = 1;
     });
   }
 };
 
-}  // namespace erwin
+}  // namespace
+}  // namespace erwin::cuda
 
 #endif  // ERWIN_CUDA_NEIGHBORS_SEARCH_H_

@@ -16,10 +16,12 @@
 
 #include "../layout.h"
 #include "../sections.h"
-#include "warp.h"
+#include "runtime.h"
 
-namespace erwin {
+namespace erwin::cuda {
+namespace {
 
+constexpr int32_t kLanes = 32;            // of a warp
 constexpr int32_t kLevelBits = 5;         // of a leaf's number: 32 children
 constexpr int32_t kSearchLevels = 6;      // for 2^30 points
 constexpr int32_t kNoIndex = 0x7fffffff;  // follows the index of every point
@@ -76,7 +78,7 @@ struct WarpTree {
   }
 
   // The cloud of a node.
-  ERWIN_DEVICE int64_t owner(int64_t node, int32_t level) const {
+  __device__ int64_t owner(int64_t node, int32_t level) const {
     int64_t low = 0, high = num_clouds;
     while (high - low > 1) {
       const int64_t middle = low + (high - low) / 2;
@@ -87,8 +89,8 @@ struct WarpTree {
   }
 
   // Places in the cloud, of a leaf by its number there.
-  ERWIN_DEVICE int32_t begin(const WarpCloud& cloud, int32_t leaf) const { return start[cloud.first[0] + leaf]; }
-  ERWIN_DEVICE int32_t end(const WarpCloud& cloud, int32_t leaf) const {
+  __device__ int32_t begin(const WarpCloud& cloud, int32_t leaf) const { return start[cloud.first[0] + leaf]; }
+  __device__ int32_t end(const WarpCloud& cloud, int32_t leaf) const {
     return leaf + 1 < cloud.nodes(0) ? start[cloud.first[0] + leaf + 1] : cloud.points;
   }
 };
@@ -100,7 +102,7 @@ inline Layout plain_layout() {
   Layout layout{};
   layout.kind = ERWIN_BALANCED;
   layout.levels = 1;
-  layout.ball[0] = layout.blocks_per_ball = kWarp;
+  layout.ball[0] = layout.blocks_per_ball = kLanes;
   layout.span[0] = 1;
   return layout;
 }
@@ -111,7 +113,7 @@ inline int32_t longest_path(const Layout& layout, int64_t points, int32_t most) 
   std::vector<Size> sizes, next;
   const auto add = [&next](const Node& node) {
     const Size size{node.points, node.balls};
-    if (node.points > kWarp && std::find(next.begin(), next.end(), size) == next.end()) next.push_back(size);
+    if (node.points > kLanes && std::find(next.begin(), next.end(), size) == next.end()) next.push_back(size);
   };
   add(layout.root(points));
   for (int32_t depth = 0;; ++depth) {
@@ -165,7 +167,7 @@ std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int
 // ---- On the device: passes, each a function of the warp's number ----------------------------------------------------
 
 // Writes the table of clouds, a part at a time: the arguments of a kernel come with it and need no copy.
-template <typename W, typename T>
+template <typename T>
 struct WriteClouds {
   static constexpr int64_t kMost = 32;
 
@@ -173,31 +175,30 @@ struct WriteClouds {
   int64_t begin, count;
   WarpCloud clouds[kMost];
 
-  ERWIN_DEVICE void operator()(int64_t warp) const {
-    if (warp < count) W::put(tree.clouds + begin + warp, clouds[warp]);
-    if (begin + warp == 0) W::put(tree.fault, 0);
+  __device__ void operator()(int64_t warp) const {
+    if (lane() > 0) return;
+    if (warp < count) tree.clouds[begin + warp] = clouds[warp];
+    if (begin + warp == 0) *tree.fault = 0;
   }
 };
 
 // Where the leaves start: 32 of them a warp.
-template <typename W, typename T>
+template <typename T>
 struct StartLeaves {
   WarpTree<T> tree;
   Layout layout, plain;
 
-  ERWIN_DEVICE void operator()(int64_t warp) const {
-    W::each_lane([&](int32_t lane) {
-      const int64_t leaf = warp * kWarp + lane;
-      if (leaf >= tree.first[1]) return;
-      const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
-      tree.start[leaf] = find(cloud.plain ? plain : layout, cloud, static_cast<int32_t>(leaf - cloud.first[0]));
-    });
+  __device__ void operator()(int64_t warp) const {
+    const int64_t leaf = warp * kLanes + lane();
+    if (leaf >= tree.first[1]) return;
+    const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
+    tree.start[leaf] = find(cloud.plain ? plain : layout, cloud, static_cast<int32_t>(leaf - cloud.first[0]));
   }
 
-  static ERWIN_DEVICE int32_t find(const Layout& layout, const WarpCloud& cloud, int32_t leaf) {
+  static __device__ int32_t find(const Layout& layout, const WarpCloud& cloud, int32_t leaf) {
     Node node = layout.root(cloud.points);
     for (int32_t bits = cloud.depth; bits > 0; --bits) {
-      if (node.points <= kWarp) {  // its first number is the leaf itself, the others are empty
+      if (node.points <= kLanes) {  // its first number is the leaf itself, the others are empty
         const bool empty = (leaf & ((1 << bits) - 1)) != 0;
         return static_cast<int32_t>(node.begin + (empty ? node.points : 0));
       }
@@ -208,72 +209,73 @@ struct StartLeaves {
   }
 };
 
-// Writes the box of a node, of lanes that are there.
-template <typename W, typename T>
-ERWIN_DEVICE void put_box(const WarpTree<T>& tree, int64_t node, int32_t axis, typename W::template Lanes<T> low,
-                          typename W::template Lanes<T> high) {
-  W::put(tree.boxes + axis * tree.nodes + node, smallest<W, T>(low));
-  W::put(tree.boxes + (tree.dim + axis) * tree.nodes + node, largest<W, T>(high));
+// Writes the box of a node, of those in its lanes.
+template <typename T>
+__device__ void write_box(const WarpTree<T>& tree, int64_t node, int32_t axis, T low, T high) {
+  low = warp_least(low);
+  high = warp_largest(high);
+  if (lane() > 0) return;
+  tree.boxes[axis * tree.nodes + node] = low;
+  tree.boxes[(tree.dim + axis) * tree.nodes + node] = high;
+}
+
+template <typename T>
+__device__ void write_lowest(const WarpTree<T>& tree, int64_t node, int32_t index) {
+  index = warp_least(index);
+  if (lane() == 0) tree.lowest[node] = index;
 }
 
 // Gathers the points of a leaf and their box.
-template <typename W, typename T>
+template <typename T>
 struct FillLeaf {
   WarpTree<T> tree;
   const T* pos;         // [points, dim]
   const int64_t* perm;  // [points]
 
-  ERWIN_DEVICE void operator()(int64_t leaf) const {
+  __device__ void operator()(int64_t leaf) const {
     const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
     const auto number = static_cast<int32_t>(leaf - cloud.first[0]);
     const int32_t begin = tree.begin(cloud, number), size = tree.end(cloud, number) - begin;
-    const int64_t first = cloud.row + begin;
-    W::each_lane([&](int32_t lane) {
-      if (lane >= size) return;
-      int64_t i = perm[first + lane];
-      if (i < 0 || i >= cloud.points) {  // no index may lead out of memory
-        *tree.fault = 1;
-        i = 0;
-      }
-      tree.index[first + lane] = static_cast<int32_t>(i);
-      tree.place[cloud.row + i] = begin + lane;
-      for (int32_t axis = 0; axis < tree.dim; ++axis) {
-        const T x = pos[(cloud.row + i) * tree.dim + axis];
-        if (!(x - x == 0)) *tree.fault = 1;  // not finite
-        tree.coords[axis * tree.points + first + lane] = x;
-      }
-    });
-    const auto lane = W::lane();
-    const auto here = lane < size;
-    const T infinity = static_cast<T>(INFINITY);
-    for (int32_t axis = 0; axis < tree.dim; ++axis) {
-      const T* const x = tree.coords + axis * tree.points + first;
-      put_box<W, T>(tree, leaf, axis, W::load(x, lane, here, infinity), W::load(x, lane, here, -infinity));
+    const bool here = lane() < size;
+    const int64_t place = cloud.row + begin + lane();
+    int64_t i = here ? perm[place] : 0;
+    if (i < 0 || i >= cloud.points) {  // no index may lead out of memory
+      *tree.fault = 1;
+      i = 0;
     }
-    W::put(tree.lowest + leaf, smallest<W, int32_t>(W::load(tree.index + first, lane, here, kNoIndex)));
+    for (int32_t axis = 0; axis < tree.dim; ++axis) {
+      const T x = here ? pos[(cloud.row + i) * tree.dim + axis] : T{0};
+      if (!(x - x == 0)) *tree.fault = 1;  // not finite
+      if (here) tree.coords[axis * tree.points + place] = x;
+      write_box(tree, leaf, axis, here ? x : static_cast<T>(INFINITY), here ? x : -static_cast<T>(INFINITY));
+    }
+    write_lowest(tree, leaf, here ? static_cast<int32_t>(i) : kNoIndex);
+    if (!here) return;
+    tree.index[place] = static_cast<int32_t>(i);
+    tree.place[cloud.row + i] = begin + lane();
   }
 };
 
 // Joins the boxes of the 32 children of a node of a level above the leaves.
-template <typename W, typename T>
+template <typename T>
 struct JoinBoxes {
   WarpTree<T> tree;
   int32_t level;
 
-  ERWIN_DEVICE void operator()(int64_t warp) const {
+  __device__ void operator()(int64_t warp) const {
     const int64_t node = tree.first[level] + warp;
     const WarpCloud& cloud = tree.clouds[tree.owner(node, level)];
-    const int64_t first = cloud.first[level - 1] + (node - cloud.first[level]) * kWarp;
-    const auto lane = W::lane();
+    const int64_t first = cloud.first[level - 1] + (node - cloud.first[level]) * kLanes;
     for (int32_t axis = 0; axis < tree.dim; ++axis) {
       const T* const low = tree.boxes + axis * tree.nodes + first;
       const T* const high = low + tree.dim * tree.nodes;
-      put_box<W, T>(tree, node, axis, W::load(low, lane, true, T{0}), W::load(high, lane, true, T{0}));
+      write_box(tree, node, axis, low[lane()], high[lane()]);
     }
-    W::put(tree.lowest + node, smallest<W, int32_t>(W::load(tree.lowest + first, lane, true, 0)));
+    write_lowest(tree, node, tree.lowest[first + lane()]);
   }
 };
 
-}  // namespace erwin
+}  // namespace
+}  // namespace erwin::cuda
 
 #endif  // ERWIN_CUDA_NEIGHBORS_TREE_H_

@@ -24,7 +24,6 @@ C_TYPES = {
     "const erwin_tree_bounds*": ctypes.POINTER(_native.TreeBounds),
     "const erwin_attention*": ctypes.POINTER(_native.Attention),
     "const erwin_heads*": ctypes.POINTER(_native.Heads),
-    "const erwin_tree_bounds*": ctypes.POINTER(_native.TreeBounds),
     "const erwin_message*": ctypes.POINTER(_native.Message),
     "int64_t* const*": ctypes.POINTER(ctypes.c_void_p),
 }

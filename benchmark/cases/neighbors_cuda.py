@@ -1,7 +1,7 @@
-r"""Searching neighbours on a GPU; a case only where there is one, and its kernels."""
+r"""Searching neighbours on a GPU."""
 
 from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from functools import partial
 from itertools import pairwise
 from math import pi
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from benchmark import peers
 from benchmark.cases.neighbors import same_edges
 from benchmark.inputs import Clouds, clouds
-from benchmark.runner import Case, Run, Workload
+from benchmark.runner import Case, Run, Workload, synchronised_seconds
 from torch_geometric_erwin import _native, ball_tree, knn_graph, radius_graph
 
 _K, _DEGREE = 16, 30
@@ -22,25 +22,7 @@ def _on_gpu(num: int, size: int, seed: int) -> Clouds:
     # With the tree that a model of five levels has attached already.
     c = clouds(num, size, seed=seed)
     tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
-    moved = Clouds(c.pos.cuda(), c.ptr.cuda(), c.batch.cuda(), tree.to("cuda"))
-    torch.cuda.synchronize()
-    return moved
-
-
-def _finished(load: Callable[[], Run]) -> Callable[[], Run]:
-    # What is timed ends when the GPU has done it.
-    def loader() -> Run:
-        run = load()
-
-        @wraps(run)
-        def finished(c: Clouds) -> Tensor:
-            edge_index = run(c)
-            torch.cuda.synchronize()
-            return edge_index
-
-        return finished
-
-    return loader
+    return Clouds(c.pos.cuda(), c.ptr.cuda(), c.batch.cuda(), tree.to("cuda"))
 
 
 def _by_all_distances(k: int) -> Run:
@@ -94,15 +76,18 @@ def _workload(num: int, size: int, kind: str) -> Workload:
     return Workload(
         f"{num} x {size:,}, {kind}",
         partial(_on_gpu, num, size),
-        {name: _finished(load) for name, load in implementations.items()},
+        implementations,
         baseline,
         _same_edges,
         {"clouds": num, "points": num * size, "kind": kind},
+        seconds=synchronised_seconds,  # searches wait for the GPU
     )
 
 
 def neighbors_cuda(size: str) -> Iterator[Workload]:
     r"""The 16 nearest, and those within the radius of 30 on average."""
+    if not (torch.cuda.is_available() and _native.library().erwin_has_cuda()):
+        return
     batches = {"tiny": [(2, 200)], "quick": [(16, 4096)]}.get(
         size, [(16, 4096), (1, 100_000), (1, 1_000_000)]
     )
@@ -111,9 +96,7 @@ def neighbors_cuda(size: str) -> Iterator[Workload]:
             yield _workload(num, n, kind)
 
 
-# Elsewhere its inputs cannot be made, let alone its implementations run.
-_AVAILABLE = torch.cuda.is_available() and bool(_native.library().erwin_has_cuda())
-CASES = _AVAILABLE * [
+CASES = [
     Case(
         "neighbors_cuda",
         "Neighbour search on a GPU: 16 nearest, and a radius of 30 on average",

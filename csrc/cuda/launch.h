@@ -26,7 +26,8 @@ class Device {
   Device& operator=(const Device&) = delete;
   ~Device() { cudaSetDevice(before_); }
 
-  int64_t shared_bytes() const { return shared_bytes_; }
+  // What a block may ask for beside its static arrays.
+  int64_t shared_bytes() const { return shared_bytes_ - 1024; }
   int64_t processors() const { return processors_; }
   static constexpr int tile_threads() { return 512; }
   static constexpr int block_threads() { return 512; }

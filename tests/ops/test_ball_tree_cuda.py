@@ -1,6 +1,9 @@
 """The builder on a GPU equals the one on the CPU; without a GPU its kernels run in the
 emulator, whose blocks hold 512 rows: clouds of some hundred points are large there."""
 
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -241,6 +244,30 @@ def test_tensors_move_in_one_copy():
     for a, b in zip(moved, tensors, strict=True):
         assert torch.equal(a, b)
         assert a.untyped_storage().nbytes() == 8 * b.numel()
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "capability", "dim", "reason"),
+    [
+        (1, (8, 0), 8, None),
+        (1, (9, 0), 9, "9 coordinates, a GPU takes up to 8"),
+        (1, (7, 5), 3, "compute capability 7.5, needed is 8.0"),
+        (0, (9, 0), 3, "no CUDA compiler was found"),
+    ],
+)
+def test_what_a_gpu_cannot_do_is_told_once(
+    has_cuda, capability, dim, reason, monkeypatch
+):
+    library = SimpleNamespace(erwin_has_cuda=lambda: has_cuda)
+    monkeypatch.setattr(_native, "library", lambda: library)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    ball_tree_cuda._warn.cache_clear()
+    pos = torch.rand(4, dim)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        results = [ball_tree_cuda._is_built_here(pos) for _ in range(2)]
+    assert results == [reason is None] * 2
+    assert [reason in str(w.message) for w in caught] == [True] * (reason is not None)
 
 
 @onlyCUDA

@@ -26,12 +26,16 @@ def _warn(reason: str) -> None:
     )
 
 
-def _is_built_here(dim: int) -> bool:
+def _is_built_here(pos: Tensor) -> bool:
     if not _native.library().erwin_has_cuda():
         _warn("torch_geometric_erwin was installed where no CUDA compiler was found")
         return False
-    if dim > MAX_DIM:
-        _warn(f"positions have {dim} coordinates, a GPU takes up to {MAX_DIM}")
+    major, minor = torch.cuda.get_device_capability(pos.device)
+    if major < 8:
+        _warn(f"the GPU has compute capability {major}.{minor}, needed is 8.0")
+        return False
+    if pos.size(1) > MAX_DIM:
+        _warn(f"positions have {pos.size(1)} coordinates, a GPU takes up to {MAX_DIM}")
         return False
     return True
 
@@ -108,7 +112,7 @@ def _ball_tree_order_cuda(
     layout: str,
 ) -> list[Tensor]:
     args = (num_rows, max_points, ball_sizes, strides, rotate, layout)
-    if not _is_built_here(pos.size(1)):
+    if not _is_built_here(pos):
         tensors = torch.ops.erwin.ball_tree_order(pos.cpu(), ptr.cpu(), *args)
         return [t.to(pos.device) for t in tensors]
     ptr = ptr.to(pos.device, non_blocking=True)
@@ -125,7 +129,7 @@ def _ball_tree_cuda(
     layout: str,
 ) -> list[Tensor]:
     config = (ball_sizes, strides, layout)
-    if not _is_built_here(pos.size(1)):
+    if not _is_built_here(pos):
         args = (pos.cpu(), ptr.cpu(), ball_sizes, strides, rotate, layout)
         return [t.to(pos.device) for t in torch.ops.erwin.ball_tree(*args)]
     host = ptr.cpu().contiguous()

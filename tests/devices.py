@@ -1,0 +1,74 @@
+"""Devices that tests do not have: what a GPU would have to be asked for raises."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+Move = Callable[[Any], Any]
+
+
+def _index(x: Tensor, items: Any) -> Tensor:
+    axis = 0
+    items = items if isinstance(items, tuple) else (items,)
+    for item in items:
+        if item is None:
+            x = x.unsqueeze(axis)
+        elif isinstance(item, int):
+            x = x.select(axis, item)
+            continue
+        elif isinstance(item, slice):
+            x = torch.ops.aten.slice(x, axis, item.start, item.stop, item.step or 1)
+        elif isinstance(item, Tensor):
+            x = torch.ops.aten.index(x, [None] * axis + [item])
+        else:
+            raise NotImplementedError(f"x[{items}]")
+        axis += 1
+    return x
+
+
+# Methods that ask the driver before they dispatch, which a CPU build of PyTorch lacks.
+_OPERATORS = {Tensor.__getitem__: _index, Tensor.__invert__: torch.bitwise_not}
+
+
+class _Operators(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return _OPERATORS.get(func, func)(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_values(device: str) -> Iterator[Move]:
+    """Yields what moves tensors, modules and data to a device that has no values.
+
+    Whatever depends on a value raises there: ``item``, ``nonzero``, a mask as an index,
+    a tensor in an ``if``. ``meta`` knows training. A CPU build of PyTorch gives tensors
+    of ``cuda`` no gradients and does not update their running statistics, but takes the
+    branches that a GPU would.
+    """
+
+    def empty(t: Tensor) -> Tensor:
+        return torch.empty(t.shape, dtype=t.dtype, device=device)
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return empty(value)
+        if not isinstance(value, torch.nn.Module):
+            return value.__copy__().apply(empty)
+        for module in value.modules():
+            for own in (module._parameters, module._buffers):
+                for name, tensor in own.items():
+                    if isinstance(tensor, torch.nn.Parameter):
+                        own[name] = torch.nn.Parameter(empty(tensor))
+                    elif tensor is not None:
+                        own[name] = empty(tensor)
+        return value
+
+    if device == "meta":
+        yield move
+        return
+    with FakeTensorMode(), _Operators(), torch.no_grad():
+        yield move

@@ -14,6 +14,7 @@ import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the op
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_int,
     check_pos,
     check_ptr,
     per_level,
@@ -127,6 +128,45 @@ class TreeConfig:
             code = (code * 257 + ord(character)) % (2**61 - 1)
         return code
 
+    def padded_sizes(
+        self, num_nodes: int, num_clouds: int
+    ) -> tuple[list[int], list[int]]:
+        r"""The rows and the balls per level of every padded batch, see
+        :meth:`Tree.pad`.
+
+        Args:
+            num_nodes: The number of nodes :math:`N` after padding.
+            num_clouds: The number of clouds :math:`G` after padding.
+
+        Raises:
+            ValueError: If the layout repeats points, or a number is out of range.
+
+        Example:
+            >>> TreeConfig(ball_sizes=128, strides=[2]).padded_sizes(1000, 3)
+            ([1000, 501], [10, 6])
+        """
+        if self.layout != "balanced":
+            raise ValueError(
+                f"padding needs layout='balanced' (got '{self.layout}', which repeats "
+                "points)"
+            )
+        check_int("num_nodes", num_nodes, 0)
+        check_int("num_clouds", num_clouds, 1)
+        rows, balls = [], []
+        whole = prod(self.strides)
+        for l, size in enumerate(self.ball_sizes):
+            # Every cloud leaves one group, or ball, partially filled.
+            span = prod(self.strides[:l])
+            rows.append((num_nodes + num_clouds * (span - 1)) // span)
+            ratio, rest = divmod(size * span, self.ball_sizes[0])
+            aligned = rest == 0 and ratio & (ratio - 1) == 0
+            if aligned and self.ball_sizes[0] % whole == 0:
+                balls.append((rows[l] + num_clouds * (size - 1)) // size)
+            else:
+                # Splits of a third to two thirds: k balls hold k (size + 1) / 2 rows.
+                balls.append(num_clouds + 2 * rows[l] // (size + 1))
+        return rows, balls
+
     def __str__(self) -> str:
         return self.text
 
@@ -167,11 +207,14 @@ class Tree:
         mask: For :obj:`layout="perfect"`, :obj:`False` where a row repeats the point
             before it; otherwise :obj:`None`.
         config: The configuration that it was built for.
+        real: After :meth:`pad`, :obj:`False` for the clouds that were added; otherwise
+            :obj:`None`.
 
     Shapes:
         - **perm:** :math:`(N_0)`; **level:** :math:`(G, L + 1)`;
           **ball_len:** :math:`(K_l)` each; **group_len:** :math:`(N_{l+1})` each;
-          **perm_rot:** :math:`(N_l)` each; **mask:** :math:`(N_0)`.
+          **perm_rot:** :math:`(N_l)` each; **mask:** :math:`(N_0)`; **real:**
+          :math:`(G)`.
 
     Example:
         >>> tree = ball_tree(torch.rand(1000, 3), ball_sizes=128, strides=[2, 2, 2, 2])
@@ -186,6 +229,7 @@ class Tree:
     perm_rot: tuple[Tensor, ...]
     mask: Optional[Tensor]
     config: TreeConfig
+    real: Optional[Tensor] = None
 
     def global_perm(self, ptr: Tensor) -> Tensor:
         r"""The row of the batch in every row of level 0.
@@ -207,6 +251,95 @@ class Tree:
     def num_rows(self, level: int) -> int:
         r"""The number of rows :math:`N_l` of a level in all clouds."""
         return (self.perm if level == 0 else self.group_len[level - 1]).size(0)
+
+    def real_rows(self, level: int) -> Optional[Tensor]:
+        r"""Which rows of a level :meth:`pad` did not add; :obj:`None` if it added none.
+
+        Shapes:
+            - **output:** :math:`(N_l)`, bool; such rows come first.
+        """
+        if self.real is None:
+            return None
+        end = (self.level[:, level] * self.real).sum()
+        return torch.arange(self.num_rows(level), device=end.device) < end
+
+    def pad(self, num_nodes: int, num_clouds: int) -> "Tree":
+        r"""Adds clouds such that all sizes follow from :math:`N`, :math:`G` and the
+        configuration (:meth:`TreeConfig.padded_sizes`).
+
+        One compiled graph, or one recorded CUDA graph, then serves batches of any
+        sizes. The first added cloud holds all the nodes that are missing, in balls and
+        groups of its own, and on every level the rows that are missing; further ones
+        are empty. Lengths of balls and groups that nothing fills are zero. Nodes are
+        padded alike by :func:`torch_geometric_erwin.pad_batch`. Nothing is read from a
+        GPU.
+
+        Args:
+            num_nodes: The number of nodes :math:`N` after padding.
+            num_clouds: The number of clouds :math:`G` after padding, more than there
+                are.
+
+        Raises:
+            ValueError: If there are more nodes, clouds or balls, or points are
+                repeated.
+
+        Example:
+            >>> tree = ball_tree(torch.rand(5, 2), ball_sizes=4, strides=[2])
+            >>> tree = tree.pad(num_nodes=10, num_clouds=3)
+            >>> tree.level.tolist(), tree.real.tolist()
+            ([[5, 3], [5, 3], [0, 0]], [True, False, False])
+            >>> [balls.tolist() for balls in tree.ball_len]
+            [[4, 1, 4, 1], [3, 3, 0]]
+        """
+        if self.real is not None:
+            raise ValueError("the tree is padded already")
+        rows, balls = self.config.padded_sizes(num_nodes, num_clouds)
+        clouds, levels = self.level.size(0), range(self.config.num_levels)
+        if clouds >= num_clouds:
+            raise ValueError(
+                f"'num_clouds' must be above {clouds}, the clouds there are (got "
+                f"{num_clouds})"
+            )
+        if self.num_rows(0) > num_nodes:
+            raise ValueError(
+                f"'num_nodes' must be at least {self.num_rows(0)}, the nodes there are "
+                f"(got {num_nodes})"
+            )
+        missing = [rows[l] - self.num_rows(l) for l in levels]
+        for l, size in enumerate(self.config.ball_sizes):
+            needed = self.ball_len[l].size(0) - (-missing[l] // size)
+            if needed > balls[l]:
+                raise ValueError(
+                    f"level {l} needs {needed} balls, above the {balls[l]} of a batch "
+                    f"of {num_clouds} clouds: raise 'num_clouds'"
+                )
+        counts = [self.level.new_full((1,), count) for count in missing]
+        added = pad(torch.stack(counts, 1), (0, 0, 0, num_clouds - clouds - 1))
+
+        def runs(lengths: Tensor, count: int, size: int, total: int) -> Tensor:
+            # Full runs, a partially filled one, and empty ones.
+            start = torch.arange(count - lengths.size(0), device=lengths.device) * size
+            return torch.cat([lengths, (total - start).clamp(0, size)])
+
+        def itself(perm: Tensor, count: int) -> Tensor:
+            return torch.cat([perm, torch.arange(count, device=perm.device)])
+
+        sizes, strides = self.config.ball_sizes, self.config.strides
+        return replace(
+            self,
+            perm=itself(self.perm, missing[0]),
+            level=torch.cat([self.level, added]),
+            ball_len=tuple(
+                runs(t, balls[l], sizes[l], missing[l])
+                for l, t in enumerate(self.ball_len)
+            ),
+            group_len=tuple(
+                runs(t, rows[l + 1], strides[l], missing[l])
+                for l, t in enumerate(self.group_len)
+            ),
+            perm_rot=tuple(itself(t, missing[l]) for l, t in enumerate(self.perm_rot)),
+            real=torch.arange(num_clouds, device=self.level.device) < clouds,
+        )
 
     def update(
         self,
@@ -240,6 +373,8 @@ class Tree:
             True
         """
         config, levels = self.config, self.config.num_levels
+        if self.real is not None and self.level.device.type == "cpu":
+            return self._update_padded(pos, max_points)
         pos = check_pos(pos, values=False)
         if ptr is None:
             ends = self.level[:, 0].cumsum(0)
@@ -264,10 +399,31 @@ class Tree:
         )
         return replace(
             self,
-            perm=perm,
-            perm_rot=tuple(perm_rot),
+            perm=self._fixed(perm, 0),
+            perm_rot=tuple(self._fixed(t, l) for l, t in enumerate(perm_rot)),
             mask=None if self.mask is None else mask,
         )
+
+    def _fixed(self, perm: Tensor, level: int) -> Tensor:
+        # Rows that padding added stay where they are: there are more of them than a
+        # cloud with as many points would have.
+        real = self.real_rows(level)
+        if real is None:
+            return perm
+        return torch.where(real, perm, (~real).cumsum(0) - 1)
+
+    def _update_padded(self, pos: Tensor, max_points: Optional[int]) -> "Tree":
+        # The builder for the host takes sizes that are exact: of the real clouds alone.
+        assert self.real is not None
+        num_nodes, num_clouds = self.perm.size(0), self.level.size(0)
+        if pos.size(0) != num_nodes:
+            raise ValueError(
+                f"'pos' must have a row for each of the tree's {num_nodes} nodes (got "
+                f"{pos.size(0)})"
+            )
+        ptr = pad(self.level[self.real, 0].cumsum(0), (1, 0))
+        tree = build_tree(pos[: int(ptr[-1])], ptr, self.config)
+        return tree.pad(num_nodes, num_clouds)
 
     def to(self, device: Union[str, torch.device]) -> "Tree":
         r"""Moves every tensor."""
@@ -315,6 +471,8 @@ class Tree:
                     )
                 if table.device != ptr.device:
                     return f"'{name}' is on {table.device}, the nodes on {ptr.device}"
+        if self.real is not None and self.real.shape != self.level.shape[:1]:
+            return f"'real' has shape {list(self.real.shape)}, expected [{clouds}]"
         if list(self.level.shape) != [clouds, levels]:
             shape = list(self.level.shape)
             return f"'level' has shape {shape}, expected {[clouds, levels]}"
@@ -353,7 +511,7 @@ class Tree:
         return totals
 
 
-_TENSORS = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask")
+_TENSORS = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask", "real")
 
 
 def _flatten(tree: Tree) -> tuple[list[Any], str]:

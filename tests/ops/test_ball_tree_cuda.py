@@ -332,3 +332,21 @@ def test_dimensions_beyond_the_limit_go_through_the_cpu():
     with pytest.warns(UserWarning, match="9 coordinates"):
         tree = ball_tree(pos.cuda(), ball_sizes=16)
     assert_same_tree(tree, ball_tree(pos, ball_sizes=16))
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [5000, 20], [31, 32, 33]], ids=str)
+@pytest.mark.parametrize("config", [TreeConfig([32, 16, 9], [2, 4]), CONFIGS[3]])
+def test_moved_points_of_a_padded_tree(sizes, config):
+    """The kernels get the added nodes too, and more rows than these need."""
+    num_nodes, num_clouds = sum(sizes) + 700, len(sizes) + 3
+    pos = positions(normal, [num_nodes], 3)
+    ptr = offsets(sizes)
+    real = build_tree(pos[: sum(sizes)], ptr, config)
+    tree = real.pad(num_nodes, num_clouds)
+    ends = torch.cat([ptr, ptr.new_full((num_clouds - len(sizes),), num_nodes)])
+    perm, _, *perm_rot = emulated(pos, ends, tree, max_points=num_nodes)
+    for l, (actual, expected) in enumerate(
+        zip([perm, *perm_rot], [tree.perm, *tree.perm_rot], strict=True)
+    ):
+        level = max(l - 1, 0)
+        assert torch.equal(tree._fixed(actual, level), expected)

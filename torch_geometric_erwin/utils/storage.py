@@ -103,6 +103,7 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         tuple(getattr(nodes, f"perm_rot_{l}") for l in levels if config.rotate),
         nodes.perm_mask if config.layout == "perfect" else None,
         config,
+        getattr(nodes, "tree_real", None),
     )
 
 
@@ -145,12 +146,12 @@ def attach_tree(
         store: The node store.
         tree: The tree of its nodes.
     """
-    for name in [name for name in store if _is_tree_attribute(name)]:
+    for name in [name for name in store if is_tree_attribute(name)]:
         del store[name]
     num_nodes = _num_nodes(store)
     code = torch.full_like(num_nodes, tree.config.code)
     values: dict[str, Any] = {
-        **_attributes(tree),
+        **tree_attributes(tree),
         "tree_node": _local_nodes(store),
         "tree_code": torch.stack([code, num_nodes], dim=1),
         "tree_config": tree.config.text,
@@ -199,17 +200,29 @@ def record_slices(
         setattr(batch, attribute, new if key is None else {**whole, key: new})
 
 
-def _attributes(tree: Tree) -> dict[str, Tensor]:
+def tree_attributes(tree: Tree) -> dict[str, Tensor]:
+    r"""The tensors of a tree by the names that they have in data.
+
+    Args:
+        tree: The tree.
+    """
     attributes = {"perm": tree.perm, "level": tree.level}
     for name in ("ball_len", "group_len", "perm_rot"):
         for l, tensor in enumerate(getattr(tree, name)):
             attributes[f"{name}_{l}"] = tensor
     if tree.mask is not None:
         attributes["perm_mask"] = tree.mask
+    if tree.real is not None:
+        attributes["tree_real"] = tree.real
     return attributes
 
 
-def _is_tree_attribute(name: str) -> bool:
+def is_tree_attribute(name: str) -> bool:
+    r"""Whether an attribute is part of a tree.
+
+    Args:
+        name: The attribute's name.
+    """
     stem = name.rstrip("0123456789")
     return stem in ("ball_len_", "group_len_", "perm_rot_") or name in (
         "perm",
@@ -218,6 +231,7 @@ def _is_tree_attribute(name: str) -> bool:
         "tree_node",
         "tree_code",
         "tree_config",
+        "tree_real",
     )
 
 

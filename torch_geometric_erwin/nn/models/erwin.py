@@ -413,16 +413,21 @@ class Erwin(torch.nn.Module):
         perms: list[Optional[Tensor]] = [None] * len(self.encoder)
         if tree.perm_rot:
             perms = [tree.global_perm_rot(l) for l in range(len(self.encoder))]
+        # Rows that padding added enter no statistic.
+        real: list[tuple[Tensor, ...]] = [()] * len(self.encoder)
+        if tree.real is not None:
+            masks = [tree.real_rows(l) for l in range(len(self.encoder))]
+            real = [(mask,) for mask in masks if mask is not None]
         skips = []
         for l, stage in enumerate(self.encoder):
             x = stage(x, pos, tree.ball_len[l], perms[l])
             if l < len(self.pools):
                 skips.append((x, pos))
                 if self.strides[l] > 1:
-                    x, pos = self.pools[l](x, pos, tree.group_len[l])
+                    x, pos = self.pools[l](x, pos, tree.group_len[l], *real[l + 1])
         for l in reversed(range(len(self.decoder))):
             skip, pos = skips[l]
-            x = self.unpools[l](x, skip, pos, tree.group_len[l])
+            x = self.unpools[l](x, skip, pos, tree.group_len[l], *real[l])
             x = self.decoder[l](x, pos, tree.ball_len[l], perms[l])
         return x
 

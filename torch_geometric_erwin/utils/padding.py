@@ -1,0 +1,209 @@
+r"""Batches of any sizes as batches of one size."""
+
+import copy
+from math import prod
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch, Data
+
+from torch_geometric_erwin.tree import TreeConfig
+from torch_geometric_erwin.utils.checks import check_int
+from torch_geometric_erwin.utils.storage import (
+    is_tree_attribute,
+    read_tree,
+    store_ptr,
+    tree_attributes,
+)
+
+
+def pad_batch(
+    batch: Union[Data, Batch],
+    num_nodes: int,
+    num_graphs: int,
+    num_edges: Optional[int] = None,
+) -> Batch:
+    r"""Adds a cloud that fills a batch up to given sizes, and empty ones behind it.
+
+    One recorded CUDA graph, or one compiled graph, then serves batches of all sizes.
+    Real nodes get what they get without padding, in training too: the added nodes, at
+    the origin and with zeros for features, are attended by each other alone, the added
+    edges lie between them, and normalisations do not count them. The batch gets
+
+    - :obj:`node_mask` :math:`(N)` and :obj:`graph_mask` :math:`(G)`, :obj:`False` for
+      what was added, for losses such as :func:`masked_mean`;
+    - a tree of the sizes that :meth:`TreeConfig.padded_sizes` tells, see
+      :meth:`Tree.pad`.
+
+    Attributes with an entry per node, edge or cloud are filled up with zeros, names
+    with ``index`` with added nodes; others must not be tensors. Where every cloud has
+    one node, an attribute of the clouds counts as one of the nodes. Pad last: in a
+    loader's :obj:`collate_fn`, or on the GPU, where nothing is read.
+
+    Args:
+        batch: The batch, or a cloud of its own, with the tree of
+            :class:`~torch_geometric_erwin.transforms.BallTree`.
+        num_nodes: The number of nodes :math:`N` after padding.
+        num_graphs: The number of clouds :math:`G` after padding, more than there are.
+        num_edges: The number of edges :math:`E` after padding, where there are edges.
+
+    Raises:
+        TypeError: If the data is not homogeneous.
+        ValueError: If there is no tree, something has more entries than asked for, or
+            an attribute belongs to neither nodes nor edges nor clouds.
+
+    Example:
+        >>> from torch_geometric_erwin.transforms import BallTree
+        >>> clouds = [Data(pos=torch.rand(n, 3), y=torch.rand(1)) for n in (5, 2)]
+        >>> batch = BallTree(ball_sizes=4)(Batch.from_data_list(clouds))
+        >>> batch = pad_batch(batch, num_nodes=10, num_graphs=4)
+        >>> batch.ptr.tolist(), batch.y.shape
+        ([0, 5, 7, 10, 10], torch.Size([4]))
+    """
+    if not isinstance(batch, Data):
+        raise TypeError(
+            f"padding takes Data and batches of Data (got '{type(batch).__name__}')"
+        )
+    if not isinstance(batch, Batch):
+        batch = Batch.from_data_list([batch])
+    if getattr(batch, "tree_node", None) is None:
+        raise ValueError("the batch has no tree; apply the transform 'BallTree' first")
+    if getattr(batch, "tree_real", None) is not None:
+        raise ValueError("the batch is padded already")
+    ptr = store_ptr(batch)
+    texts = batch.tree_config
+    if ptr is None or not isinstance(texts, list) or not texts:
+        raise ValueError("a batch of at least one cloud is needed: 'ptr' is missing")
+    if batch.edge_index is not None and num_edges is None:
+        raise ValueError("'num_edges' is missing, the batch has edges")
+    sizes = {"node": batch.pos.size(0), "edge": 0, "graph": ptr.size(0) - 1}
+    if batch.edge_index is not None:
+        sizes["edge"] = batch.edge_index.size(1)
+    wanted = {
+        "node": check_int("num_nodes", num_nodes, 0),
+        "edge": check_int("num_edges", num_edges or 0, 0),
+        "graph": check_int("num_graphs", num_graphs, 1),
+    }
+    missing = {kind: wanted[kind] - size for kind, size in sizes.items()}
+    for kind, size in sizes.items():
+        least = size + (kind == "graph")
+        if wanted[kind] < least:
+            raise ValueError(
+                f"'num_{kind}s' must be at least {least} for a batch with {size} (got "
+                f"{wanted[kind]})"
+            )
+    if missing["edge"] > 0 and missing["node"] == 0:
+        raise ValueError(
+            f"'num_nodes' must be above {num_nodes}: added edges need an added node"
+        )
+
+    config = TreeConfig.parse(texts[0])
+    tree = read_tree(batch, config)
+    assert tree is not None
+    tree = tree.pad(num_nodes, num_graphs)
+    out = copy.copy(batch)
+    for name, value in batch._store.items():
+        if name in ("ptr", "num_nodes") or is_tree_attribute(name):
+            continue
+        if isinstance(value, Tensor):
+            kind, axis = _kind(batch, name, value, sizes)
+            fill = _fill(name, kind, value.device, missing, sizes)
+            out[name] = _extended(value, fill, axis)
+    if "num_nodes" in batch._store:
+        out.num_nodes = num_nodes
+    out.ptr = torch.cat([ptr, ptr.new_full((missing["graph"],), num_nodes)])
+    numbers = torch.arange(missing["node"], device=ptr.device)
+    out.tree_node = torch.cat([batch.tree_node, numbers])
+    count = out.ptr.diff()
+    out.tree_code = torch.stack([torch.full_like(count, config.code), count], dim=1)
+    out.tree_config = [config.text] * num_graphs
+    out._store.update(tree_attributes(tree))
+    out.graph_mask = tree.real
+    out.node_mask = torch.arange(num_nodes, device=ptr.device) < sizes["node"]
+    out._num_graphs = num_graphs
+    for name in ("_slice_dict", "_inc_dict"):  # the clouds cannot be separated
+        out._store.__dict__.pop(name, None)
+    return out
+
+
+def _kind(
+    batch: Batch, name: str, value: Tensor, sizes: dict[str, int]
+) -> tuple[str, int]:
+    # What an attribute has an entry for, and along which axis.
+    axis = batch.__cat_dim__(name, value)
+    if value.dim() > 0 and axis is not None:
+        fits = [kind for kind, n in sizes.items() if n == value.size(axis)]
+        if len(fits) > 1:
+            fits = _same_slices(batch, name, fits, sizes["graph"]) or fits
+        if len(fits) > 1 and "edge" in fits:  # PyG's rule
+            fits = ["edge"] if "edge" in name else [k for k in fits if k != "edge"]
+        if fits:
+            return fits[0], axis % value.dim()
+    raise ValueError(
+        f"'{name}' of shape {list(value.shape)} has an entry for neither every node "
+        "nor every edge nor every cloud: remove it before padding"
+    )
+
+
+def _same_slices(batch: Batch, name: str, kinds: list[str], graphs: int) -> list[str]:
+    # Sizes agree by accident; how they are divided among the clouds, less so.
+    slices = getattr(batch._store, "_slice_dict", {})
+    known = {
+        "node": slices.get("pos"),
+        "edge": slices.get("edge_index"),
+        "graph": torch.arange(graphs + 1),
+    }
+    own = slices.get(name)
+    if own is None:
+        return []
+    same = {k: s is not None and torch.equal(own, s) for k, s in known.items()}
+    return [kind for kind in kinds if same[kind]]
+
+
+def _fill(
+    name: str,
+    kind: str,
+    device: torch.device,
+    missing: dict[str, int],
+    sizes: dict[str, int],
+) -> Tensor:
+    # The first added cloud holds all added nodes. Edges are spread over them, as sums
+    # into a single node would queue up.
+    rows = torch.arange(missing[kind], device=device)
+    if name == "batch":
+        return rows * 0 + sizes["graph"]
+    if "index" in name:
+        return sizes["node"] + rows % max(missing["node"], 1)
+    return rows * 0
+
+
+def _extended(value: Tensor, fill: Tensor, axis: int) -> Tensor:
+    shape: list[Any] = [1] * value.dim()
+    shape[axis] = fill.size(0)
+    size = [*value.shape]
+    size[axis] = fill.size(0)
+    return torch.cat([value, fill.to(value.dtype).view(shape).expand(size)], axis)
+
+
+def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
+    r"""The mean over the rows that a mask keeps, zero if there are none.
+
+    Equal to :obj:`value[mask].mean()`, but of a size that no value decides, so that it
+    can be compiled and recorded.
+
+    Args:
+        value: A value, or several, per row.
+        mask: The rows that count, such as the :obj:`node_mask` of :func:`pad_batch`.
+
+    Shapes:
+        - **value:** :math:`(N, *)`; **mask:** :math:`(N)`, bool; **output:** a scalar.
+
+    Example:
+        >>> value = torch.tensor([1.0, 3.0, float("nan")])
+        >>> masked_mean(value, torch.tensor([True, True, False]))
+        tensor(2.)
+    """
+    rows = mask.view(-1, *[1] * (value.dim() - 1))
+    count = mask.sum() * prod(value.shape[1:])
+    return torch.where(rows, value, 0).sum() / count.clamp(min=1)

@@ -515,7 +515,9 @@ _TENSORS = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask", "real"
 
 
 def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    return [getattr(tree, name) for name in _TENSORS], tree.config.text
+    # Dynamic shapes of an exported model name the parts; most trees are not padded.
+    names = _TENSORS[:-1] if tree.real is None else _TENSORS
+    return [getattr(tree, name) for name in names], tree.config.text
 
 
 def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:

@@ -1,0 +1,122 @@
+r"""Steps that are recorded once and replayed."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Batch
+
+
+class CapturedStep:
+    r"""A step over padded batches that is recorded in a CUDA graph, as
+    :class:`torch.cuda.CUDAGraph` describes it, and replayed.
+
+    A replay launches all kernels of a step at once, so that Python's time per kernel,
+    which is most of the time of a small model on a fast GPU, is not spent. Every call
+    is one step: the first :obj:`warmup` run as they are, on a stream of their own,
+    the next one is recorded and replayed, further ones are replayed.
+
+    The step must not wait for the GPU, and what it reads must stay in place: weights,
+    running statistics, the state of an optimizer with :obj:`capturable=True` and, if a
+    schedule changes it, a learning rate that is a tensor. Gradients are created in the
+    step: call :obj:`optimizer.zero_grad()` in it, and nowhere else. Batches are copied
+    to where the first one was put, so all of them have its sizes
+    (:func:`torch_geometric_erwin.pad_batch`); what is no tensor stays that of the
+    recorded batch.
+
+    Where the batches are on the CPU nothing is recorded and every call runs the step.
+
+    Args:
+        step: A function of a batch that returns a tensor, such as the loss.
+        warmup: The calls before the one that is recorded, at least one: the first step
+            makes the state of the optimizer.
+
+    Raises:
+        ValueError: If a batch has other sizes than the first one.
+
+    Example:
+        >>> import torch_geometric_erwin as erwin
+        >>> from torch_geometric.data import Data
+        >>> model = erwin.nn.Erwin(0, [8, 8], 1, ball_sizes=4, mp_steps=0)
+        >>> optimizer = torch.optim.AdamW(model.parameters())  # capturable on a GPU
+        >>> def train(batch):
+        ...     optimizer.zero_grad()
+        ...     loss = erwin.masked_mean(model(batch).square(), batch.node_mask)
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     return loss
+        >>> step = CapturedStep(train)
+        >>> for n in (5, 9, 2):
+        ...     data = model.tree_transform()(Data(pos=torch.rand(n, 3)))
+        ...     loss = step(erwin.pad_batch(data, num_nodes=10, num_graphs=2))
+        >>> loss.shape
+        torch.Size([])
+    """
+
+    def __init__(self, step: Callable[[Batch], Tensor], warmup: int = 3) -> None:
+        if warmup < 1:
+            raise ValueError(f"'warmup' must be at least 1 (got {warmup})")
+        self.step = step
+        self.warmup = warmup
+        self.calls = 0
+        self.batch: Optional[Batch] = None
+        self.graph: Optional[torch.cuda.CUDAGraph] = None
+        self.output: Optional[Tensor] = None
+        self._stream: Any = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        r"""Runs a step. On a GPU, the next call overwrites the output."""
+        self._place(batch)
+        assert self.batch is not None
+        self.calls += 1
+        if self.batch.pos.device.type != "cuda":
+            return self.step(self.batch).detach()
+        if self.calls <= self.warmup:
+            return self._aside()
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.output = self.step(self.batch).detach()
+        self.graph.replay()
+        assert self.output is not None
+        return self.output
+
+    def _place(self, batch: Batch) -> None:
+        if self.batch is None:
+            # Attributes that are changed in place stay the caller's own.
+            self.batch = copy.copy(batch).apply(torch.clone)
+            return
+        names = {n for n, v in batch._store.items() if isinstance(v, Tensor)}
+        own = {n for n, v in self.batch._store.items() if isinstance(v, Tensor)}
+        if names != own:
+            raise ValueError(
+                f"a batch must have the attributes of the first one ({sorted(own)}; "
+                f"differing: {sorted(names ^ own)})"
+            )
+        for name in names:
+            place, value = self.batch[name], batch[name]
+            if place.shape != value.shape or place.dtype != value.dtype:
+                raise ValueError(
+                    f"'{name}' must be {place.dtype} of shape {[*place.shape]}, as in "
+                    f"the first batch (got {value.dtype}, {[*value.shape]}); "
+                    "'pad_batch' makes sizes equal"
+                )
+            place.copy_(value, non_blocking=True)
+
+    def _aside(self) -> Tensor:
+        # What a first call allocates must not lie in the graph's memory.
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()
+        main = torch.cuda.current_stream()
+        self._stream.wait_stream(main)
+        with torch.cuda.stream(self._stream):
+            output = self.step(self.batch).detach()
+        main.wait_stream(self._stream)
+        output.record_stream(main)
+        return output
+
+    def __repr__(self) -> str:
+        state = "recorded" if self.graph is not None else "not recorded"
+        return f"{self.__class__.__name__}({self.calls} calls, {state})"

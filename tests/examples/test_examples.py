@@ -134,3 +134,14 @@ def test_rollout():
     # Three steps teach little, but the points do not fly apart.
     assert float(errors["Erwin"]) < 3
     assert re.search(r"a step of 60 points on cpu: tree [\d.]+ ms", out)
+
+
+def test_recorded_steps_learn_what_others_do():
+    arguments = ["--clouds", 5, "--nodes", 5, 60, "--batch-size", 2, "--epochs", 2]
+    out = run("cuda_graph_training.py", *arguments)
+    assert ("nothing is recorded" in out) == (not torch.cuda.is_available())
+    rows = re.findall(r"^(as they are|padded) .* ([\d.]+)$", out, re.MULTILINE)
+    assert [name for name, _ in rows] == ["as they are", "padded"]
+    # float32 sums in another order, over six steps.
+    (apart,) = re.findall(r"differ by ([\d.]+) % at most", out)
+    assert float(apart) < 0.1

@@ -91,6 +91,40 @@ def synchronised_seconds(run: Run, inputs: Any) -> float:
     return wall_seconds(until_done, inputs)
 
 
+def host_peak(run: Run, inputs: Any) -> int:
+    r"""The peak of the host's memory that a call adds, in bytes.
+
+    Args:
+        run: The function.
+        inputs: Its argument.
+    """
+    before = _reset_peak()
+    output = run(inputs)
+    peak = _memory("VmHWM") - before
+    del output
+    return peak
+
+
+def cuda_peak(run: Run, inputs: Any) -> int:
+    r"""The peak of a GPU's memory that a second call adds, in bytes.
+
+    The first call makes what stays, such as gradients of weights.
+
+    Args:
+        run: The function.
+        inputs: Its argument.
+    """
+    run(inputs)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    output = run(inputs)
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    del output
+    return peak
+
+
 class UnavailableError(Exception):
     r"""An implementation cannot run here; the message says why."""
 
@@ -111,6 +145,7 @@ class Workload:
         params: What distinguishes it, for tables and plots.
         apart: The implementations that compute something else, for scale.
         seconds: Times a call.
+        peak: Weighs a call.
     """
 
     name: str
@@ -121,6 +156,7 @@ class Workload:
     params: Mapping[str, Any] = field(default_factory=dict)
     apart: frozenset[str] = frozenset()
     seconds: Callable[[Run, Any], float] = wall_seconds
+    peak: Callable[[Run, Any], int] = host_peak
 
 
 @dataclass(frozen=True)
@@ -316,10 +352,7 @@ def measure_memory(
     inputs = workload.make_inputs(job.seed)
     for name, run in runs.items():
         say(running=name)
-        before = _reset_peak()
-        output = run(inputs)
-        peak = _memory("VmHWM") - before
-        del output
+        peak = workload.peak(run, inputs)
         records[name] = {"status": "ok", "values": [float(peak)]}
     return records
 

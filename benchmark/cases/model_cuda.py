@@ -92,16 +92,19 @@ def _run(
     return [out.detach(), weight.grad]
 
 
-def close(limit: float, b: Batch, expected: list[Tensor], actual: list[Tensor]) -> None:
-    r"""In the norm; bfloat16 has 8 bits, and every layer rounds to them.
+def close(half: bool, b: Batch, expected: list[Tensor], actual: list[Tensor]) -> None:
+    r"""In the norm. Rounding to bfloat16 alone moves the gradient of the first layer by
+    0.15 in either formulation, measured at a tiny size.
 
     Args:
-        limit: The largest relative error.
+        half: Whether products were computed in bfloat16.
         b: The batch.
         expected: The output, and the gradient.
         actual: Those of another implementation.
     """
-    for name, e, a in zip(("out", "gradient"), expected, actual, strict=False):
+    limits = (1e-1, 4e-1) if half else (1e-2, 1e-2)
+    names = ("out", "gradient")
+    for name, limit, e, a in zip(names, limits, expected, actual, strict=False):
         error = float((a.float() - e.float()).norm() / e.float().norm())
         assert error < limit, f"'{name}' is off by {error:.1e}"
 
@@ -131,7 +134,7 @@ def workload(
             "ours, compiled": partial(_ours, *args, compiled=True, **options),
         },
         "original",
-        partial(close, 1e-1 if half else 1e-2),
+        partial(close, half),
         {"clouds": num, "points": num * n, "train": train, "half": half},
         seconds=synchronised_seconds,
         peak=cuda_peak,

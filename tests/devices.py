@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -70,5 +71,6 @@ def without_values(device: str) -> Iterator[Move]:
     if device == "meta":
         yield move
         return
-    with FakeTensorMode(), _Operators(), torch.no_grad():
+    hopper = patch.object(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    with FakeTensorMode(), _Operators(), torch.no_grad(), hopper:
         yield move

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torch_geometric_erwin.ops.edges import Edges
+from torch_geometric_erwin.ops.edges import Edges, sorted_groups
 
 
 @given(st.lists(st.integers(0, 6)), st.integers(7, 9))
@@ -13,6 +13,9 @@ def test_group_is_a_stable_sort(keys, groups):
     assert torch.equal(order, key.sort(stable=True).indices)
     assert torch.equal(ptr.diff(), torch.bincount(key, minlength=groups))
     assert int(ptr[0]) == 0
+    for same, expected in zip(sorted_groups(key, groups), (ptr, order), strict=True):
+        assert torch.equal(same, expected)
+        assert same.dtype == torch.int64
 
 
 @pytest.mark.parametrize("keys", [[], [3, 0, 3, 1]])

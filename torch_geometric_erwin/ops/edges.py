@@ -1,4 +1,4 @@
-r"""The operator ``erwin::group``: the edges at every node, by a counting sort."""
+r"""The operator ``erwin::group``: the edges at every node, by a stable sort."""
 
 from typing import NamedTuple, Optional
 
@@ -21,7 +21,8 @@ def check_nodes(index: Tensor, num_nodes: int) -> None:
         - **index:** :math:`(E)`.
 
     Raises:
-        ValueError: If a node is not there.
+        ValueError: If a node is not there. On a CUDA device, whose values are not read,
+            an assertion fails there, as it does in an indexing of PyTorch.
 
     Example:
         >>> check_nodes(torch.tensor([0, 3]), 3)
@@ -29,6 +30,10 @@ def check_nodes(index: Tensor, num_nodes: int) -> None:
         ValueError: 'edge_index' must name nodes from 0 to 2 (got 3)
     """
     if index.numel() == 0:
+        return
+    if index.is_cuda:
+        within = ((index >= 0) & (index < num_nodes)).all()
+        torch._assert_async(within, "'edge_index' names a node that is not there")
         return
     low, high = (int(end) for end in index.aminmax())
     if low < 0 or high >= num_nodes:
@@ -48,6 +53,34 @@ def _group_cpu(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         "erwin_group", key.data_ptr(), *sizes, ptr.data_ptr(), order.data_ptr()
     )
     return ptr, order
+
+
+def sorted_groups(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    r"""What ``erwin::group`` returns, by operators of PyTorch that read no value.
+
+    Args:
+        key: The group of every element.
+        groups: How many there are.
+
+    Shapes:
+        - **key:** :math:`(E)`; **output:** offsets of the groups :math:`(G + 1)`, and
+          :math:`(E)` elements, those of a group in ascending order.
+
+    Example:
+        >>> sorted_groups(torch.tensor([2, 0, 2]), 3)
+        (tensor([0, 1, 1, 3]), tensor([1, 0, 2]))
+    """
+    if groups < 2**31:  # a radix sort takes time for every byte of its keys
+        key = key.to(torch.int32)
+    ordered, order = key.sort(stable=True)
+    bounds = torch.arange(groups + 1, dtype=key.dtype, device=key.device)
+    return torch.searchsorted(ordered, bounds), order
+
+
+@torch.library.impl("erwin::group", "CUDA")
+def _group_cuda(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    check_nodes(key, groups)
+    return sorted_groups(key, groups)
 
 
 @torch.library.register_fake("erwin::group")

@@ -1,4 +1,8 @@
-r"""The operator ``erwin::message``: the mean message into every node."""
+r"""The operator ``erwin::message``: the mean message into every node.
+
+It serves the CPU by the native library and CUDA devices by Triton, which is imported
+when the first tensor of such a device arrives.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -40,11 +44,11 @@ def mean_message(
     flow: str = "source_to_target",
 ) -> Tensor:
     r"""The mean over the edges into every node of :math:`\mathrm{LN}(\mathrm{GELU}(s_j
-    + t_i + W (p_j - p_i)))`, computed in float32 on the CPU.
+    + t_i + W (p_j - p_i)))`, computed in float32 on a CPU or a CUDA device.
 
     Nothing of the size of the edges' features is ever held, forward or backward, and
-    the result is the same bits on every number of threads. Second derivatives are
-    computed by PyTorch and hold such tensors.
+    the result is the same bits in every run and on every number of threads. Second
+    derivatives are computed by PyTorch and hold such tensors.
 
     Args:
         source_rows: What a node adds to its outgoing messages, :math:`s`.
@@ -182,6 +186,27 @@ def _message_backward_cpu(*args: Any) -> tuple[Tensor, ...]:
         norm_weight.clone(),
         norm_bias.clone(),
     )
+
+
+def _on_cuda(name: str, *args: Any) -> Any:
+    # Not at the top of the file: the package does not need Triton.
+    from torch_geometric_erwin.ops.triton import message
+
+    with torch.cuda.device_of(args[0]):
+        return getattr(message, name)(*args)
+
+
+@torch.library.impl("erwin::message", "CUDA")
+def _message_cuda(*args: Any) -> Tensor:
+    target_rows, source, source_ptr = args[1], args[7], args[11]
+    if source_ptr is None:
+        check_nodes(source, target_rows.size(0))
+    return _on_cuda("forward", *args)
+
+
+@torch.library.impl("erwin::message_backward", "CUDA")
+def _message_backward_cuda(*args: Any) -> tuple[Tensor, ...]:
+    return _on_cuda("backward", *args)
 
 
 @torch.library.register_fake("erwin::message")

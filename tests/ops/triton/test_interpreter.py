@@ -1,4 +1,4 @@
-"""Runs `interpreted.py` where Triton interprets: it must know before it is imported."""
+"""Runs `interpreted*.py` where Triton interprets: it must know before an import."""
 
 import os
 import re
@@ -18,8 +18,8 @@ def test_kernels_in_the_interpreter():
     pytest.importorskip("triton", reason="Triton is not installed")
     if release("triton") < (3, 7) and release("numpy") >= (2, 4):
         pytest.skip("Triton before 3.7 interprets no loop beside NumPy 2.4")
-    tests = Path(__file__).with_name("interpreted.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests]
+    tests = sorted(Path(__file__).parent.glob("interpreted*.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     # Of Triton before 3.7 beside an older NumPy.
     command += ["-W", "ignore:Conversion of an array:DeprecationWarning"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}

@@ -1,5 +1,6 @@
 r"""The message-passing step of Erwin's embedding."""
 
+from importlib.util import find_spec
 from typing import Any, ClassVar, Optional, Union
 
 import torch
@@ -30,6 +31,20 @@ _MODULE_HOOKS = (
 )
 
 
+@torch.compiler.assume_constant_result
+def _has_kernels(device: int) -> bool:
+    # A fact of the machine, which a traced graph may hold.
+    if torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _is_served(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return _has_kernels(device.index)
+    return device.type == "cpu"
+
+
 def _is_plain(module: Module, kind: type[Module]) -> bool:
     # Whether calling the module is what its class says and nothing more.
     hooks = (getattr(module, name) for name in _MODULE_HOOKS)
@@ -48,8 +63,9 @@ class MPNNConv(MessagePassing):
         x'_i &= x_i + \mathrm{LN} \left( W_4 [x_i, m_i] + c \right)
 
     Nodes are projected before they are gathered, so the cost of an edge is
-    :math:`O(C D)`. On the CPU in float32 or below, a native kernel computes
-    :math:`m_i` without holding a tensor of the size of the edges' features; whatever
+    :math:`O(C D)`. In float32 or below, a native kernel computes :math:`m_i` (on the
+    CPU, and where Triton is installed on CUDA devices of compute capability 8.0 or
+    more) without holding a tensor of the size of the edges' features; whatever
     changes a step of :meth:`propagate` (a subclass, a hook, another :obj:`aggr`, an
     explainer) takes that path instead. Second derivatives always hold such tensors.
 
@@ -138,7 +154,8 @@ class MPNNConv(MessagePassing):
             and source.dtype in (torch.float32, torch.bfloat16, torch.float16)
             and pos.dtype in (torch.float32, torch.float64)
             and pos.shape == (source.size(0), self.dim)
-            and all(t.device.type == "cpu" for t in (source, pos, edge_index))
+            and source.device == pos.device == edge_index.device
+            and _is_served(source.device)
         )
 
     def _is_unchanged(self) -> bool:

@@ -127,13 +127,18 @@ def usage(launch: Launch, tile: tiles.Tile, dim: int = 3) -> Usage:
             "enable_fp_fusion": True,
         },
     )
-    return Usage(*_read(compiled.asm["cubin"]), compiled.metadata.shared)
+    return read_usage(compiled)
 
 
-def _read(cubin: bytes) -> tuple[int, int]:
+def read_usage(compiled: Any) -> Usage:
+    r"""What a compiled kernel uses.
+
+    Args:
+        compiled: What Triton's compiler has returned.
+    """
     tool = Path(nvidia.__path__[0]) / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(compiled.asm["cubin"])
         file.flush()
         command = [str(tool), "--dump-resource-usage", file.name]
         text = subprocess.run(command, capture_output=True, check=True, text=True)
@@ -141,7 +146,7 @@ def _read(cubin: bytes) -> tuple[int, int]:
     if found is None:
         raise RuntimeError(f"cuobjdump said: {text.stdout}")
     registers, stack, local = (int(n) for n in found.groups())
-    return registers, stack + local
+    return Usage(registers, stack + local, compiled.metadata.shared)
 
 
 def main() -> None:

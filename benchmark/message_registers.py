@@ -1,0 +1,108 @@
+r"""What the Triton kernels of message passing take of a GPU, compiled without one.
+
+``python -m benchmark.message_registers`` prints registers a thread, bytes that it
+spills and shared memory of a program; a GPU has the last word (``python -m benchmark
+message_cuda``).
+"""
+
+from itertools import product
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from benchmark.registers import CAPABILITIES, Usage, read_usage
+from torch_geometric_erwin.ops.triton.message import Tile, tile_of
+from torch_geometric_erwin.ops.triton.message_backward import (
+    source_kernel,
+    target_kernel,
+)
+from torch_geometric_erwin.ops.triton.message_forward import forward_kernel
+
+KERNELS: dict[str, Any] = {
+    "forward": forward_kernel,
+    "target": target_kernel,
+    "source": source_kernel,
+}
+_INDICES = ("source", "target")
+_GROUPS = ("target_ptr", "target_order", "source_ptr", "source_order")
+
+
+def compiled(
+    kernel: str,
+    channels: int,
+    capability: tuple[int, int],
+    tile: Tile,
+    dim: int = 3,
+    pos_dtype: str = "fp32",
+) -> Any:
+    r"""A kernel as a call launches it.
+
+    Args:
+        kernel: A key of :data:`KERNELS`.
+        channels: The channels of a row.
+        capability: The device's compute capability.
+        tile: The tile, that which ships or another one to compare with.
+        dim: The number of coordinates.
+        pos_dtype: That of the coordinates.
+    """
+    function = KERNELS[kernel]
+    constants = {
+        "CHANNELS": channels,
+        "DIM": dim,
+        "WIDTH": max(16, triton.next_power_of_2(channels)),
+        "NODES": tile.nodes,
+        "EDGES": tile.edges,
+    }
+    signature, aligned = {}, {}
+    for i, name in enumerate(function.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+        elif name in ("nodes", "edges"):
+            signature[name] = "i32"
+        elif name == "eps":
+            signature[name] = "fp32"
+        else:
+            long = name in _INDICES or name in _GROUPS
+            element = pos_dtype if name == "pos" else "fp32"
+            signature[name] = "*i64" if long else f"*{element}"
+            # A row of an edge index may begin anywhere.
+            if name not in _INDICES:
+                aligned[(i,)] = [["tt.divisibility", 16]]
+    used = {k: v for k, v in constants.items() if k in function.arg_names}
+    return triton.compile(
+        ASTSource(function, signature, used, aligned),
+        target=GPUTarget("cuda", 10 * capability[0] + capability[1], 32),
+        options={"num_warps": tile.warps, "enable_fp_fusion": True},
+    )
+
+
+def usage(
+    kernel: str, channels: int, capability: tuple[int, int], **other: Any
+) -> Usage:
+    r"""Compiles a kernel with the tile that ships, and reads what it uses.
+
+    Args:
+        kernel: A key of :data:`KERNELS`.
+        channels: The channels of a row.
+        capability: The device's compute capability.
+        **other: Further arguments of :func:`compiled`.
+    """
+    other.setdefault("tile", tile_of(channels, kernel != "forward"))
+    return read_usage(compiled(kernel, channels, capability, **other))
+
+
+def main() -> None:
+    r"""Prints a line for every kernel."""
+    print(f"Triton {triton.__version__}")
+    sizes = [16, 20, 32, 64, 96, 128, 256, 512]
+    for channels, dim, kernel, capability in product(
+        sizes, (3, 7), KERNELS, CAPABILITIES
+    ):
+        found = usage(kernel, channels, capability, dim=dim)
+        print(kernel, channels, dim, capability, "|", *found, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What a GPU's compiler says about the kernels of message passing; needs no GPU."""
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+from benchmark.message_registers import KERNELS, usage
+from benchmark.registers import CAPABILITIES
+from torch_geometric_erwin.ops.triton.message import Tile
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("channels", [64, 96])
+def test_no_register_is_spilled(kernel, channels, capability):
+    registers, spilled, shared = usage(kernel, channels, capability)
+    assert spilled == 0
+    # Sixteen warps side by side need no more.
+    assert 0 < registers <= 128
+    assert 0 <= shared <= 48 * 1024
+
+
+def test_a_spill_shows():
+    assert usage("target", 64, (9, 0), tile=Tile(16, 4, 4)).spilled > 0

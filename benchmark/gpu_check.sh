@@ -38,7 +38,7 @@ benchmarks() {
   cases=$("$python" -m benchmark --list | awk '$1 ~ /_cuda$/ {print $1}')
   # Every name is a word of its own.
   # shellcheck disable=SC2086
-  "$python" -m benchmark $cases --out "$out"
+  "$python" -m benchmark $cases --limit 300 --out "$out"
 }
 
 groups=("$@")

@@ -2,6 +2,7 @@ r"""``python -m benchmark NAME...``, from the checkout."""
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def main() -> None:
     images = IMAGES if folder == RESULTS else folder
     repeats = args.repeats or (3 if args.quick else None)
     cores = os.cpu_count() or 1
+    broken: list[str] = []
     for name in names:
         case = cases[name]
         threads = args.threads or sorted({1, cores} if case.serial else {cores})
@@ -76,6 +78,14 @@ def main() -> None:
         paths += [p] if (p := report.draw(result, case.plot, images)) else []
         places = " and ".join(str(path) for path in paths)
         tqdm.write(f"  {result['seconds']:.0f} s; written to {places}\n")
+        broken += [
+            f"{name}, {record['workload']}: {label}"
+            for record in records
+            for label, o in record["implementations"].items()
+            if label.startswith("ours") and o["status"] == "failed"
+        ]
+    if broken:
+        sys.exit("failed: " + "; ".join(broken))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 # Proves the CUDA code on a machine that has a GPU, without a network: builds, runs all tests, runs every kernel under
 # compute-sanitizer, and measures. Logs and results go to $OUT; the last lines say of every group whether it passed.
 #
-#   OUT=folder benchmark/gpu_check.sh [build] [tests] [memcheck] [racecheck] [benchmarks]
+#   OUT=folder benchmark/gpu_check.sh [GROUP...]
 #
-# Without names it runs all groups. It needs Python with PyTorch for CUDA, torch_geometric, Triton, scikit-build-core,
-# pytest, pytest-timeout and hypothesis, and the CUDA toolkit with compute-sanitizer.
+# Groups: build, kernels (the tests of the CUDA code), tests (all of them), memcheck, initcheck, racecheck, synccheck, and
+# every case of a GPU by its name (`python -m benchmark --list`). Without names it runs all. A group may take $LIMIT
+# seconds (default 540); QUICK=1 measures smaller sizes. It needs Python with PyTorch for CUDA, torch_geometric, Triton,
+# scikit-build-core, pytest, pytest-timeout and hypothesis, and the CUDA toolkit with compute-sanitizer.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -14,15 +16,12 @@ out=${OUT:-build/gpu_check}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 
-build() {
-  CUDAARCHS=native "$python" -m pip install --no-build-isolation --no-deps --editable . &&
-    "$python" -c "from torch_geometric_erwin import _native; assert _native.library().erwin_has_cuda()"
-}
+cases() { "$python" -m benchmark --list | awk '$1 ~ /_cuda$/ {print $1}'; }
 
-tests() {
+pytest() {
   local workers=()
-  "$python" -c "import xdist" 2>/dev/null && workers=(-n 8)
-  "$python" -m pytest --ignore=tests/interop -q "${workers[@]}" --durations=20
+  "$python" -c "import xdist" 2>/dev/null && workers=(-n 4)
+  "$python" -m pytest -q "${workers[@]}" --durations=20 "$@"
 }
 
 # PyTorch's allocator hands out parts of large pieces; without it an access beyond a tensor is seen.
@@ -30,31 +29,29 @@ sanitize() {
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 1 "$python" -m benchmark.sanitize
 }
 
-memcheck() { sanitize memcheck && sanitize initcheck; }
-racecheck() { sanitize racecheck && sanitize synccheck; }
-
-benchmarks() {
-  local cases
-  cases=$("$python" -m benchmark --list | awk '$1 ~ /_cuda$/ {print $1}')
-  # Every name is a word of its own.
-  # shellcheck disable=SC2086
-  "$python" -m benchmark $cases --limit 300 --out "$out"
+run() {
+  case $1 in
+  build)
+    CUDAARCHS=native "$python" -m pip install --no-build-isolation --no-deps --editable . &&
+      "$python" -c "from torch_geometric_erwin import _native; assert _native.library().erwin_has_cuda()"
+    ;;
+  kernels)
+    pytest tests/ops/test_ball_tree_cuda.py tests/test_neighbors_cuda.py tests/ops/triton tests/nn/models/test_no_sync.py \
+      tests/utils/test_cuda_graph.py
+    ;;
+  tests) pytest --ignore=tests/interop ;;
+  memcheck | initcheck | racecheck | synccheck) sanitize "$1" ;;
+  *_cuda) "$python" -m benchmark "$1" ${QUICK:+--quick} --limit 300 --out "$out" ;;
+  *)
+    echo "there is no group '$1'"
+    return 1
+    ;;
+  esac
 }
 
-groups=("$@")
-[ $# -gt 0 ] || groups=(build tests memcheck racecheck benchmarks)
-verdicts=()
-failed=0
-for group in "${groups[@]}"; do
-  echo "== $group"
-  start=$SECONDS
-  if "$group" >"$out/$group.log" 2>&1; then verdict=pass; else verdict=fail failed=1; fi
-  tail -n 15 "$out/$group.log"
-  verdicts+=("$group $verdict $((SECONDS - start))")
-done
-
-commit=$(git rev-parse --short HEAD 2>/dev/null)
-"$python" - "$out/gpu_check.json" "${commit:-unknown}" "${verdicts[@]}" <<'END'
+# Written after every group: what a limit on the whole run cuts off does not take the rest along.
+report() {
+  "$python" - "$out/gpu_check.json" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "$@" <<'END'
 import json
 import sys
 
@@ -74,6 +71,27 @@ with open(path, "w") as file:
     )
 print(f"\n{device}, commit {commit}, torch {torch.__version__}")
 for name, group in groups.items():
-    print(f"  {name:12} {group['verdict']}  {group['seconds']} s")
+    print(f"  {name:18} {group['verdict']}  {group['seconds']} s")
 END
+}
+
+export -f run pytest sanitize
+export python out
+groups=("$@")
+[ $# -gt 0 ] || groups=(build kernels tests memcheck initcheck racecheck synccheck $(cases))
+verdicts=()
+failed=0
+for group in "${groups[@]}"; do
+  echo "== $group"
+  start=$SECONDS
+  if timeout "${LIMIT:-540}" bash -c 'run "$1"' run "$group" >"$out/$group.log" 2>&1; then
+    verdict=pass
+  else
+    verdict=fail failed=1
+  fi
+  tail -n 15 "$out/$group.log"
+  verdicts+=("$group $verdict $((SECONDS - start))")
+  report "${verdicts[@]}" >"$out/gpu_check.txt"
+done
+cat "$out/gpu_check.txt"
 exit $failed

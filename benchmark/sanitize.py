@@ -1,4 +1,4 @@
-r"""Runs every CUDA kernel on small inputs, for ``compute-sanitizer``.
+r"""Runs the CUDA kernels on small inputs, for ``compute-sanitizer``.
 
 .. code-block:: bash
 
@@ -9,7 +9,7 @@ import torch
 
 from benchmark.inputs import clouds
 from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
-from torch_geometric_erwin.nn import Erwin
+from torch_geometric_erwin.nn import Erwin, ball_attention
 
 DEVICE = "cuda"
 
@@ -29,6 +29,8 @@ def trees() -> None:
                     layout=layout,
                 )
                 tree.update(pos)
+        for dim in (1, 2, 8):
+            ball_tree(clouds(2, 3000, dim).pos.to(DEVICE, dtype), ball_sizes=64)
 
 
 def neighbors() -> None:
@@ -37,6 +39,8 @@ def neighbors() -> None:
         c = clouds(3, 700)
         pos, ptr = c.pos.to(DEVICE, dtype), c.ptr.to(DEVICE)
         knn_graph(pos, 16, ptr)
+        knn_graph(pos, 200, ptr)  # lists that do not fit the registers
+        knn_graph(pos[:, :1], 4, ptr)
         radius_graph(pos, 0.2, ptr)
         radius_graph(pos, 0.2, ptr, max_num_neighbors=8)
 
@@ -58,9 +62,33 @@ def model() -> None:
         net(x, pos, knn_graph(pos, 8, ptr), ptr=ptr).square().mean().backward()
 
 
+def attention() -> None:
+    r"""All gradients, in float32 and half precision; balls of one block and of more."""
+    for dtype, channels, size in (
+        (torch.float32, 20, 50),
+        (torch.bfloat16, 32, 256),
+        (torch.bfloat16, 32, 600),
+    ):
+        rows = 2 * size
+        shape = (rows, 2, channels)
+        q, k, v = (
+            torch.randn(shape, device=DEVICE, dtype=dtype, requires_grad=True)
+            for _ in range(3)
+        )
+        pos = torch.rand(rows, 3, device=DEVICE, requires_grad=True)
+        ball_len = torch.full((2,), size, device=DEVICE)
+        sigma = torch.full((2,), -1.0, device=DEVICE, requires_grad=True)
+        for differentiable in (False, True):
+            out = ball_attention(
+                *(q, k, v, pos if differentiable else pos.detach(), ball_len, sigma),
+                ball_size=size,
+            )
+            out.float().square().mean().backward()
+
+
 def main() -> None:
     r"""Runs them all."""
-    for part in (trees, neighbors, model):
+    for part in (trees, neighbors, attention, model):
         print(part.__name__, flush=True)
         part()
         torch.cuda.synchronize()

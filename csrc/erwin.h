@@ -57,6 +57,10 @@ typedef struct {
 } erwin_layout;
 
 ERWIN_API int32_t erwin_abi_version(void);
+
+// Of the calling thread's last ERWIN_INTERNAL_ERROR on a device, what CUDA says of it; empty if there was none.
+ERWIN_API const char* erwin_last_error(void);
+
 ERWIN_API int32_t erwin_has_openmp(void);
 ERWIN_API int32_t erwin_has_cuda(void);
 

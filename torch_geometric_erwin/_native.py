@@ -11,6 +11,7 @@ from ctypes import (
     POINTER,
     Structure,
     byref,
+    c_char_p,
     c_double,
     c_float,
     c_int32,
@@ -36,6 +37,7 @@ _STATUS = {
     4: "out of memory",
     5: "internal error",
 }
+_INTERNAL_ERROR = 5
 
 
 HOST, EMULATED = -1, -2  # devices of a context beside the ordinals of GPUs
@@ -208,7 +210,12 @@ def call(name: str, *args: object) -> None:
     r"""Calls an entry point; :obj:`RuntimeError` if it does not return ``ERWIN_OK``."""
     status = _function(name)(*args)
     if status != 0:
-        raise RuntimeError(f"{name}: {_STATUS.get(status, f'status {status}')}")
+        what = _STATUS.get(status, f"status {status}")
+        last_error = library().erwin_last_error
+        last_error.restype = c_char_p
+        if status == _INTERNAL_ERROR and last_error():
+            what += f" ({last_error().decode()})"
+        raise RuntimeError(f"{name}: {what}")
 
 
 def context(tensor: Tensor) -> Context:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import torch_geometric_erwin.ops.neighbors  # noqa: F401  (registers the operators)
-from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.ball_tree_cuda import why_no_kernels
 from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     check_choice,
@@ -141,7 +141,7 @@ def _search_args(
     # The arguments that the operators share: positions, offsets and a balanced tree.
     pos = check_pos(pos, values=False)  # the operators look at the values
     if not torch.compiler.is_compiling():
-        _check_device(pos.device.type)
+        _check_device(pos.device)
         _check_extent(pos)
     # So they do at those of offsets, which are on the host there.
     on_host = pos.device.type == "cpu"
@@ -162,16 +162,18 @@ def _search_args(
     return pos, ptr, tree.perm, [*config.ball_sizes], [*config.strides]
 
 
-def _check_device(kind: str) -> None:
-    if kind == "cpu" or (kind == "cuda" and _native.library().erwin_has_cuda()):
-        return
-    where = "the CPU or a CUDA device"
+def _check_device(device: torch.device) -> None:
+    kind, where = device.type, "the CPU or a CUDA device"
     if kind == "cuda":
-        where = "the CPU, for which alone this package was built"
-    raise ValueError(
-        f"'pos' must be on {where} (got {kind}); search in the transform, or copy the "
-        "positions"
-    )
+        reason = why_no_kernels(device)
+        if reason is None:
+            return
+        where = f"the CPU: {reason}"
+    if kind != "cpu":
+        raise ValueError(
+            f"'pos' must be on {where} (got {kind}); search in the transform, or copy "
+            "the positions"
+        )
 
 
 def _check_extent(pos: Tensor) -> None:

@@ -1,5 +1,16 @@
 // What this build of the library can do, on this machine.
 #include "../erwin.h"
+#include "../error.h"
+
+namespace {
+
+thread_local const char* last_error = "";
+
+}  // namespace
+
+void erwin::set_last_error(const char* text) { last_error = text; }
+
+const char* erwin_last_error(void) { return last_error; }
 
 int32_t erwin_abi_version(void) { return ERWIN_ABI_VERSION; }
 

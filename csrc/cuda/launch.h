@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../erwin.h"
+#include "../error.h"
 #include "runtime.h"
 
 namespace erwin::cuda {
@@ -36,9 +37,10 @@ class Device {
   template <typename... P, typename... A>
   void launch(void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes, const A&... arguments) {
     if (!ok() || blocks == 0) return;
-    if (shared_bytes > 48 * 1024) {
+    // The same for every call: threads that launch at the same time set one value.
+    if (shared_bytes > 40 * 1024) {
       keep(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                static_cast<int>(shared_bytes)));
+                                static_cast<int>(this->shared_bytes())));
     }
     kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
              stream_>>>(arguments...);
@@ -51,7 +53,9 @@ class Device {
 
  private:
   void keep(cudaError_t error) {
-    if (ok()) error_ = error;
+    if (!ok() || error == cudaSuccess) return;
+    error_ = error;
+    set_last_error(cudaGetErrorString(error));
   }
 
   cudaStream_t stream_;

@@ -57,7 +57,7 @@ __device__ int32_t open_child(const Batch<T>& b, int32_t depth, int32_t tree, co
 
 // Opens the roots that are large.
 template <typename T>
-__global__ void open_roots(Batch<T> b) {
+__global__ void __launch_bounds__(kTileThreads) open_roots(Batch<T> b) {
   for (int64_t tree = blockIdx.x; tree < b.trees(); tree += gridDim.x) {
     const Node root = b.root(tree);
     const int32_t level = b.level(tree);
@@ -103,7 +103,7 @@ struct Extents {
 
 // Fills the first buffer with the rows of large trees.
 template <typename T>
-__global__ void load(Batch<T> b) {
+__global__ void __launch_bounds__(kTileThreads) load(Batch<T> b) {
   typedef KeyOf<T> K;
   __shared__ Extents<T> extents;
   const int32_t number = static_cast<int32_t>(blockIdx.x);
@@ -165,7 +165,7 @@ __device__ Selection<KeyOf<T>> selection_of(const LargeNode<T>& node, int32_t di
 // Counts the next digit of the keys of every large node; the last of a node's tiles to be counted chooses the digit,
 // and opens the children when that was the last one.
 template <typename T>
-__global__ void count_digits(Batch<T> b, int32_t depth, bool first) {
+__global__ void __launch_bounds__(kTileThreads) count_digits(Batch<T> b, int32_t depth, bool first) {
   typedef KeyOf<T> K;
   __shared__ uint32_t counts[kDigits];
   __shared__ Selection<K> selection;
@@ -276,7 +276,7 @@ __device__ inline Count look_back(uint64_t* states, int32_t first_tile, int32_t 
 }
 
 template <typename T>
-__global__ void partition(Batch<T> b, int32_t depth) {
+__global__ void __launch_bounds__(kTileThreads) partition(Batch<T> b, int32_t depth) {
   typedef KeyOf<T> K;
   __shared__ int32_t ticket;
   __shared__ Count totals[32], base;

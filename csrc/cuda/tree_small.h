@@ -353,6 +353,7 @@ struct BlockBuilder {
         const uint16_t row = splits ? list[place] : uint16_t{0};
         const bool right = splits && memory.goes_right[row] != 0;
         const uint32_t rights = __ballot_sync(kWarp, right);
+        __syncwarp();
         if (splits) {
           const uint32_t in_node = ((1u << lane()) - 1) & ~((1u << (begin - root.begin)) - 1);
           const int32_t before = __popc(rights & in_node);
@@ -385,7 +386,7 @@ struct BlockBuilder {
 
 // Subtrees of more than `above` rows and at most as many as the block can hold; balls of any size.
 template <typename T>
-__global__ void __launch_bounds__(512, 1) finish_subtrees(Batch<T> b, int32_t above, bool balls) {
+__global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, int32_t above, bool balls) {
   ERWIN_SHARED_MEMORY(base);
   __shared__ Subtree subtree;
   int64_t bytes;

@@ -19,6 +19,7 @@ constexpr int kMaxDim = ERWIN_DEVICE_MAX_DIM;
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 constexpr int kItems = 8;      // rows of a tile for each thread
+constexpr int kTileThreads = 512, kBlockThreads = 512;  // at most
 constexpr int kPositions = 8;  // rows for each thread of a block that finishes a subtree
 constexpr int kMaxDepth = 64;  // levels of large nodes
 constexpr int32_t kMain = -1;  // instead of the level of a rotated tree

@@ -6,6 +6,11 @@ import torch
 from benchmark.cases import all_cases
 from benchmark.runner import check, load
 
+# RMSNorm of half precision under autocast, in the cases of a GPU.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Mismatch dtype between input and weight"
+)
+
 WORKLOADS = {
     f"{case.name}: {workload.name}": workload
     for case in all_cases().values()

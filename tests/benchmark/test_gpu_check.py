@@ -38,4 +38,5 @@ def test_what_the_sanitizer_runs_is_right(monkeypatch):
     monkeypatch.setattr(sanitize, "DEVICE", "cpu")
     sanitize.trees()
     sanitize.neighbors()
+    sanitize.attention()
     sanitize.model()

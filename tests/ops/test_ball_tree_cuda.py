@@ -179,6 +179,37 @@ def test_bounds_may_be_larger_than_the_clouds(sizes):
         assert not a[b.numel() :].any()
 
 
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0.0, 45.0])
+def test_on_the_host_bounds_are_filled_up(rotate, layout):
+    sizes = [60, 0, 5]
+    ptr, config = offsets(sizes), ([32, 16], [2], rotate, layout)
+    pos = positions(normal, [65, 7], 3)
+    tree = build_tree(pos[:65], ptr, TreeConfig(*config))
+    bounds = [tree.num_rows(0) + 9, tree.num_rows(1) + 4]
+    perm, mask, *perm_rot = ball_tree_cuda._order_on_host(pos, ptr, bounds, 72, *config)
+    assert [t.numel() for t in (perm, *perm_rot)] == (
+        [bounds[0], *bounds] if rotate else bounds[:1]
+    )
+    for a, b in zip([perm, *perm_rot], [tree.perm, *tree.perm_rot], strict=True):
+        assert torch.equal(a[: b.numel()], b)
+        assert not a[b.numel() :].any()
+    if layout == "perfect":
+        assert mask.numel() == bounds[0]
+        assert torch.equal(mask[: tree.mask.numel()], tree.mask)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU raises no error")
+@pytest.mark.skipif(not _native.library().erwin_has_cuda(), reason="built without CUDA")
+def test_what_cuda_says_is_in_the_error():
+    pos, ptr = positions(normal, [9], 3), offsets([9])
+    with pytest.raises(RuntimeError, match=r"internal error \(.*CUDA.*\)"):
+        ball_tree_cuda.order(
+            *(_native.Context(0, 1, None), pos, ptr, [9], 9),
+            *([4], [], 0.0, "balanced"),
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_do_no_harm(value, dtype):
@@ -250,7 +281,7 @@ def test_tensors_move_in_one_copy():
     ("has_cuda", "capability", "dim", "reason"),
     [
         (1, (8, 0), 8, None),
-        (1, (9, 0), 9, "9 coordinates, a GPU takes up to 8"),
+        (1, (9, 0), 9, "9 coordinates, the GPU takes 8"),
         (1, (7, 5), 3, "compute capability 7.5, needed is 8.0"),
         (0, (9, 0), 3, "no CUDA compiler was found"),
     ],

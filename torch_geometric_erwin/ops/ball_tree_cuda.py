@@ -8,15 +8,18 @@ import warnings
 from ctypes import byref
 from functools import cache
 from itertools import accumulate
+from typing import Optional
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops.ball_tree import rotation_matrix, sizes_of, tables_of
 from torch_geometric_erwin.utils.checks import check_ptr
 
 MAX_DIM = 8  # ERWIN_DEVICE_MAX_DIM
+_LARGEST = 2**30  # points of a cloud, as on the host
 
 
 @cache
@@ -26,18 +29,23 @@ def _warn(reason: str) -> None:
     )
 
 
-def _is_built_here(pos: Tensor) -> bool:
+def why_no_kernels(device: torch.device) -> Optional[str]:
+    r"""Why the native kernels do not run on a GPU, or :obj:`None` if they do."""
     if not _native.library().erwin_has_cuda():
-        _warn("torch_geometric_erwin was installed where no CUDA compiler was found")
-        return False
-    major, minor = torch.cuda.get_device_capability(pos.device)
+        return "torch_geometric_erwin was installed where no CUDA compiler was found"
+    major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
-        _warn(f"the GPU has compute capability {major}.{minor}, needed is 8.0")
-        return False
-    if pos.size(1) > MAX_DIM:
-        _warn(f"positions have {pos.size(1)} coordinates, a GPU takes up to {MAX_DIM}")
-        return False
-    return True
+        return f"the GPU has compute capability {major}.{minor}, needed is 8.0"
+    return None
+
+
+def _is_built_here(pos: Tensor) -> bool:
+    reason = why_no_kernels(pos.device)
+    if reason is None and pos.size(1) > MAX_DIM:
+        reason = f"positions have {pos.size(1)} coordinates, the GPU takes {MAX_DIM}"
+    if reason is not None:
+        _warn(reason)
+    return reason is None
 
 
 def order(
@@ -70,7 +78,7 @@ def order(
     bounds = _native.TreeBounds(
         ptr.numel() - 1,
         points,
-        min(max_points, points),
+        min(max_points, points, _LARGEST),
         (_native.c_int64 * _native.MAX_LEVELS)(*num_rows),
     )
     shape = (context, config, _native.DTYPES[dtype])
@@ -113,10 +121,29 @@ def _ball_tree_order_cuda(
 ) -> list[Tensor]:
     args = (num_rows, max_points, ball_sizes, strides, rotate, layout)
     if not _is_built_here(pos):
-        tensors = torch.ops.erwin.ball_tree_order(pos.cpu(), ptr.cpu(), *args)
-        return [t.to(pos.device) for t in tensors]
+        return _order_on_host(pos, ptr, *args)
     ptr = ptr.to(pos.device, non_blocking=True)
     return order(_native.context(pos), pos, ptr, *args)
+
+
+def _order_on_host(
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    max_points: int,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    # The builder for the host takes sizes that are exact: bounds are filled up after.
+    host = ptr.cpu()
+    points = int(host[-1])
+    _, exact, _ = sizes_of(host, points, ball_sizes, strides, layout)
+    args = (max_points, ball_sizes, strides, rotate, layout)
+    tensors = torch.ops.erwin.ball_tree_order(pos[:points].cpu(), host, exact, *args)
+    sizes = [num_rows[0], num_rows[0] if layout == "perfect" else 0, *num_rows]
+    return [pad(t, (0, n - t.numel())).to(pos.device) for t, n in zip(tensors, sizes)]
 
 
 @torch.library.impl("erwin::ball_tree", "CUDA")

@@ -20,9 +20,9 @@ class CapturedStep:
 
     The step must not wait for the GPU, and what it reads must stay in place: weights,
     running statistics, the state of an optimizer with :obj:`capturable=True` and, if a
-    schedule changes it, a learning rate that is a tensor. Gradients are created in the
-    step: call :obj:`optimizer.zero_grad()` in it, and nowhere else. Batches are copied
-    to where the first one was put, so all of them have its sizes
+    schedule changes it, a learning rate that is a tensor on the GPU. Gradients are
+    created in the step: call :obj:`optimizer.zero_grad()` in it, and nowhere else.
+    Batches are copied to where the first one was put, so all of them have its sizes
     (:func:`torch_geometric_erwin.pad_batch`); what is no tensor stays that of the
     recorded batch.
 
@@ -73,15 +73,22 @@ class CapturedStep:
         self.calls += 1
         if self.batch.pos.device.type != "cuda":
             return self.step(self.batch).detach()
-        if self.calls <= self.warmup:
-            return self._aside()
-        if self.graph is None:
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.output = self.step(self.batch).detach()
-        self.graph.replay()
-        assert self.output is not None
+        with torch.cuda.device(self.batch.pos.device):
+            if self.calls <= self.warmup:
+                return self._aside()
+            if self.graph is None:
+                self._record()
+            assert self.graph is not None
+            assert self.output is not None
+            self.graph.replay()
         return self.output
+
+    def _record(self) -> None:
+        # Kept only when the whole step is in it.
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            output = self.step(self.batch).detach()
+        self.graph, self.output = graph, output
 
     def _place(self, batch: Batch) -> None:
         if self.batch is None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops import triton
 
 # No ball is longer than ball_size: a number that is known without asking the device.
 _BALLS = (
@@ -131,29 +132,21 @@ def _ball_attention_backward_cpu(
     return grads
 
 
-def _on_cuda(name: str, q: Tensor, *args: Any) -> Any:
-    # Not at the top of the file: the package does not need Triton.
-    from torch_geometric_erwin.ops.triton import attention
-
-    with torch.cuda.device_of(q):
-        return getattr(attention, name)(*args)
-
-
 @torch.library.impl("erwin::ball_attention", "CUDA")
 def _ball_attention_cuda(q: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _on_cuda("forward", q, q, *args)
+    return triton.launch("attention", "forward", q, q, *args)
 
 
 @torch.library.impl("erwin::ball_attention_packed", "CUDA")
 def _ball_attention_packed_cuda(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _on_cuda("forward", qkv, *qkv.unbind(1), *args)
+    return triton.launch("attention", "forward", qkv, *qkv.unbind(1), *args)
 
 
 @torch.library.impl("erwin::ball_attention_backward", "CUDA")
 def _ball_attention_backward_cuda(
     grad: Tensor, *args: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _on_cuda("backward", grad, grad, *args)
+    return triton.launch("attention", "backward", grad, grad, *args)
 
 
 def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops import triton
 from torch_geometric_erwin.ops.edges import Edges, check_nodes
 
 _ROW = 16  # ERWIN_ROW
@@ -188,25 +189,17 @@ def _message_backward_cpu(*args: Any) -> tuple[Tensor, ...]:
     )
 
 
-def _on_cuda(name: str, *args: Any) -> Any:
-    # Not at the top of the file: the package does not need Triton.
-    from torch_geometric_erwin.ops.triton import message
-
-    with torch.cuda.device_of(args[0]):
-        return getattr(message, name)(*args)
-
-
 @torch.library.impl("erwin::message", "CUDA")
 def _message_cuda(*args: Any) -> Tensor:
     target_rows, source, source_ptr = args[1], args[7], args[11]
     if source_ptr is None:
         check_nodes(source, target_rows.size(0))
-    return _on_cuda("forward", *args)
+    return triton.launch("message", "forward", args[0], *args)
 
 
 @torch.library.impl("erwin::message_backward", "CUDA")
 def _message_backward_cuda(*args: Any) -> tuple[Tensor, ...]:
-    return _on_cuda("backward", *args)
+    return triton.launch("message", "backward", args[0], *args)
 
 
 @torch.library.register_fake("erwin::message")

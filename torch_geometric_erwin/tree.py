@@ -349,7 +349,8 @@ class Tree:
     ) -> "Tree":
         r"""Builds the tree again for positions that moved.
 
-        As splits are by count, the sizes of balls and groups stay. Nothing has to be
+        As splits are by count, the sizes of balls and groups stay; points of equal
+        coordinate are ordered by index. Nothing has to be
         read from a GPU, so that a rollout does not wait for it, and the call can be
         recorded in a CUDA graph, or compiled into the model's.
 

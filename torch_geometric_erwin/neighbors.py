@@ -19,8 +19,8 @@ from torch_geometric_erwin.utils.checks import (
 FLOWS = ("source_to_target", "target_to_source")
 
 # On the CPU the search stops at nodes of at most 16 points (csrc/cpu/neighbors.cpp):
-# balls of 16 fill them; balls of 8 to 12 points were 10 to 40 % slower, measured in 3-D.
-# On a GPU leaves have 32 places, two balls.
+# balls of 16 fill them; balls of 8 to 12 points were 10 to 40 % slower in 3-D. On a
+# GPU leaves have 32 places, two balls.
 _BALL_SIZE = 16
 
 

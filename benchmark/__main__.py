@@ -74,7 +74,7 @@ def main() -> None:
             tqdm.write(line)
         for label, value in result.get("exponents", {}).items():
             tqdm.write(f"  time grows as n^{value:.2f}: {label}")
-        paths = [report.write(result, folder, machine.slug())]
+        paths = [report.write(result, folder, machine.slug(gpu=name.endswith("_cuda")))]
         paths += [p] if (p := report.draw(result, case.plot, images)) else []
         places = " and ".join(str(path) for path in paths)
         tqdm.write(f"  {result['seconds']:.0f} s; written to {places}\n")

@@ -50,9 +50,15 @@ def describe() -> dict[str, Any]:
     }
 
 
-def slug() -> str:
-    r"""A name of the machine for files, such as ``amd-epyc-2-cores``."""
+def slug(gpu: bool = False) -> str:
+    r"""A name of the machine for files, such as ``amd-epyc-2-cores``.
+
+    Args:
+        gpu: Whether its GPU is what counts.
+    """
     text = f"{cpu_model()} {os.cpu_count()} cores".lower()
+    if gpu and torch.cuda.is_available():
+        text = torch.cuda.get_device_name().lower()
     for words in (r"\(r\)|\(tm\)", r"\bcpu\b", r"@.*?ghz", r"\d+-core processor"):
         text = re.sub(words, " ", text)
     return re.sub(r"[^a-z0-9]+", "-", text).strip("-")

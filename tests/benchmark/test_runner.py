@@ -373,3 +373,36 @@ def test_peak_grows_with_the_loop():
 def test_case_needs_a_name_of_its_own():
     assert all(isinstance(case, Case) for case in all_cases().values())
     assert all(name == case.name for name, case in all_cases().items())
+
+
+def test_name_of_a_gpu(monkeypatch):
+    cpu = machine.slug()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert machine.slug(gpu=True) == cpu
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    assert machine.slug(gpu=True) == "nvidia-h100-80gb-hbm3"
+    assert machine.slug() == cpu
+
+
+def test_a_failure_of_ours_is_an_error(monkeypatch, tmp_path):
+    def records(*args):
+        failed = {"status": "failed", "reason": "disagrees"}
+        return [
+            {
+                "workload": "2 x 2",
+                "measure": "time",
+                "threads": 1,
+                "allocator": "default",
+                "params": {},
+                "baseline": "peer",
+                "implementations": {"peer": failed, "ours, new": failed},
+            }
+        ]
+
+    monkeypatch.setattr("benchmark.__main__.run_case", records)
+    monkeypatch.setattr(
+        "sys.argv", ["benchmark", "tree", "--threads", "1", "--out", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit, match="failed: tree, 2 x 2: ours, new$"):
+        main()

@@ -404,5 +404,5 @@ def test_a_failure_of_ours_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "sys.argv", ["benchmark", "tree", "--threads", "1", "--out", str(tmp_path)]
     )
-    with pytest.raises(SystemExit, match="failed: tree, 2 x 2: ours, new$"):
+    with pytest.raises(SystemExit, match=r"failed: tree, 2 x 2: ours, new$"):
         main()

@@ -114,6 +114,30 @@ def tables_of(
     return ball_len, group_len
 
 
+def empty_order(
+    pos: Tensor,
+    num_rows: Sequence[Union[int, torch.SymInt]],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    r"""What holds the order of the rows, not filled in: perm, mask and perm_rot.
+
+    Args:
+        pos: The node positions, on whose device it lies.
+        num_rows: The rows of the levels.
+        rotate: The angle of the second tree; zero for none.
+        layout: The layout of the tree; without repeated points the mask is empty.
+    """
+    empty = partial(pos.new_empty, dtype=torch.int64)
+    masked = num_rows[0] if layout == "perfect" else 0
+    perm_rot = [empty((n,)) for n in num_rows] if rotate else []
+    return [
+        empty((num_rows[0],)),
+        pos.new_empty((masked,), dtype=torch.bool),
+        *perm_rot,
+    ]
+
+
 @torch.library.impl("erwin::ball_tree", "CPU")
 def _ball_tree_cpu(
     pos: Tensor,
@@ -145,10 +169,7 @@ def _order(
     config = _native.layout(ball_sizes, strides, layout)
     dtype, dim = _native.DTYPES[pos.dtype], pos.size(1)
     cloud_args = (ptr.data_ptr(), ptr.numel() - 1)
-    perfect = layout == "perfect"
-    perm = ptr.new_empty(num_rows[0])
-    mask = ptr.new_empty(num_rows[0] if perfect else 0, dtype=torch.bool)
-    perm_rot = [ptr.new_empty(n) for n in num_rows] if rotate else []
+    perm, mask, *perm_rot = tensors = empty_order(pos, num_rows, rotate, layout)
     rotation = rotation_matrix(rotate, dim).to(pos.dtype) if rotate else None
     size = _native.size_of("erwin_tree_workspace", config, dtype, *cloud_args, dim)
     workspace = torch.empty(size, dtype=torch.uint8)
@@ -164,10 +185,10 @@ def _order(
         workspace.data_ptr(),
         size,
         perm.data_ptr(),
-        mask.data_ptr() if perfect else None,
+        mask.data_ptr() if layout == "perfect" else None,
         _native.pointers(perm_rot),
     )
-    return [perm, mask, *perm_rot]
+    return tensors
 
 
 @torch.library.impl("erwin::ball_tree_order", "CPU")
@@ -206,7 +227,7 @@ def _ball_tree_fake(
     num_rows = [size() if layout == "perfect" else pos.size(0)]
     num_rows += [size() for _ in strides]
     empty = partial(pos.new_empty, dtype=torch.int64)  # offsets may lie on the host
-    perm, mask, *perm_rot = _order_fake(pos, num_rows, rotate, layout)
+    perm, mask, *perm_rot = empty_order(pos, num_rows, rotate, layout)
     rows = empty((ptr.size(0) - 1, len(ball_sizes)))
     ball_len = [empty((size(),)) for _ in ball_sizes]
     group_len = [empty((n,)) for n in num_rows[1:]]
@@ -224,20 +245,4 @@ def _ball_tree_order_fake(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
-    return _order_fake(pos, num_rows, rotate, layout)
-
-
-def _order_fake(
-    pos: Tensor,
-    num_rows: Sequence[Union[int, torch.SymInt]],
-    rotate: float,
-    layout: str,
-) -> list[Tensor]:
-    empty = partial(pos.new_empty, dtype=torch.int64)
-    masked = num_rows[0] if layout == "perfect" else 0
-    perm_rot = [empty((n,)) for n in num_rows] if rotate else []
-    return [
-        empty((num_rows[0],)),
-        pos.new_empty((masked,), dtype=torch.bool),
-        *perm_rot,
-    ]
+    return empty_order(pos, num_rows, rotate, layout)

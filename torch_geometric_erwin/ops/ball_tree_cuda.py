@@ -15,7 +15,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torch_geometric_erwin import _native
-from torch_geometric_erwin.ops.ball_tree import rotation_matrix, sizes_of, tables_of
+from torch_geometric_erwin.ops.ball_tree import (
+    empty_order,
+    rotation_matrix,
+    sizes_of,
+    tables_of,
+)
 from torch_geometric_erwin.utils.checks import check_ptr
 
 MAX_DIM = 8  # ERWIN_DEVICE_MAX_DIM
@@ -86,10 +91,8 @@ def order(
         "erwin_tree_device_workspace", *shape, dim, byref(bounds), int(rotate != 0)
     )
     workspace = pos.new_empty(size, dtype=torch.uint8)
-    perfect = layout == "perfect"
-    perm = ptr.new_zeros(num_rows[0])
-    mask = ptr.new_zeros(num_rows[0] if perfect else 0, dtype=torch.bool)
-    perm_rot = [ptr.new_zeros(n) for n in num_rows] if rotate else []
+    tensors = empty_order(pos, num_rows, rotate, layout)
+    perm, mask, *perm_rot = [t.zero_() for t in tensors]
     rotation = rotation_matrix(rotate, dim).to(dtype) if rotate else None
     _native.call(
         "erwin_tree_build_device",
@@ -102,10 +105,10 @@ def order(
         workspace.data_ptr(),
         size,
         perm.data_ptr(),
-        mask.data_ptr() if perfect else None,
+        mask.data_ptr() if layout == "perfect" else None,
         _native.pointers(perm_rot),
     )
-    return [perm, mask, *perm_rot]
+    return tensors
 
 
 @torch.library.impl("erwin::ball_tree_order", "CUDA")

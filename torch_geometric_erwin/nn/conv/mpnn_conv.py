@@ -1,6 +1,5 @@
 r"""The message-passing step of Erwin's embedding."""
 
-from importlib.util import find_spec
 from typing import Any, ClassVar, Optional, Union
 
 import torch
@@ -13,6 +12,7 @@ from torch_geometric.typing import Adj
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.ops import triton
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
 from torch_geometric_erwin.utils.checks import check_int, is_transformed
@@ -31,17 +31,9 @@ _MODULE_HOOKS = (
 )
 
 
-@torch.compiler.assume_constant_result
-def _has_kernels(device: int) -> bool:
-    # A fact of the machine, which a traced graph may hold.
-    if torch.version.hip is not None or find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
-
-
 def _is_served(device: torch.device) -> bool:
     if device.type == "cuda":
-        return _has_kernels(device.index)
+        return not triton.why_not(device.index)
     return device.type == "cpu"
 
 

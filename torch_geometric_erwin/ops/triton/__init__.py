@@ -5,10 +5,31 @@ package does not need Triton.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+
+
+@torch.compiler.assume_constant_result
+def why_not(device: int) -> str:
+    r"""Why a GPU cannot run the kernels, empty if it can.
+
+    A fact of the machine, which a traced graph may hold.
+
+    Args:
+        device: The GPU's number.
+    """
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    major, minor = torch.cuda.get_device_capability(device)
+    if torch.version.hip is not None or major < 8:
+        return (
+            "it needs an NVIDIA GPU of compute capability 8.0 or more "
+            f"(got {torch.cuda.get_device_name(device)}, {major}.{minor})"
+        )
+    return ""
 
 
 def launch(module: str, function: str, on: Tensor, *args: Any) -> Any:

@@ -7,12 +7,11 @@ GPU has run the kernels yet: they are tested in Triton's interpreter, and compil
 compute capability 8.0 and 9.0.
 """
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from torch_geometric_erwin.nn.attention.backends.fused import run
+from torch_geometric_erwin.ops import triton as kernels
 from torch_geometric_erwin.utils.checks import is_transformed
 
 __all__ = ["run", "why_not"]
@@ -31,18 +30,4 @@ def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
         return f"it serves float32, bfloat16 and float16 (got {q.dtype})"
     if q.size(-1) > _CHANNELS:
         return f"it serves heads of {_CHANNELS} channels at most (got {q.size(-1)})"
-    return _why_not_here(q.device.index)
-
-
-@torch.compiler.assume_constant_result
-def _why_not_here(device: int) -> str:
-    # A fact of the machine, which a traced graph may hold.
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    major, minor = torch.cuda.get_device_capability(device)
-    if torch.version.hip is not None or major < 8:
-        return (
-            "it needs an NVIDIA GPU of compute capability 8.0 or more "
-            f"(got {torch.cuda.get_device_name(device)}, {major}.{minor})"
-        )
-    return ""
+    return kernels.why_not(q.device.index)

@@ -32,7 +32,8 @@ sanitize() {
 run() {
   case $1 in
   build)
-    CUDAARCHS=native "$python" -m pip install --no-build-isolation --no-deps --editable . &&
+    : "${CUDAARCHS:=$("$python" -c "import torch; print('%d%d-real' % torch.cuda.get_device_capability())")}"
+    CUDAARCHS=$CUDAARCHS "$python" -m pip install --no-build-isolation --no-deps --editable . &&
       "$python" -c "from torch_geometric_erwin import _native; assert _native.library().erwin_has_cuda()"
     ;;
   kernels)

@@ -19,7 +19,6 @@ from torch_geometric_erwin import _native
 
 _PACKAGES = [
     "torch-geometric-erwin",
-    "torch",
     "triton",
     "torch-geometric",
     "numpy",
@@ -42,7 +41,10 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),
         "python": platform.python_version(),
-        "packages": {name: v for name in _PACKAGES if (v := _version(name))},
+        "packages": {
+            "torch": torch.__version__,  # with its build, as in 2.11.0+cu130
+            **{name: v for name in _PACKAGES if (v := _version(name))},
+        },
         "openmp": bool(_native.library().erwin_has_openmp()),
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "commit": commit(),

@@ -744,6 +744,20 @@ def test_rows_of_a_batch():
 
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0.0, 45.0])
+@pytest.mark.parametrize("sizes", [[], [0], [1], [5, 0, 30, 1], [0, 16, 0]])
+def test_all_rows_of_a_batch_at_once(sizes, rotate, layout):
+    ptr = offsets(sizes)
+    options = {"ball_sizes": 4, "strides": [2, 2], "rotate": rotate, "layout": layout}
+    tree = ball_tree(random_pos(sum(sizes)), ptr, **options)
+    perm, rotated = tree.global_perms(ptr)
+    assert torch.equal(perm, tree.global_perm(ptr))
+    assert len(rotated) == (3 if rotate else 0)
+    for l, actual in enumerate(rotated):
+        assert torch.equal(actual, tree.global_perm_rot(l))
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
 @pytest.mark.parametrize("rotate", [0.0, -12.5])
 def test_tree_is_a_nest_of_tensors(layout, rotate):
     tree = ball_tree(

@@ -244,6 +244,22 @@ class Tree:
         perm, rows = self.perm_rot[level], self.level[:, level]
         return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
 
+    def global_perms(self, ptr: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        r""":meth:`global_perm`, and :meth:`global_perm_rot` of all levels.
+
+        All at once, because on a GPU each takes longer to launch than to compute.
+        """
+        perms = (self.perm, *self.perm_rot)
+        start, level = [ptr[:-1]], self.level.t()
+        lengths = [level[0]]
+        if self.perm_rot:
+            start.append((level.cumsum(1) - level).flatten())
+            lengths.append(level.flatten())
+        sizes = [perm.size(0) for perm in perms]
+        segment = segment_ids(torch.cat(lengths), sum(sizes))
+        main, *rotated = (torch.cat(perms) + torch.cat(start)[segment]).split(sizes)
+        return main, tuple(rotated)
+
     def batch(self, level: int) -> Tensor:
         r"""The cloud of every row of a level, as PyG's readouts take it."""
         return segment_ids(self.level[:, level], self.num_rows(level))

@@ -3,7 +3,6 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from torch_geometric_erwin.utils.rows import (
-    centre_dense,
     dense_width,
     from_dense,
     put_rows,
@@ -120,33 +119,6 @@ def test_dense_view_gradients():
 def test_dense_width():
     assert dense_width(torch.tensor([3, 0, 2]), limit=256) == 3
     assert dense_width(torch.empty(0, dtype=torch.int64), limit=256) == 1
-
-
-@pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_centre_dense(offset):
-    # The original's distances are wrong far from the origin.
-    lengths = torch.tensor([2, 0, 5, 1])
-    pos = rows(8, 3) + offset
-    dense, mean = centre_dense(pos, lengths, 5)
-    for i, part in enumerate(pos.split(lengths.tolist())):
-        if len(part) == 0:
-            assert (dense[i] == 0).all()
-            continue
-        # float64 resolves 1e-10 at 1e6.
-        torch.testing.assert_close(mean[i], part.mean(0), rtol=0, atol=1e-9)
-        expected = part - part.mean(0)
-        torch.testing.assert_close(dense[i, : len(part)], expected, rtol=0, atol=1e-9)
-        assert (dense[i, len(part) :] == 0).all()
-
-
-def test_centre_dense_of_a_cloud_far_away_in_float32():
-    # A grid of halves: exact at 2^20 + i / 2 too, so the same as at the origin.
-    pos = torch.tensor([[0.0], [0.5], [1.5], [2.0]])
-    lengths = torch.tensor([4])
-    near, _ = centre_dense(pos, lengths, 4)
-    far, mean = centre_dense(pos + 2.0**20, lengths, 4)
-    assert torch.equal(near, far)
-    assert mean.tolist() == [[2.0**20 + 1.0]]
 
 
 def test_compile():

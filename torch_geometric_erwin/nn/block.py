@@ -67,11 +67,16 @@ class ErwinBlock(torch.nn.Module):
         pos: Tensor,
         ball_len: Tensor,
         perm: Optional[Tensor] = None,
+        offset: Optional[Tensor] = None,
     ) -> Tensor:
-        r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
+        r"""Runs the forward pass; :obj:`perm` selects the rotated tree.
+
+        Blocks that share balls can share the offset that
+        :meth:`~torch_geometric_erwin.nn.BallAttention.offset` returns.
+        """
         # Under autocast the sum of the layers keeps the precision of the weights.
         x = x.to(self.norm_mlp.weight.dtype)
-        x = x + self.attention(self.norm_attention(x), pos, ball_len, perm)
+        x = x + self.attention(self.norm_attention(x), pos, ball_len, perm, offset)
         return x + self.mlp(self.norm_mlp(x))
 
     def __repr__(self) -> str:

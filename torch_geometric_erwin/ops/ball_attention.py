@@ -171,7 +171,7 @@ def _ball_attention_fake(q: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("erwin::ball_attention_packed")
 def _ball_attention_packed_fake(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _outputs(qkv[:, 0])
+    return _outputs(qkv.select(1, 0))
 
 
 @torch.library.register_fake("erwin::ball_attention_backward")

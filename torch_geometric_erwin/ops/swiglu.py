@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_geometric_erwin.ops.gate import silu_gate
 from torch_geometric_erwin.ops.linear import product, serves
 
 # Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
@@ -49,8 +50,7 @@ def swiglu(
 def _plain(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
 ) -> Tensor:
-    gate, value = F.linear(x, weight_in, bias_in).chunk(2, dim=-1)
-    return F.linear(F.silu(gate) * value, weight_out, bias_out)
+    return F.linear(silu_gate(F.linear(x, weight_in, bias_in)), weight_out, bias_out)
 
 
 _WEIGHTS = "Tensor weight_in, Tensor bias_in, Tensor weight_out"

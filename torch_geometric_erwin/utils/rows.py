@@ -196,34 +196,6 @@ def dense_width(lengths: Tensor, limit: int) -> int:
     return max(1, int(lengths.max())) if lengths.size(0) > 0 else 1
 
 
-def centre_dense(pos: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    r"""The dense view of positions relative to their segment's mean, and the means.
-
-    Means are taken relative to a segment's first row, so that they are as exact far
-    from the origin as near it.
-
-    Args:
-        pos: The positions.
-        lengths: The rows of every segment, at most :obj:`width`.
-        width: The slots of a segment.
-
-    Shapes:
-        - **pos:** :math:`(N, D)`; **lengths:** :math:`(K)`; **output:**
-          :math:`(K, B, D)`, zero in slots without a row, and :math:`(K, D)`.
-
-    Example:
-        >>> centre_dense(torch.tensor([[1.0], [3.0]]), torch.tensor([2]), 2)
-        (tensor([[[-1.],
-                 [ 1.]]]), tensor([[2.]]))
-    """
-    dense = to_dense(pos, lengths, width)
-    first = dense[:, :1]
-    mask = row_mask(lengths, width).unsqueeze(-1)
-    offset = (dense - first) * mask
-    mean = offset.sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
-    return (offset - mean) * mask, (first + mean).squeeze(1)
-
-
 def _is_full(lengths: Tensor, size: int, width: int) -> bool:
     # Full segments are a view. Compiled code takes the general path, whose graph does
     # not depend on the accident that the sizes agree.

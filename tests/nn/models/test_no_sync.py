@@ -67,8 +67,7 @@ def test_a_read_raises(device):
                 read()
 
 
-# The fake of the fused operator slices, which asks the driver.
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "preferred"])
+@every_model
 def test_prediction_on_a_gpu_reads_nothing(name):
     model = make(name).eval()
     data = batch_for(model)

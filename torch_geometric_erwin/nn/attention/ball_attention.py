@@ -10,14 +10,8 @@ from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
 from torch_geometric_erwin.nn.attention.backends.rows import QKV
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.ops.centre import centre
 from torch_geometric_erwin.utils.checks import check_choice, check_int, check_lengths
-from torch_geometric_erwin.utils.rows import (
-    centre_dense,
-    dense_width,
-    from_dense,
-    put_rows,
-    take_rows,
-)
 
 
 def ball_attention(
@@ -223,27 +217,36 @@ class BallAttention(torch.nn.Module):
         pos: Tensor,
         ball_len: Tensor,
         perm: Optional[Tensor] = None,
+        offset: Optional[Tensor] = None,
     ) -> Tensor:
-        r"""Runs the forward pass; :obj:`perm` selects the rotated tree."""
-        pos = pos if self.differentiable_pos else pos.detach()
-        x = x + self.lin_pos(self._relative(pos, ball_len, perm).to(x.dtype))
+        r"""Runs the forward pass; :obj:`perm` selects the rotated tree.
+
+        Layers that share balls can share their :meth:`offset`.
+        """
+        if offset is None:
+            offset = self.offset(pos, ball_len, perm)
+        x = x + self.lin_pos(offset.to(x.dtype))
         qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         # One tensor: a backend may write the gradients of all three to one as well.
         q, k, v = qkv.unbind(1)
-        _check(q, k, v, pos, ball_len, self.sigma, self.ball_size, perm)
+        _check(q, k, v, offset, ball_len, self.sigma, self.ball_size, perm)
+        # Distances are those of the positions, and the kernels need no origin.
         out = _attend(
-            *(qkv, pos, ball_len, self.sigma, perm, self.ball_size, None),
+            *(qkv, offset, ball_len, self.sigma, perm, self.ball_size, None),
             *(self.differentiable_pos, self.backend),
         )
         return self.lin_out(out.flatten(1))
 
-    def _relative(
-        self, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor]
+    def offset(
+        self, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor] = None
     ) -> Tensor:
-        pos = pos if perm is None else take_rows(pos, perm)
-        offset, _ = centre_dense(pos, ball_len, dense_width(ball_len, self.ball_size))
-        offset = from_dense(offset, ball_len, pos.size(0))
-        return offset if perm is None else put_rows(offset, perm, pos.size(0))
+        r"""The position of every row relative to the mean of its ball.
+
+        Shapes:
+            - **output:** :math:`(N, D)`.
+        """
+        pos = pos if self.differentiable_pos else pos.detach()
+        return centre(pos, ball_len, perm, self.ball_size)
 
     def __repr__(self) -> str:
         return (

@@ -1,7 +1,7 @@
 r"""The Erwin transformer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional, Union, cast
 
 import torch
 from torch import Tensor
@@ -66,8 +66,12 @@ class ErwinStage(torch.nn.Module):
         self, x: Tensor, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor] = None
     ) -> Tensor:
         r"""Runs the forward pass; without :obj:`perm` all blocks use the main tree."""
+        trees = [None] if perm is None else [None, perm][: len(self.blocks)]
+        attention = cast(ErwinBlock, self.blocks[0]).attention
+        offsets = [attention.offset(pos, ball_len, p) for p in trees]
         for i, block in enumerate(self.blocks):
-            args = (x, pos, ball_len, perm if i % 2 == 1 else None)
+            tree = i % len(trees)
+            args = (x, pos, ball_len, trees[tree], offsets[tree])
             x = recompute(block, *args) if self.checkpoint else block(*args)
         return x
 
@@ -370,12 +374,12 @@ class Erwin(torch.nn.Module):
         tree = self._tree(inputs, tree)
         pos = inputs.pos if self.differentiable_pos else inputs.pos.detach()
         x = self.embed(inputs.x, pos, inputs.edge_index)
-        perm = tree.global_perm(inputs.ptr)
+        perm, perm_rot = tree.global_perms(inputs.ptr)
         if tree.mask is None:
             x, pos = take_rows(x, perm), take_rows(pos, perm)
         else:  # repeated points are read more than once
             x, pos = x[perm], pos[perm]
-        x = self._unet(x, pos, tree)
+        x = self._unet(x, pos, tree, perm_rot)
         if not self.decode:
             return self.head(x), tree.batch(len(self.encoder) - 1)
         num_nodes = inputs.pos.size(0)
@@ -409,10 +413,10 @@ class Erwin(torch.nn.Module):
             )
         return build_tree(inputs.pos, inputs.ptr, self.tree_config)
 
-    def _unet(self, x: Tensor, pos: Tensor, tree: Tree) -> Tensor:
-        perms: list[Optional[Tensor]] = [None] * len(self.encoder)
-        if tree.perm_rot:
-            perms = [tree.global_perm_rot(l) for l in range(len(self.encoder))]
+    def _unet(
+        self, x: Tensor, pos: Tensor, tree: Tree, perm_rot: tuple[Tensor, ...]
+    ) -> Tensor:
+        perms = perm_rot or (None,) * len(self.encoder)
         # Rows that padding added enter no statistic.
         real: list[tuple[Tensor, ...]] = [()] * len(self.encoder)
         if tree.real is not None:

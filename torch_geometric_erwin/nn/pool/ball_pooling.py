@@ -8,8 +8,9 @@ from torch import Tensor
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import BatchNorm
+from torch_geometric_erwin.ops.centre import centre_dense
 from torch_geometric_erwin.utils.checks import check_int, check_lengths
-from torch_geometric_erwin.utils.rows import centre_dense, from_dense, to_dense
+from torch_geometric_erwin.utils.rows import from_dense, to_dense
 
 
 def _check_shape(name: str, x: Tensor, rows: int, channels: int) -> None:

@@ -18,9 +18,12 @@ def span(lengths, ends, ball, rows):
 @triton.jit
 def rows_at(perm, place, valid):
     r"""The rows at places of the tree order."""
+    # Two branches: what follows a return in one of them would still be compiled.
     if perm is None:
-        return place.to(tl.int64)
-    return tl.load(perm + place, mask=valid, other=0)
+        row = place.to(tl.int64)
+    else:
+        row = tl.load(perm + place, mask=valid, other=0)
+    return row
 
 
 @triton.jit

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch_geometric.data import Data
 
 from benchmark.cases.model import FIVE_LEVELS, TINY
 from benchmark.inputs import Graphs, graphs
@@ -17,6 +18,7 @@ from torch_geometric_erwin.nn.models.reference import (
     convert_state_dict,
 )
 from torch_geometric_erwin.tree import Tree, TreeConfig, build_tree
+from torch_geometric_erwin.utils.cuda_graph import CapturedStep
 
 DEVICE = "cuda"
 _HALF = "bf16 autocast"
@@ -76,6 +78,26 @@ def _ours(
     return partial(_run, model, call, "embed.start", half)
 
 
+def _captured(config: dict[str, Any], train: bool, half: bool, **options: Any) -> Run:
+    ours = _ours(config, train, half, compiled=False, **options)
+    trees: list[Tree] = []
+    outputs: list[Tensor] = []
+
+    def run(data: Data) -> Tensor:
+        g = Graphs(*(data[name] for name in Graphs._fields))
+        outputs[:] = ours(Batch(g, trees[0]))
+        return outputs[0]
+
+    step = CapturedStep(run)
+
+    def call(b: Batch) -> list[Tensor]:
+        trees[:] = [b.tree]  # that of the recorded call is replayed
+        step(Data(**b.graphs._asdict()))
+        return outputs
+
+    return call
+
+
 def _run(
     model: torch.nn.Module, call: Run, first: str, half: bool, b: Batch
 ) -> list[Tensor]:
@@ -112,7 +134,7 @@ def close(half: bool, b: Batch, expected: list[Tensor], actual: list[Tensor]) ->
 def workload(
     num: int, n: int, train: bool, half: bool, config: dict[str, Any], **options: Any
 ) -> Workload:
-    r"""Both formulations of one model, as they are and compiled.
+    r"""Both formulations of one model, as they are and compiled, and ours replayed.
 
     Args:
         num: The number of clouds.
@@ -132,6 +154,7 @@ def workload(
             "original, compiled": partial(_original, *args, compiled=True),
             "ours": partial(_ours, *args, compiled=False, **options),
             "ours, compiled": partial(_ours, *args, compiled=True, **options),
+            "ours, captured": partial(_captured, *args, **options),
         },
         "original",
         partial(close, half),

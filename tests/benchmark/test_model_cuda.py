@@ -20,9 +20,8 @@ def on_the_host(monkeypatch):
 def test_both_formulations_agree(train, half):
     workload = model_cuda.workload(2, 64, train, half, TINY, checkpoint=train)
     inputs = workload.make_inputs(0)
-    outputs = {
-        name: workload.implementations[name]()(inputs) for name in ("original", "ours")
-    }
+    names = ("original", "ours", "ours, captured")
+    outputs = {name: workload.implementations[name]()(inputs) for name in names}
     assert len(outputs["ours"]) == 1 + train
     assert check(workload, inputs, outputs) == {}
     if not half:  # one tree for both: nothing but roundings is left

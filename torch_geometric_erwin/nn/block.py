@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import RMSNorm
 
 from torch_geometric_erwin.nn.attention import BallAttention
+from torch_geometric_erwin.nn.residual import add_norm
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.utils.checks import check_int
 
@@ -76,8 +77,9 @@ class ErwinBlock(torch.nn.Module):
         """
         # Under autocast the sum of the layers keeps the precision of the weights.
         x = x.to(self.norm_mlp.weight.dtype)
-        x = x + self.attention(self.norm_attention(x), pos, ball_len, perm, offset)
-        return x + self.mlp(self.norm_mlp(x))
+        mixed = self.attention(self.norm_attention(x), pos, ball_len, perm, offset)
+        x, normed = add_norm(x, mixed, self.norm_mlp)
+        return x + self.mlp(normed)
 
     def __repr__(self) -> str:
         a = self.attention

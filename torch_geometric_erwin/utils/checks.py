@@ -10,6 +10,7 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Module
 
 from torch_geometric_erwin import _native
 
@@ -277,6 +278,28 @@ def is_transformed() -> bool:
         return False
     transforms = torch._C._are_functorch_transforms_active()
     return transforms or forward_ad._current_level >= 0
+
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
+
+def is_plain(module: Module, kind: type[Module]) -> bool:
+    r"""Whether calling a module is what its class says and nothing more.
+
+    Args:
+        module: The module.
+        kind: The class.
+
+    Example:
+        >>> is_plain(torch.nn.SiLU(), torch.nn.SiLU)
+        True
+    """
+    return type(module) is kind and not any(getattr(module, name) for name in _HOOKS)
 
 
 def flag_per_level(

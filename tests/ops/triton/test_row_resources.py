@@ -11,6 +11,11 @@ from triton.compiler import ASTSource
 from benchmark.registers import CAPABILITIES, read_usage
 from torch_geometric_erwin.ops.triton.centre import centre_kernel
 from torch_geometric_erwin.ops.triton.gate import backward_kernel, forward_kernel
+from torch_geometric_erwin.ops.triton.residual import (
+    add_linear_kernel,
+    add_norm_backward_kernel,
+    add_norm_kernel,
+)
 
 
 def usage(kernel, capability, types, **constants):
@@ -54,5 +59,30 @@ def test_centring_spills_nothing(permuted, dense, width, dtype, capability):
     types |= {"perm": "*i64"} if permuted else {}
     constants = {"DIM": 3, "SEGMENTS": 256 // width, "WIDTH": width, "DENSE": dense}
     registers, spilled, _ = usage(centre_kernel, capability, types, **constants)
+    assert spilled == 0
+    assert registers <= 128
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@pytest.mark.parametrize("channels", [32, 512, 600, 2048])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "kernel", [add_norm_kernel, add_norm_backward_kernel, add_linear_kernel]
+)
+def test_sums_spill_nothing(kernel, dtype, channels, capability):
+    known = {"rows": "i32", "steps": "i32", "eps": "fp32"}
+    mixed = (
+        ("out", "grad", "y") if kernel is not add_norm_backward_kernel else ("grad",)
+    )
+    types = {
+        name: known.get(name, f"*{dtype}" if name in mixed else "*fp32")
+        for name in kernel.arg_names
+        if not name.isupper()
+    }
+    width = triton.next_power_of_2(channels)
+    size = 1024 if kernel is add_norm_backward_kernel else 2048
+    constants = {"CHANNELS": channels, "WIDTH": width, "ROWS": max(1, size // width)}
+    constants |= {"DIM": 3} if kernel is add_linear_kernel else {}
+    registers, spilled, _ = usage(kernel, capability, types, **constants)
     assert spilled == 0
     assert registers <= 128

@@ -10,6 +10,7 @@ from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
 from torch_geometric_erwin.nn.attention.backends.rows import QKV
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.nn.residual import add_linear
 from torch_geometric_erwin.ops.centre import centre
 from torch_geometric_erwin.utils.checks import check_choice, check_int, check_lengths
 
@@ -225,7 +226,7 @@ class BallAttention(torch.nn.Module):
         """
         if offset is None:
             offset = self.offset(pos, ball_len, perm)
-        x = x + self.lin_pos(offset.to(x.dtype))
+        x = add_linear(x, offset, self.lin_pos)
         qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         # One tensor: a backend may write the gradients of all three to one as well.
         q, k, v = qkv.unbind(1)

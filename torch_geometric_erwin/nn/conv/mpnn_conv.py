@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Optional, Union
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import LayerNorm, Module
+from torch.nn import LayerNorm
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import MeanAggregation, MessagePassing
 from torch_geometric.typing import Adj
@@ -15,7 +15,7 @@ from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops import triton
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
-from torch_geometric_erwin.utils.checks import check_int, is_transformed
+from torch_geometric_erwin.utils.checks import check_int, is_plain, is_transformed
 
 _STEPS = ("propagate", "message", "aggregate", "update")
 _HOOKS = [
@@ -23,24 +23,12 @@ _HOOKS = [
     for step in ("propagate", "message", "aggregate")
     for kind in ("pre_hooks", "hooks")
 ]
-_MODULE_HOOKS = (
-    "_forward_pre_hooks",
-    "_forward_hooks",
-    "_backward_pre_hooks",
-    "_backward_hooks",
-)
 
 
 def _is_served(device: torch.device) -> bool:
     if device.type == "cuda":
         return not triton.why_not(device.index)
     return device.type == "cpu"
-
-
-def _is_plain(module: Module, kind: type[Module]) -> bool:
-    # Whether calling the module is what its class says and nothing more.
-    hooks = (getattr(module, name) for name in _MODULE_HOOKS)
-    return type(module) is kind and not any(hooks)
 
 
 class MPNNConv(MessagePassing):
@@ -159,9 +147,9 @@ class MPNNConv(MessagePassing):
             and self.decomposed_layers == 1
             and self.node_dim in (-2, 0)
             and type(self.aggr_module) is MeanAggregation
-            and _is_plain(linear, Linear)
+            and is_plain(linear, Linear)
             and linear.bias is None
-            and _is_plain(norm, LayerNorm)
+            and is_plain(norm, LayerNorm)
             and norm.weight is not None
             and norm.bias is not None
         )

@@ -38,14 +38,25 @@ struct ChildrenOf {
 using Node = NodeOf<int64_t>;
 using Children = ChildrenOf<int64_t>;
 
+// Of numbers that are not negative; a GPU divides faster without signs.
+template <typename I>
+ERWIN_HOST_DEVICE I floor_div(I a, typename std::common_type<I>::type b) {
+  typedef typename std::make_unsigned<I>::type U;
+  return static_cast<I>(static_cast<U>(a) / static_cast<U>(b));
+}
+
 template <typename I>
 ERWIN_HOST_DEVICE I ceil_div(I a, typename std::common_type<I>::type b) {
-  return a / b + (a % b != 0);
+  const I quotient = floor_div(a, b);
+  return quotient + (quotient * b != a);
 }
 
 // Smallest power of two that is not below n (n >= 1).
 template <typename I>
 ERWIN_HOST_DEVICE I ceil_pow2(I n) {
+#if defined(__CUDA_ARCH__)
+  if (sizeof(I) == 4) return I{1} << (n > 1 ? 32 - __clz(static_cast<int>(n - 1)) : 0);
+#endif
   I p = 1;
   while (p < n) p *= 2;
   return p;
@@ -85,7 +96,7 @@ struct Layout {
       const I size = static_cast<I>(block()), blocks = ceil_div(node.points, size);
       balls = left_parts(node.balls);
       balls_right = node.balls - balls;
-      points = slots = size * ((blocks * balls + node.balls / 2) / node.balls);
+      points = slots = size * floor_div(blocks * balls + node.balls / 2, node.balls);
     } else {
       int32_t level = levels - 1;
       while (span[level] >= node.points) --level;  // span[0] = 1 < points

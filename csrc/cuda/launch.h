@@ -31,7 +31,7 @@ class Device {
   int64_t shared_bytes() const { return shared_bytes_ - 1024; }
   int64_t processors() const { return processors_; }
   static constexpr int tile_threads() { return 512; }
-  static constexpr int block_threads() { return 512; }
+  static constexpr int block_threads() { return 1024; }
   bool ok() const { return error_ == cudaSuccess; }
 
   template <typename... P, typename... A>
@@ -73,7 +73,7 @@ class Device {
   static constexpr int64_t shared_bytes() { return int64_t{1} << 20; }
   static constexpr int64_t processors() { return 2; }
   static constexpr int tile_threads() { return 64; }
-  static constexpr int block_threads() { return 64; }
+  static constexpr int block_threads() { return 128; }
   static constexpr bool ok() { return true; }
 
   template <typename... P, typename... A>

@@ -115,17 +115,19 @@ __global__ void __launch_bounds__(kTileThreads) load(Batch<T> b) {
   K least[kMaxDim], largest[kMaxDim];
   ERWIN_UNROLL
   for (int32_t a = 0; a < kMaxDim; ++a) least[a] = ~K{0}, largest[a] = 0;
+  const int32_t level = b.level(node.tree);
+  const int64_t cloud = b.cloud(node.tree), row = node.row;
   for (int32_t i = tile.begin + thread(); i < tile.end; i += threads()) {
     K key[kMaxDim];
-    b.keys(node.tree, i, key);
+    b.keys(level, cloud, i, key);
     ERWIN_UNROLL
     for (int32_t a = 0; a < kMaxDim; ++a) {
       if (a >= b.dim) continue;
-      b.buffers[0].key[a * b.capacity + node.row + i] = key[a];
+      b.buffers[0].key[a * b.capacity + row + i] = key[a];
       if (key[a] < least[a]) least[a] = key[a];
       if (key[a] > largest[a]) largest[a] = key[a];
     }
-    b.buffers[0].index[node.row + i] = i;
+    b.buffers[0].index[row + i] = i;
   }
   ERWIN_UNROLL
   for (int32_t a = 0; a < kMaxDim; ++a)

@@ -32,11 +32,11 @@ struct BlockNode {
 template <typename T>
 struct BlockMemory {
   KeyOf<T>* key;        // [dim, capacity]
-  uint16_t* list[2];    // [lists, capacity] each
+  BlockNode* nodes;     // [2, open nodes]: of this and of the next level
+  BlockNode* closing;   // those that warps finish
+  uint16_t* list;       // [2, lists, capacity]
   uint16_t* node_of;    // [capacity]: the node at a place
   uint8_t* goes_right;  // [capacity]: of a row
-  BlockNode* open[2];   // of this and of the next level
-  BlockNode* closing;   // those that warps finish
   int32_t capacity, lists;
 
   static __host__ __device__ int64_t open_nodes(int64_t capacity) { return capacity / (kWarpRows + 1) + 1; }
@@ -51,28 +51,29 @@ struct BlockMemory {
     };
     const int64_t open_bytes = open_nodes(capacity) * static_cast<int64_t>(sizeof(BlockNode));
     key = reinterpret_cast<KeyOf<T>*>(take(int64_t{dim} * capacity * static_cast<int64_t>(sizeof(KeyOf<T>))));
-    open[0] = reinterpret_cast<BlockNode*>(take(open_bytes));
-    open[1] = reinterpret_cast<BlockNode*>(take(open_bytes));
+    nodes = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
     closing = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
-    list[0] = reinterpret_cast<uint16_t*>(take(int64_t{lists} * capacity * 2));
-    list[1] = reinterpret_cast<uint16_t*>(take(int64_t{lists < 3 ? 3 : lists} * capacity * 2));
+    list = reinterpret_cast<uint16_t*>(take(int64_t{lists + (lists < 3 ? 3 : lists)} * capacity * 2));
     node_of = reinterpret_cast<uint16_t*>(take(int64_t{capacity} * 2));
     goes_right = reinterpret_cast<uint8_t*>(take(capacity));
     *bytes = used;
   }
 
-  __device__ uint16_t* places(int32_t side, int32_t axis) const { return list[side] + axis * capacity; }
+  // No array of pointers: what is looked up in one is not known to lie in shared memory.
+  __device__ BlockNode* open(int32_t side) const { return nodes + side * static_cast<int32_t>(open_nodes(capacity)); }
+  __device__ uint16_t* places(int32_t side, int32_t axis) const { return list + (side * lists + axis) * capacity; }
   __device__ KeyOf<T> key_of(int32_t axis, int32_t row) const { return key[axis * capacity + row]; }
 
   // While an axis is sorted, the second list of the first axis is scratch, and those behind it hold counters.
-  __device__ uint16_t* sorted() const { return list[1]; }
-  __device__ uint16_t* counters() const { return list[1] + capacity; }  // [kSortDigits, warps]
+  __device__ uint16_t* sorted() const { return places(1, 0); }
+  __device__ uint16_t* counters() const { return places(1, 1); }  // [warps, kSortDigits]
 };
 
 // What a block is given: a subtree in a buffer, or a root that is loaded from its source.
 struct Subtree {
   Node node;
-  int64_t row;
+  int64_t row, cloud;
+  int64_t out;                        // its first row in the result
   int32_t tree, level, rows, buffer;  // buffer -1: a root
   bool ball;                          // is written as it is
 };
@@ -93,6 +94,9 @@ __device__ Subtree subtree_of(const Batch<T>& b, int64_t item) {
     s.buffer = small.buffer;
   }
   s.level = b.level(s.tree);
+  s.cloud = b.cloud(s.tree);
+  s.out = s.level == kMain ? b.first_row(0, s.cloud) + s.node.slot
+                           : b.first_row(s.level, s.cloud) + s.node.slot / b.layout.span[s.level];
   s.rows = b.rows(s.level, s.node);
   s.ball = b.is_ball(s.level, s.node);
   if (s.rows > b.block_rows && !s.ball) s.rows = 0;  // a large root
@@ -112,13 +116,8 @@ struct BlockBuilder {
     return s.buffer < 0 ? i : b.buffers[s.buffer].index[s.row + i];
   }
 
-  // Where the subtree's rows go.
-  __device__ int64_t* rotated_out() const {
-    return b.perm_rot[s.level] + b.first_row(s.level, b.cloud(s.tree)) + s.node.slot / b.layout.span[s.level];
-  }
-
   __device__ void write_ball() const {
-    int64_t* const out = rotated_out();
+    int64_t* const out = b.perm_rot[s.level] + s.out;
     for (int32_t i = thread(); i < s.rows; i += threads()) out[i] = row_at(i);
   }
 
@@ -130,7 +129,7 @@ struct BlockBuilder {
         }
       } else {
         K key[kMaxDim];
-        b.keys(s.tree, i, key);
+        b.keys(s.level, s.cloud, i, key);
         ERWIN_UNROLL
         for (int32_t a = 0; a < kMaxDim; ++a)
           if (a < b.dim) memory.key[a * memory.capacity + i] = key[a];
@@ -172,57 +171,88 @@ struct BlockBuilder {
     __syncthreads();
   }
 
-  // A warp sorts its run of rows, 32 at a time; counters are ordered by digit, then by warp.
+  // A warp sorts its run of rows, 32 at a time; they are counted by digit, then by warp.
   template <typename Digit>
   __device__ void sort_digit(const uint16_t* in, uint16_t* out, const Digit& digit_of) const {
     const int32_t warps = threads() / 32, begin = warp() * 32 * kPositions + lane();
-    uint16_t* const counter = memory.counters();
-    uint32_t* const pairs = reinterpret_cast<uint32_t*>(counter);
+    uint16_t* const counters = memory.counters();
+    uint32_t* const pairs = reinterpret_cast<uint32_t*>(counters);
     for (int32_t i = thread(); i < kSortDigits * warps / 2; i += threads()) pairs[i] = 0;
     __syncthreads();
-    uint16_t row[kPositions], rank[kPositions];
-    uint32_t digit[kPositions];
+    uint16_t* const own = counters + warp() * kSortDigits;
+    uint32_t row[kPositions], digit[kPositions], same[kPositions], rank[kPositions];
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i) {
-      const int32_t place = begin + 32 * i;
-      const bool used = place < s.rows;
-      row[i] = used ? in[place] : uint16_t{0};
-      digit[i] = used ? digit_of(row[i]) : kSortDigits;
-      const uint32_t same = __match_any_sync(kWarp, digit[i]);
-      const int32_t leader = __ffs(static_cast<int>(same)) - 1;
-      uint16_t* const mine = counter + digit[i] * warps + warp();
-      uint32_t before = used && lane() == leader ? *mine : 0;
-      before = __shfl_sync(kWarp, before, leader);
-      if (used && lane() == leader) *mine = static_cast<uint16_t>(before + __popc(same));
-      rank[i] = static_cast<uint16_t>(before + __popc(same & ((1u << lane()) - 1)));
+      const bool used = begin + 32 * i < s.rows;
+      row[i] = used ? in[begin + 32 * i] : 0;
+      digit[i] = used ? digit_of(static_cast<int32_t>(row[i])) : kSortDigits;
+    }
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kPositions; ++i) same[i] = __match_any_sync(kWarp, digit[i]);
+    // The lowest lane of a digit counts for all.
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kPositions; ++i) {
+      uint16_t* const counter = own + bank(digit[i], warp());
+      rank[i] = 0;
+      if (digit[i] < kSortDigits && (same[i] & lanes_below()) == 0) {
+        rank[i] = *counter;
+        *counter = static_cast<uint16_t>(rank[i] + __popc(same[i]));
+      }
       __syncwarp();
+    }
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kPositions; ++i) {
+      rank[i] = __shfl_sync(kWarp, rank[i], __ffs(static_cast<int>(same[i])) - 1) + __popc(same[i] & lanes_below());
     }
     __syncthreads();
     // Every thread sums eight counters: kSortDigits * warps of them for 32 * warps threads.
     constexpr int32_t each = kSortDigits / 32;
-    uint16_t* const own = counter + thread() * each;
-    uint32_t sum = 0, total;
+    uint32_t count[each], sum = 0, total;
+    uint16_t* counter[each];
     ERWIN_UNROLL
-    for (int32_t i = 0; i < each; ++i) sum += own[i];
+    for (int32_t i = 0; i < each; ++i) {
+      const int32_t of_warp = (thread() * each + i) % warps;
+      counter[i] = counters + of_warp * kSortDigits + bank(thread() * each / warps + i / warps, of_warp);
+      count[i] = *counter[i];
+      sum += count[i];
+    }
     uint32_t before = block_exclusive_scan(sum, &total);
     ERWIN_UNROLL
     for (int32_t i = 0; i < each; ++i) {
-      const uint32_t count = own[i];
-      own[i] = static_cast<uint16_t>(before);
-      before += count;
+      *counter[i] = static_cast<uint16_t>(before);
+      before += count[i];
     }
     __syncthreads();
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i)
-      if (begin + 32 * i < s.rows) out[counter[digit[i] * warps + warp()] + rank[i]] = row[i];
+      if (begin + 32 * i < s.rows) out[own[bank(digit[i], warp())] + rank[i]] = static_cast<uint16_t>(row[i]);
     __syncthreads();
   }
 
-  // The axis along which the rows at [begin, begin + rows) are split.
+  // Where a warp counts a digit: for runs of eight warps elsewhere, as a scan reads them side by side.
+  static __device__ uint32_t bank(uint32_t digit, int32_t warp) { return digit ^ (warp / 8 % 4 * 8); }
+
+  static __device__ uint32_t lanes_below() { return (1u << lane()) - 1; }
+
+  // The axis along which the rows at [begin, begin + rows) are split. Three at a time: their reads do not wait for each
+  // other.
   __device__ int32_t axis_of(int32_t side, int32_t begin, int32_t rows) const {
-    return widest_axis<T>(
-        b.dim, [&](int32_t a) { return memory.key_of(a, memory.places(side, a)[begin]); },
-        [&](int32_t a) { return memory.key_of(a, memory.places(side, a)[begin + rows - 1]); });
+    constexpr int32_t batch = 3;
+    int32_t axis = 0;
+    T widest = -1;
+    for (int32_t first = 0; first < b.dim; first += batch) {
+      T extent[batch];
+      ERWIN_UNROLL
+      for (int32_t i = 0; i < batch; ++i) {
+        const int32_t a = first + i < b.dim ? first + i : 0;
+        const uint16_t* const list = memory.places(side, a) + begin;
+        extent[i] = coordinate_of(memory.key_of(a, list[rows - 1])) - coordinate_of(memory.key_of(a, list[0]));
+      }
+      ERWIN_UNROLL
+      for (int32_t i = 0; i < batch; ++i)
+        if (first + i < b.dim && extent[i] > widest) widest = extent[i], axis = first + i;  // never if it is NaN
+    }
+    return axis;
   }
 
   __device__ bool closes(const LocalNode& node, int32_t rows) const {
@@ -239,7 +269,7 @@ struct BlockBuilder {
       const bool close = closes(node, s.rows);
       open = close ? 0 : 1;
       closed = close ? 1 : 0;
-      (close ? memory.closing : memory.open[0])[0] = root;
+      (close ? memory.closing : memory.open(0))[0] = root;
     }
     __syncthreads();
     int32_t side = 0;
@@ -250,7 +280,7 @@ struct BlockBuilder {
       if (nodes == 0) return;
       if (thread() == 0) opened = closed = 0;
       __syncthreads();
-      for (int32_t i = thread(); i < nodes; i += threads()) split(side, &memory.open[side][i], &opened, &closed);
+      for (int32_t i = thread(); i < nodes; i += threads()) split(side, memory.open(side) + i, &opened, &closed);
       __syncthreads();
       partition(side);
       if (thread() == 0) open = opened;
@@ -269,62 +299,66 @@ struct BlockBuilder {
       const BlockNode child = {half == 0 ? children.left : children.right, begin, rows, 0, 0, 0, {-1, -1}};
       const bool close = closes(child.node, rows);
       const int32_t number = atomicAdd(close ? closed : opened, 1);
-      (close ? memory.closing : memory.open[1 - side])[number] = child;
+      (close ? memory.closing : memory.open(1 - side))[number] = child;
       node->child[half] = static_cast<int16_t>(close ? -1 : number);
     }
   }
 
   // Moves the rows of all open nodes from the lists of one side to those of the other.
   __device__ void partition(int32_t side) const {
-    BlockNode* const nodes = memory.open[side];
+    BlockNode* const nodes = memory.open(side);
     const int32_t begin = kPositions * thread();
-    int32_t node[kPositions], start[kPositions], middle[kPositions];
+    int32_t node[kPositions], middle[kPositions], rights_before[kPositions];
+    uint32_t starts = 0;  // a bit for every place that is a node's first
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i) {
       const int32_t place = begin + i;
       node[i] = place < s.rows ? memory.node_of[place] : kNone;
       if (node[i] == kNone) continue;
       const BlockNode& own = nodes[node[i]];
-      start[i] = own.begin;
       middle[i] = own.begin + own.left;
-      memory.goes_right[memory.places(side, own.axis)[place]] = place >= middle[i];
-      const int16_t child = own.child[place >= middle[i] ? 1 : 0];
+      starts |= static_cast<uint32_t>(own.begin == place) << i;
+      const bool right = place >= middle[i];
+      memory.goes_right[memory.places(side, own.axis)[place]] = right;
+      const int16_t child = own.child[right ? 1 : 0];
       memory.node_of[place] = static_cast<uint16_t>(child < 0 ? kNone : child);
     }
     __syncthreads();
     // Four lists at a time: their counts of rows that go right share a word.
     for (int32_t first = 0; first < memory.lists; first += 4) {
-      const int32_t lists = memory.lists - first < 4 ? memory.lists - first : 4;
       uint64_t rights = 0, total;
-      for (int32_t a = 0; a < lists; ++a) {
-        const uint16_t* const list = memory.places(side, first + a);
+      uint32_t right[4] = {};  // a bit for every place
+      ERWIN_UNROLL
+      for (int32_t a = 0; a < 4; ++a) {
+        if (first + a >= memory.lists) break;
+        const uint16_t* const list = memory.places(side, first + a) + begin;
         ERWIN_UNROLL
         for (int32_t i = 0; i < kPositions; ++i)
-          if (node[i] != kNone) rights += uint64_t{memory.goes_right[list[begin + i]]} << 16 * a;
+          if (node[i] != kNone) right[a] |= static_cast<uint32_t>(memory.goes_right[list[i]]) << i;
+        rights |= static_cast<uint64_t>(__popc(right[a])) << 16 * a;
       }
       rights = block_exclusive_scan(rights, &total);
       if (first == 0) {  // the same for every list
-        int32_t before = static_cast<int32_t>(rights & 0xffff);
+        const int32_t before = static_cast<int32_t>(rights & 0xffff);
         ERWIN_UNROLL
-        for (int32_t i = 0; i < kPositions; ++i) {
-          if (node[i] == kNone) continue;
-          if (start[i] == begin + i) nodes[node[i]].rights = before;
-          before += memory.goes_right[memory.places(side, 0)[begin + i]];
-        }
+        for (int32_t i = 0; i < kPositions; ++i)
+          if ((starts >> i & 1) != 0) nodes[node[i]].rights = before + __popc(right[0] & ((1u << i) - 1));
         __syncthreads();
+        ERWIN_UNROLL
+        for (int32_t i = 0; i < kPositions; ++i)
+          if (node[i] != kNone) rights_before[i] = nodes[node[i]].rights;
       }
-      for (int32_t a = 0; a < lists; ++a) {
-        const uint16_t* const list = memory.places(side, first + a);
+      ERWIN_UNROLL
+      for (int32_t a = 0; a < 4; ++a) {
+        if (first + a >= memory.lists) break;
+        const uint16_t* const list = memory.places(side, first + a) + begin;
         uint16_t* const out = memory.places(1 - side, first + a);
-        int32_t before = static_cast<int32_t>(rights >> 16 * a & 0xffff);
+        const int32_t before = static_cast<int32_t>(rights >> 16 * a & 0xffff);
         ERWIN_UNROLL
         for (int32_t i = 0; i < kPositions; ++i) {
-          const int32_t place = begin + i;
           if (node[i] == kNone) continue;
-          const uint16_t row = list[place];
-          const int32_t right = memory.goes_right[row], rights_in_node = before - nodes[node[i]].rights;
-          out[right != 0 ? middle[i] + rights_in_node : place - rights_in_node] = row;
-          before += right;
+          const int32_t in_node = before + __popc(right[a] & ((1u << i) - 1)) - rights_before[i];
+          out[(right[a] >> i & 1) != 0 ? middle[i] + in_node : begin + i - in_node] = list[i];
         }
       }
     }
@@ -334,9 +368,9 @@ struct BlockBuilder {
   // One warp: all levels of a node that fits it, or a ball.
   __device__ void finish_node(int32_t side, const BlockNode& root) const {
     if (b.is_ball(s.level, root.node)) return write_rows(side, root.begin, root.rows);
-    const int32_t place = root.begin + lane();
+    const int32_t first_place = root.begin, place = first_place + lane();
     LocalNode node = root.node;
-    int32_t begin = root.begin, rows = lane() < root.rows ? root.rows : 0;
+    int32_t begin = first_place, rows = lane() < root.rows ? root.rows : 0;
     for (;;) {
       const bool splits = s.level == kMain ? rows > 1 : rows > 0 && !b.is_ball(s.level, node);
       if (__ballot_sync(kWarp, splits) == 0) break;
@@ -347,20 +381,26 @@ struct BlockBuilder {
         middle = begin + b.rows(s.level, children.left);
         memory.goes_right[memory.places(side, axis_of(side, begin, rows))[place]] = place >= middle;
       }
+      const uint32_t in_node = lanes_below() & ~((1u << (begin - first_place)) - 1);
       __syncwarp();
-      for (int32_t a = 0; a < memory.lists; ++a) {
-        uint16_t* const list = memory.places(side, a);
-        const uint16_t row = splits ? list[place] : uint16_t{0};
-        const bool right = splits && memory.goes_right[row] != 0;
-        const uint32_t rights = __ballot_sync(kWarp, right);
-        __syncwarp();
-        if (splits) {
-          const uint32_t in_node = ((1u << lane()) - 1) & ~((1u << (begin - root.begin)) - 1);
-          const int32_t before = __popc(rights & in_node);
-          list[right ? middle + before : place - before] = row;
+      // Four lists at a time: they do not wait for each other.
+      for (int32_t first = 0; first < memory.lists; first += 4) {
+        uint32_t row[4], rights[4];
+        ERWIN_UNROLL
+        for (int32_t a = 0; a < 4; ++a)
+          if (first + a < memory.lists) row[a] = splits ? memory.places(side, first + a)[place] : 0;
+        ERWIN_UNROLL
+        for (int32_t a = 0; a < 4; ++a)
+          if (first + a < memory.lists) rights[a] = __ballot_sync(kWarp, splits && memory.goes_right[row[a]] != 0);
+        ERWIN_UNROLL
+        for (int32_t a = 0; a < 4; ++a) {
+          if (first + a >= memory.lists || !splits) continue;
+          const int32_t before = __popc(rights[a] & in_node);
+          const bool right = (rights[a] >> lane() & 1) != 0;
+          memory.places(side, first + a)[right ? middle + before : place - before] = static_cast<uint16_t>(row[a]);
         }
-        __syncwarp();
       }
+      __syncwarp();
       if (!splits) continue;
       const bool right = place >= middle;
       node = right ? children.right : children.left;
@@ -370,16 +410,15 @@ struct BlockBuilder {
     if (s.level != kMain) return write_rows(side, root.begin, root.rows);
     if (rows == 0) return;
     const int32_t row = row_at(memory.places(side, 0)[place]);
-    const int64_t first = b.first_row(0, b.cloud(s.tree)) + s.node.slot;
-    for (int32_t slot = node.slot; slot < node.slot + node.slots; ++slot) {
-      b.perm[first + slot] = row;
-      if (b.mask != nullptr) b.mask[first + slot] = slot == node.slot;
+    for (int64_t slot = s.out + node.slot, end = slot + node.slots, own = slot; slot < end; ++slot) {
+      b.perm[slot] = row;
+      if (b.mask != nullptr) b.mask[slot] = slot == own;
     }
   }
 
   // Whole balls of a rotated tree, their rows in order.
   __device__ void write_rows(int32_t side, int32_t begin, int32_t rows) const {
-    int64_t* const out = rotated_out();
+    int64_t* const out = b.perm_rot[s.level] + s.out;
     for (int32_t i = begin + lane(); i < begin + rows; i += 32) out[i] = row_at(memory.places(side, b.dim)[i]);
   }
 };

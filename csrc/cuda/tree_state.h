@@ -19,8 +19,8 @@ constexpr int kMaxDim = ERWIN_DEVICE_MAX_DIM;
 constexpr int kDigitBits = 11;
 constexpr int kDigits = 1 << kDigitBits;
 constexpr int kItems = 8;      // rows of a tile for each thread
-constexpr int kTileThreads = 512, kBlockThreads = 512;  // at most
-constexpr int kPositions = 8;  // rows for each thread of a block that finishes a subtree
+constexpr int kTileThreads = 512, kBlockThreads = 1024;  // at most
+constexpr int kPositions = 4;  // rows for each thread of a block that finishes a subtree
 constexpr int kMaxDepth = 64;  // levels of large nodes
 constexpr int32_t kMain = -1;  // instead of the level of a rotated tree
 
@@ -91,8 +91,13 @@ struct Batch {
   int64_t* perm_rot[ERWIN_MAX_LEVELS];
 
   __device__ int64_t trees() const { return clouds * (last_level - first_level + 1); }
-  __device__ int32_t level(int64_t tree) const { return first_level + static_cast<int32_t>(tree / clouds); }
-  __device__ int64_t cloud(int64_t tree) const { return tree % clouds; }
+  // By 32 bits, which the numbers of trees have: a division by 64 takes some hundred instructions.
+  __device__ int32_t level(int64_t tree) const {
+    return first_level + static_cast<int32_t>(static_cast<uint32_t>(tree) / static_cast<uint32_t>(clouds));
+  }
+  __device__ int64_t cloud(int64_t tree) const {
+    return static_cast<uint32_t>(tree) % static_cast<uint32_t>(clouds);
+  }
   __device__ bool is_rotated() const { return first_level != kMain; }
 
   __device__ Node root(int64_t tree) const {
@@ -130,9 +135,7 @@ struct Batch {
   __device__ T* centroid(int32_t axis) const { return reinterpret_cast<T*>(buffers[1].key + axis * capacity); }
 
   // The keys of a row of a tree, as it is sorted.
-  __device__ void keys(int64_t tree, int64_t i, KeyOf<T> (&out)[kMaxDim]) const {
-    const int32_t l = level(tree);
-    const int64_t g = cloud(tree);
+  __device__ void keys(int32_t l, int64_t g, int64_t i, KeyOf<T> (&out)[kMaxDim]) const {
     T x[kMaxDim];
     ERWIN_UNROLL
     for (int32_t a = 0; a < kMaxDim; ++a)

@@ -96,14 +96,15 @@ typedef struct {
   int64_t clouds;                   // exact
   int64_t points;                   // rows of `pos`
   int64_t largest;                  // points of the largest cloud
-  int64_t rows[ERWIN_MAX_LEVELS];   // of a level, all clouds
+  int64_t rows[ERWIN_MAX_LEVELS];   // of a level, all clouds; as many as the results have room for
 } erwin_tree_bounds;
 
 ERWIN_API int32_t erwin_tree_device_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                               int64_t dim, const erwin_tree_bounds* bounds, int32_t rotated,
                                               int64_t* bytes);
 
-// As erwin_tree_build. `rotation` and the array `perm_rot` lie in the host's memory.
+// As erwin_tree_build; what results have room for beyond the clouds' rows is 0. `rotation` and the array `perm_rot` lie
+// in the host's memory.
 ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                           const void* pos, const int64_t* ptr, int64_t dim,
                                           const erwin_tree_bounds* bounds, const void* rotation, void* workspace,

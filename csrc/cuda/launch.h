@@ -19,19 +19,25 @@ class Device {
  public:
   explicit Device(const erwin_context& context) : stream_(static_cast<cudaStream_t>(context.stream)) {
     keep(cudaGetDevice(&before_));
-    keep(cudaSetDevice(context.device));
+    device_ = context.device;
+    // Setting a device starts it, and takes memory there: none that the caller does not use.
+    if (device_ != before_) keep(cudaSetDevice(device_));
     keep(cudaDeviceGetAttribute(&shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device));
     keep(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, context.device));
   }
   Device(const Device&) = delete;
   Device& operator=(const Device&) = delete;
-  ~Device() { cudaSetDevice(before_); }
+  ~Device() {
+    if (device_ != before_) cudaSetDevice(before_);
+  }
 
   // What a block may ask for beside its static arrays.
   int64_t shared_bytes() const { return shared_bytes_ - 1024; }
   int64_t processors() const { return processors_; }
   static constexpr int tile_threads() { return 512; }
   static constexpr int block_threads() { return 1024; }
+  // That leave launches short of work: then speed is worth more memory.
+  static constexpr int64_t few_rows() { return int64_t{1} << 20; }
   bool ok() const { return error_ == cudaSuccess; }
 
   template <typename... P, typename... A>
@@ -47,19 +53,17 @@ class Device {
     keep(cudaGetLastError());
   }
 
-  void clear(void* memory, int64_t bytes) {
-    if (bytes > 0) keep(cudaMemsetAsync(memory, 0, static_cast<size_t>(bytes), stream_));
-  }
-
  private:
   void keep(cudaError_t error) {
-    if (!ok() || error == cudaSuccess) return;
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // or the next call would meet it
+    if (!ok()) return;
     error_ = error;
     set_last_error(cudaGetErrorString(error));
   }
 
   cudaStream_t stream_;
-  int before_ = 0, shared_bytes_ = 0, processors_ = 0;
+  int device_ = 0, before_ = 0, shared_bytes_ = 0, processors_ = 0;
   cudaError_t error_ = cudaSuccess;
 };
 
@@ -74,6 +78,7 @@ class Device {
   static constexpr int64_t processors() { return 2; }
   static constexpr int tile_threads() { return 64; }
   static constexpr int block_threads() { return 128; }
+  static constexpr int64_t few_rows() { return 4096; }
   static constexpr bool ok() { return true; }
 
   template <typename... P, typename... A>
@@ -83,8 +88,6 @@ class Device {
     emulator::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
                   [](void* self) { (*static_cast<Body*>(self))(); }, &body);
   }
-
-  void clear(void* memory, int64_t bytes) { std::memset(memory, 0, static_cast<size_t>(bytes)); }
 };
 
 #endif

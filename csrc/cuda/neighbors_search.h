@@ -270,6 +270,8 @@ class Query {
 // Calls body(query, cloud) for the queries of a warp's share of a leaf.
 template <typename T, int D, typename F>
 __device__ void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, const F& body) {
+  // Nothing is near a position that is no number: its search would visit all leaves. Other warps may be writing.
+  if (__ballot_sync(kWarp, read_volatile(tree.fault) != 0) != 0) return;
   const int64_t leaf = warp / kWarpsPerLeaf;
   const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
   const auto number = static_cast<int32_t>(leaf - cloud.first[0]);

@@ -62,14 +62,19 @@ class TreeBuild {
     while (block_threads_ > 32 && shared_bytes(block_threads_, lists) > device.shared_bytes()) block_threads_ /= 2;
     batch_.block_rows = kPositions * block_threads_;
 
-    int64_t pooled_rows = 0;
-    for (int32_t l = batch_.pooled; rotated && l < layout.levels; ++l) pooled_rows += bounds.rows[l];
-    int64_t rows = bounds.points;
-    for (int32_t l = 0; rotated && l < batch_.pooled; ++l) rows = std::max(rows, bounds.rows[l]);
+    int64_t rows = bounds.points, all_rows = 0, pooled_rows = 0;
+    for (int32_t l = 0; rotated && l < layout.levels; ++l) {
+      all_rows += bounds.rows[l];
+      if (l < batch_.pooled) rows = std::max(rows, bounds.rows[l]);
+      else pooled_rows += bounds.rows[l];
+    }
     has_large_ = depth(kMain) > 0;
     for (int32_t l = 0; rotated && l < layout.levels; ++l) has_large_ = has_large_ || depth(l) > 0;
     // Without large trees the buffers hold nothing but centroids.
-    batch_.capacity = has_large_ ? std::max(rows, pooled_rows) : pooled_rows;
+    together_ = !has_large_ || rows <= device.few_rows();
+    batch_.capacity = pooled_rows;
+    if (has_large_) batch_.capacity = together_ ? std::max(rows, all_rows) : std::max(rows, pooled_rows);
+    std::copy_n(bounds.rows, layout.levels, batch_.bound);
     large_nodes_ = has_large_ ? batch_.capacity / (batch_.block_rows + 1) + 1 : 0;
     tiles_ = has_large_ ? batch_.capacity / tile_rows() + large_nodes_ : 0;
   }
@@ -86,32 +91,34 @@ class TreeBuild {
     batch_.perm = tree.perm;
     batch_.mask = tree.mask;
     const int32_t levels = batch_.layout.levels;
-    device_.launch(find_first_rows<T>, levels, 256, 0, batch_, first_);
-    device_.clear(batch_.digits, large_nodes_ * kDigits * static_cast<int64_t>(sizeof(uint32_t)));
+    uint32_t* const zeros = reinterpret_cast<uint32_t*>(counters_);
+    const int64_t num_zeros = batch_.digits + large_nodes_ * kDigits - zeros;
+    const int64_t blocks = std::min(ceil_div(num_zeros, 4 * kStartThreads), 4 * device_.processors());
+    device_.launch(start<T>, std::max<int64_t>(levels, blocks), kStartThreads, 0, batch_, first_, zeros, num_zeros);
     build_trees(kMain, kMain);
     if (!rotated_) return;
     std::copy_n(static_cast<const T*>(tree.rotation), batch_.dim * batch_.dim, batch_.rotation);
     std::copy_n(tree.perm_rot, levels, batch_.perm_rot);
-    for (int32_t l = 0; l < batch_.pooled; ++l) build_trees(l, l);
-    if (batch_.pooled == levels) return;
+    for (int32_t l = 0; l < batch_.pooled && !together_; ++l) build_trees(l, l);
+    const int32_t first_level = together_ ? 0 : batch_.pooled;
     int64_t base = 0;
-    for (int32_t l = batch_.pooled; l < levels; ++l) {
+    for (int32_t l = has_large_ ? first_level : batch_.pooled; l < levels; ++l) {
       batch_.base[l] = base;
       base += bounds_.rows[l];
     }
-    for (int32_t from = std::max(batch_.pooled - 1, 0); from + 1 < levels;) {
+    for (int32_t from = batch_.pooled - 1; from + 1 < levels;) {
       int32_t to = from + 1;
-      while (to + 1 < levels && to - from < kPoolLevels &&
-             batch_.layout.span[to + 1] / batch_.layout.span[from] <= kPoolChildren)
-        ++to;
-      device_.launch(pool<T>, ceil_div(bounds_.rows[to], 128), 128, 0, batch_, from, to);
+      while (to + 1 < levels && pool_threads(batch_.layout, from, to + 1) <= kMostPooled) ++to;
+      const int64_t rows_of_block = kPoolThreads / pool_threads(batch_.layout, from, to);
+      device_.launch(pool<T>, ceil_div(bounds_.rows[to], rows_of_block), kPoolThreads, 0, batch_, from, to);
       from = to;
     }
-    build_trees(batch_.pooled, levels - 1);
+    if (first_level < levels) build_trees(first_level, levels - 1);
   }
 
  private:
-  static constexpr int64_t kPoolChildren = 64;  // that a thread sums one after the other
+  static constexpr int kStartThreads = 256;
+  static constexpr int32_t kMostPooled = 32;  // rows of one level that are pooled to one in a launch
 
   int64_t tile_rows() const { return kItems * device_.tile_threads(); }
 
@@ -136,11 +143,11 @@ class TreeBuild {
     used_ = 0;
     first_ = take<int64_t>(base, batch_.layout.levels * (batch_.clouds + 1));
     batch_.first = first_;
-    batch_.counters = take<Counters>(base, 1);
+    counters_ = take<Counters>(base, rotated_ ? batch_.pooled + 2 : 1);  // for every batch; cleared with the digits
+    batch_.digits = take<uint32_t>(base, large_nodes_ * kDigits);
     int32_t deepest = depth(kMain);
     for (int32_t l = 0; rotated_ && l < batch_.layout.levels; ++l) deepest = std::max(deepest, depth(l));
     batch_.small = take<SmallNode>(base, (large_nodes_ * deepest + 1) * 2);
-    batch_.digits = take<uint32_t>(base, large_nodes_ * kDigits);
     batch_.tile_state = take<uint64_t>(base, tiles_);
     for (int32_t side = 0; side < 2; ++side) {
       batch_.large[side] = take<LargeNode<T>>(base, large_nodes_);
@@ -156,10 +163,9 @@ class TreeBuild {
     batch_.first_level = first_level;
     batch_.last_level = last_level;
     const int64_t trees = batch_.clouds * (last_level - first_level + 1);
-    if (trees == 0) return;
-    device_.clear(batch_.counters, sizeof(Counters));
+    batch_.counters = counters_++;
     int32_t deepest = 0;
-    for (int32_t l = first_level; l <= last_level; ++l) deepest = std::max(deepest, depth(l));
+    for (int32_t l = first_level; l <= last_level && trees > 0; ++l) deepest = std::max(deepest, depth(l));
     const int threads = device_.tile_threads();
     if (deepest > 0) {
       device_.launch(open_roots<T>, std::min<int64_t>(trees, 8 * device_.processors()), threads, 0, batch_);
@@ -191,7 +197,7 @@ class TreeBuild {
     for (int size = many ? 32 : threads;; size = std::min(4 * size, threads)) {
       const int64_t shared = shared_bytes(size, lists);
       const int64_t resident = std::max<int64_t>(1, std::min<int64_t>(device_.shared_bytes() / shared, 2048 / size));
-      const int64_t blocks = std::min(subtrees, resident * device_.processors());
+      const int64_t blocks = std::min(std::max<int64_t>(1, subtrees), resident * device_.processors());
       device_.launch(finish_subtrees<T>, blocks, size, shared, batch_, above, size == threads);
       if (size == threads) break;
       above = kPositions * size;
@@ -203,8 +209,10 @@ class TreeBuild {
   bool rotated_;
   Batch<T> batch_{};
   int64_t* first_ = nullptr;
+  Counters* counters_ = nullptr;  // of the next batch
   int block_threads_ = 0;
   bool has_large_ = false;
+  bool together_ = false;  // whether the rotated trees of all levels are built in the same launches
   int64_t large_nodes_ = 0, tiles_ = 0, used_ = 0;
 };
 

@@ -392,6 +392,7 @@ struct BlockBuilder {
         ERWIN_UNROLL
         for (int32_t a = 0; a < 4; ++a)
           if (first + a < memory.lists) rights[a] = __ballot_sync(kWarp, splits && memory.goes_right[row[a]] != 0);
+        __syncwarp();
         ERWIN_UNROLL
         for (int32_t a = 0; a < 4; ++a) {
           if (first + a >= memory.lists || !splits) continue;
@@ -423,13 +424,29 @@ struct BlockBuilder {
   }
 };
 
-// Subtrees of more than `above` rows and at most as many as the block can hold; balls of any size.
+// The rows of the result that no cloud has.
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, int32_t above, bool balls) {
+__device__ void clear_tail(const Batch<T>& b) {
+  for (int32_t l = b.first_level; l <= b.last_level; ++l) {
+    const int32_t level = l == kMain ? 0 : l;
+    int64_t* const out = l == kMain ? b.perm : b.perm_rot[l];
+    int64_t i = b.first_row(level, b.clouds) + static_cast<int64_t>(blockIdx.x) * threads() + thread();
+    for (; i < b.bound[level]; i += static_cast<int64_t>(gridDim.x) * threads()) {
+      out[i] = 0;
+      if (l == kMain && b.mask != nullptr) b.mask[i] = 0;
+    }
+  }
+}
+
+// Subtrees of more than `above` rows and at most as many as the block can hold; the last launch writes what is no
+// subtree, too: balls of any size and zeros.
+template <typename T>
+__global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, int32_t above, bool last) {
   ERWIN_SHARED_MEMORY(base);
   __shared__ Subtree subtree;
   int64_t bytes;
   const BlockMemory<T> memory(base, kPositions * threads(), b.dim, b.is_rotated() ? b.dim + 1 : b.dim, &bytes);
+  if (last) clear_tail(b);
   const int64_t items = b.trees() + b.counters->small;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     __syncthreads();
@@ -437,7 +454,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, 
     __syncthreads();
     const BlockBuilder<T> builder{b, subtree, memory};
     if (subtree.ball) {
-      if (balls) builder.write_ball();
+      if (last) builder.write_ball();
       continue;
     }
     if (subtree.rows <= above || subtree.rows > memory.capacity) continue;

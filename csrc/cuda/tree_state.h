@@ -78,6 +78,7 @@ struct Batch {
   int32_t block_rows;               // that a block can hold
   int64_t capacity;                 // rows of a buffer
   int64_t base[ERWIN_MAX_LEVELS];   // the first row of a level in the buffers
+  int64_t bound[ERWIN_MAX_LEVELS];  // rows of a level that the result has room for
   T rotation[kMaxDim * kMaxDim];
   Buffer<T> buffers[2];
   Counters* counters;
@@ -125,11 +126,20 @@ struct Batch {
   }
 
   // Before rotation, the row i of a cloud on a level.
-  __device__ T coordinate(int32_t level, int64_t g, int64_t i, int32_t axis) const {
-    if (level == kMain) return pos[(ptr[g] + i) * dim + axis];
-    const int64_t row = first_row(level, g) + i;
-    if (level < pooled) return pos[(ptr[g] + perm[row]) * dim + axis];
-    return centroid(axis)[base[level] + row];
+  __device__ void coordinates(int32_t level, int64_t g, int64_t i, T (&x)[kMaxDim]) const {
+    const T* from;
+    int64_t step = 1;
+    if (level == kMain) {
+      from = pos + (ptr[g] + i) * dim;
+    } else if (level < pooled) {
+      from = pos + (ptr[g] + perm[first_row(level, g) + i]) * dim;
+    } else {
+      from = centroid(0) + base[level] + first_row(level, g) + i;
+      step = capacity;
+    }
+    ERWIN_UNROLL
+    for (int32_t a = 0; a < kMaxDim; ++a)
+      if (a < dim) x[a] = from[a * step];
   }
 
   __device__ T* centroid(int32_t axis) const { return reinterpret_cast<T*>(buffers[1].key + axis * capacity); }
@@ -137,9 +147,7 @@ struct Batch {
   // The keys of a row of a tree, as it is sorted.
   __device__ void keys(int32_t l, int64_t g, int64_t i, KeyOf<T> (&out)[kMaxDim]) const {
     T x[kMaxDim];
-    ERWIN_UNROLL
-    for (int32_t a = 0; a < kMaxDim; ++a)
-      if (a < dim) x[a] = coordinate(l, g, i, a);
+    coordinates(l, g, i, x);
     ERWIN_UNROLL
     for (int32_t column = 0; column < kMaxDim; ++column) {
       if (column >= dim) continue;

@@ -92,22 +92,23 @@ def order(
     )
     workspace = pos.new_empty(size, dtype=torch.uint8)
     tensors = empty_order(pos, num_rows, rotate, layout)
-    perm, mask, *perm_rot = [t.zero_() for t in tensors]
+    perm, mask, *perm_rot = tensors
     rotation = rotation_matrix(rotate, dim).to(dtype) if rotate else None
-    _native.call(
-        "erwin_tree_build_device",
-        *shape,
-        pos.data_ptr(),
-        ptr.data_ptr(),
-        dim,
-        byref(bounds),
-        None if rotation is None else rotation.data_ptr(),
-        workspace.data_ptr(),
-        size,
-        perm.data_ptr(),
-        mask.data_ptr() if layout == "perfect" else None,
-        _native.pointers(perm_rot),
-    )
+    with torch.cuda.device_of(pos):
+        _native.call(
+            "erwin_tree_build_device",
+            *shape,
+            pos.data_ptr(),
+            ptr.data_ptr(),
+            dim,
+            byref(bounds),
+            None if rotation is None else rotation.data_ptr(),
+            workspace.data_ptr(),
+            size,
+            perm.data_ptr(),
+            mask.data_ptr() if layout == "perfect" else None,
+            _native.pointers(perm_rot),
+        )
     return tensors
 
 

@@ -36,6 +36,7 @@ class Device {
   int64_t processors() const { return processors_; }
   static constexpr int tile_threads() { return 512; }
   static constexpr int block_threads() { return 1024; }
+  static constexpr int32_t handed_rows() { return 512; }
   // That leave launches short of work: then speed is worth more memory.
   static constexpr int64_t few_rows() { return int64_t{1} << 20; }
   bool ok() const { return error_ == cudaSuccess; }
@@ -75,9 +76,10 @@ class Device {
   explicit Device(const erwin_context&) {}
 
   static constexpr int64_t shared_bytes() { return int64_t{1} << 20; }
-  static constexpr int64_t processors() { return 2; }
+  static constexpr int64_t processors() { return 6; }
   static constexpr int tile_threads() { return 64; }
   static constexpr int block_threads() { return 128; }
+  static constexpr int32_t handed_rows() { return 100; }
   static constexpr int64_t few_rows() { return 4096; }
   static constexpr bool ok() { return true; }
 

@@ -71,9 +71,13 @@ class TreeBuild {
     has_large_ = depth(kMain) > 0;
     for (int32_t l = 0; rotated && l < layout.levels; ++l) has_large_ = has_large_ || depth(l) > 0;
     // Without large trees the buffers hold nothing but centroids.
+    // With less than a subtree for every second processor, most of them wait for those at work.
+    batch_.handed_rows = device.handed_rows();
+    hands_over_ = bounds.largest > 2 * batch_.handed_rows && batch_.handed_rows < batch_.block_rows &&
+                  bounds.points <= device.processors() / 2 * batch_.block_rows;
     together_ = !has_large_ || rows <= device.few_rows();
     batch_.capacity = pooled_rows;
-    if (has_large_) batch_.capacity = together_ ? std::max(rows, all_rows) : std::max(rows, pooled_rows);
+    if (has_large_ || hands_over_) batch_.capacity = together_ ? std::max(rows, all_rows) : std::max(rows, pooled_rows);
     std::copy_n(bounds.rows, layout.levels, batch_.bound);
     large_nodes_ = has_large_ ? batch_.capacity / (batch_.block_rows + 1) + 1 : 0;
     tiles_ = has_large_ ? batch_.capacity / tile_rows() + large_nodes_ : 0;
@@ -148,12 +152,16 @@ class TreeBuild {
     int32_t deepest = depth(kMain);
     for (int32_t l = 0; rotated_ && l < batch_.layout.levels; ++l) deepest = std::max(deepest, depth(l));
     batch_.small = take<SmallNode>(base, (large_nodes_ * deepest + 1) * 2);
+    const int32_t levels_above = large_depth(batch_.layout, bounds_.largest, kMain, batch_.handed_rows);
+    const int64_t handed = hands_over_ ? (bounds_.points / (batch_.handed_rows + 1) + bounds_.clouds) * 2 : 0;
+    batch_.handed = take<SmallNode>(base, handed * (levels_above + 1));
+    batch_.handed_list = take<uint16_t>(base, hands_over_ ? batch_.dim * batch_.capacity : 0);
     batch_.tile_state = take<uint64_t>(base, tiles_);
     for (int32_t side = 0; side < 2; ++side) {
       batch_.large[side] = take<LargeNode<T>>(base, large_nodes_);
       batch_.tile_node[side] = take<int32_t>(base, tiles_);
-      batch_.buffers[side].index = take<int32_t>(base, has_large_ ? batch_.capacity : 0);
-      const bool used = has_large_ || side == 1;
+      batch_.buffers[side].index = take<int32_t>(base, has_large_ || hands_over_ ? batch_.capacity : 0);
+      const bool used = has_large_ || hands_over_ || side == 1;
       batch_.buffers[side].key = take<KeyOf<T>>(base, used ? batch_.dim * batch_.capacity : 0);
     }
   }
@@ -181,7 +189,8 @@ class TreeBuild {
     finish(trees, first_level, last_level);
   }
 
-  // Small subtrees by small blocks where there are many, so that a processor works on several at a time.
+  // Small subtrees by small blocks where there are many, so that a processor works on several at a time. Those that large
+  // nodes leave have a third of the rows of a block or more, but for odd strides.
   void finish(int64_t trees, int32_t first_level, int32_t last_level) {
     const int32_t lists = batch_.dim + (first_level == kMain ? 0 : 1);
     int64_t longest = 1;
@@ -193,15 +202,26 @@ class TreeBuild {
     while (threads < block_threads_ && kPositions * threads < longest) threads *= 2;
     const int64_t subtrees = trees + large_nodes_ * 3;
     const bool many = subtrees > 2 * device_.processors();
+    if (first_level == kMain && hands_over_) {
+      finish(Pass::kHanding, subtrees, threads, lists, 0, true);
+      while (threads / 2 >= batch_.handed_rows) threads /= 2;  // a warp for every node that fits one
+      finish(Pass::kHanded, bounds_.points / batch_.handed_rows * 3 + trees, threads, lists, 0, false);
+      return;
+    }
     int32_t above = 0;
-    for (int size = many ? 32 : threads;; size = std::min(4 * size, threads)) {
-      const int64_t shared = shared_bytes(size, lists);
-      const int64_t resident = std::max<int64_t>(1, std::min<int64_t>(device_.shared_bytes() / shared, 2048 / size));
-      const int64_t blocks = std::min(std::max<int64_t>(1, subtrees), resident * device_.processors());
-      device_.launch(finish_subtrees<T>, blocks, size, shared, batch_, above, size == threads);
+    const int least = !many ? threads : trees > 2 * device_.processors() ? 32 : std::max(32, threads / 2);
+    for (int size = least;; size = std::min(4 * size, threads)) {
+      finish(Pass::kWhole, subtrees, size, lists, above, size == threads);
       if (size == threads) break;
       above = kPositions * size;
     }
+  }
+
+  void finish(Pass pass, int64_t subtrees, int threads, int32_t lists, int32_t above, bool last) {
+    const int64_t shared = shared_bytes(threads, lists);
+    const int64_t resident = std::max<int64_t>(1, std::min<int64_t>(device_.shared_bytes() / shared, 2048 / threads));
+    const int64_t blocks = std::min(std::max<int64_t>(1, subtrees), resident * device_.processors());
+    device_.launch(finish_subtrees<T>, blocks, threads, shared, batch_, pass, above, last);
   }
 
   Device& device_;
@@ -212,7 +232,8 @@ class TreeBuild {
   Counters* counters_ = nullptr;  // of the next batch
   int block_threads_ = 0;
   bool has_large_ = false;
-  bool together_ = false;  // whether the rotated trees of all levels are built in the same launches
+  bool hands_over_ = false;  // whether blocks of the main trees leave small nodes to others
+  bool together_ = false;    // whether the rotated trees of all levels are built in the same launches
   int64_t large_nodes_ = 0, tiles_ = 0, used_ = 0;
 };
 

@@ -69,6 +69,10 @@ struct BlockMemory {
   __device__ uint16_t* counters() const { return places(1, 1); }  // [warps, kSortDigits]
 };
 
+// What a launch does with subtrees: finishes them; hands their nodes of a few rows over, sorted, to blocks that are
+// idle otherwise; finishes what was handed over.
+enum class Pass : int32_t { kWhole, kHanding, kHanded };
+
 // What a block is given: a subtree in a buffer, or a root that is loaded from its source.
 struct Subtree {
   Node node;
@@ -76,12 +80,20 @@ struct Subtree {
   int64_t out;                        // its first row in the result
   int32_t tree, level, rows, buffer;  // buffer -1: a root
   bool ball;                          // is written as it is
+  bool sorted;                        // its lists lie in the buffers
 };
 
 template <typename T>
-__device__ Subtree subtree_of(const Batch<T>& b, int64_t item) {
+__device__ Subtree subtree_of(const Batch<T>& b, int64_t item, Pass pass) {
   Subtree s;
-  if (item < b.trees()) {
+  s.sorted = pass == Pass::kHanded;
+  if (s.sorted) {
+    const SmallNode small = b.handed[item];
+    s.tree = small.tree;
+    s.node = small.node;
+    s.row = small.row;
+    s.buffer = small.buffer;
+  } else if (item < b.trees()) {
     s.tree = static_cast<int32_t>(item);
     s.node = b.root(item);
     s.row = b.begin(item);
@@ -110,6 +122,7 @@ struct BlockBuilder {
   const Batch<T>& b;
   const Subtree& s;
   const BlockMemory<T>& memory;
+  const bool hands_over;
 
   // The row of the tree in a place of the input.
   __device__ int32_t row_at(int32_t i) const {
@@ -135,6 +148,9 @@ struct BlockBuilder {
           if (a < b.dim) memory.key[a * memory.capacity + i] = key[a];
       }
       for (int32_t a = b.dim; a < memory.lists; ++a) memory.places(0, a)[i] = static_cast<uint16_t>(i);
+      for (int32_t a = 0; a < b.dim && s.sorted; ++a) {
+        memory.places(0, a)[i] = a == 0 ? static_cast<uint16_t>(i) : b.handed_list[a * b.capacity + s.row + i];
+      }
       memory.node_of[i] = 0;
     }
   }
@@ -205,28 +221,38 @@ struct BlockBuilder {
       rank[i] = __shfl_sync(kWarp, rank[i], __ffs(static_cast<int>(same[i])) - 1) + __popc(same[i] & lanes_below());
     }
     __syncthreads();
-    // Every thread sums eight counters: kSortDigits * warps of them for 32 * warps threads.
+    // Every thread sums eight counters: kSortDigits * warps of them for 32 * warps threads. The number of warps is a
+    // power of two.
     constexpr int32_t each = kSortDigits / 32;
-    uint32_t count[each], sum = 0, total;
-    uint16_t* counter[each];
-    ERWIN_UNROLL
-    for (int32_t i = 0; i < each; ++i) {
-      const int32_t of_warp = (thread() * each + i) % warps;
-      counter[i] = counters + of_warp * kSortDigits + bank(thread() * each / warps + i / warps, of_warp);
-      count[i] = *counter[i];
-      sum += count[i];
-    }
-    uint32_t before = block_exclusive_scan(sum, &total);
-    ERWIN_UNROLL
-    for (int32_t i = 0; i < each; ++i) {
-      *counter[i] = static_cast<uint16_t>(before);
-      before += count[i];
+    const int32_t first_warp = each * thread() & (warps - 1), width = significant_bits(static_cast<uint32_t>(warps)) - 1;
+    uint16_t* const some = counters + first_warp * kSortDigits + bank(each * thread() >> width, first_warp);
+    if (warps >= each) {
+      count_up<each>(some, [](int32_t i) { return i * kSortDigits; });
+    } else {
+      count_up<each>(some, [=](int32_t i) { return (i & (warps - 1)) * kSortDigits + (i >> width); });
     }
     __syncthreads();
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i)
       if (begin + 32 * i < s.rows) out[own[bank(digit[i], warp())] + rank[i]] = static_cast<uint16_t>(row[i]);
     __syncthreads();
+  }
+
+  // Makes counters of a thread sums of all that precede.
+  template <int32_t kCount, typename Place>
+  static __device__ void count_up(uint16_t* counter, const Place& place) {
+    uint32_t count[kCount], sum = 0, total;
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kCount; ++i) {
+      count[i] = counter[place(i)];
+      sum += count[i];
+    }
+    uint32_t before = block_exclusive_scan(sum, &total);
+    ERWIN_UNROLL
+    for (int32_t i = 0; i < kCount; ++i) {
+      counter[place(i)] = static_cast<uint16_t>(before);
+      before += count[i];
+    }
   }
 
   // Where a warp counts a digit: for runs of eight warps elsewhere, as a scan reads them side by side.
@@ -256,7 +282,7 @@ struct BlockBuilder {
   }
 
   __device__ bool closes(const LocalNode& node, int32_t rows) const {
-    return rows <= kWarpRows || b.is_ball(s.level, node);
+    return rows <= (hands_over ? b.handed_rows : kWarpRows) || b.is_ball(s.level, node);
   }
 
   // All levels. The lists are sorted.
@@ -274,7 +300,11 @@ struct BlockBuilder {
     __syncthreads();
     int32_t side = 0;
     for (;; side = 1 - side) {
-      for (int32_t i = warp(); i < closed; i += threads() / 32) finish_node(side, memory.closing[i]);
+      if (hands_over) {
+        for (int32_t i = 0; i < closed; ++i) hand_over(side, memory.closing[i]);
+      } else {
+        for (int32_t i = warp(); i < closed; i += threads() / 32) finish_node(side, memory.closing[i]);
+      }
       const int32_t nodes = open;
       __syncthreads();
       if (nodes == 0) return;
@@ -365,6 +395,30 @@ struct BlockBuilder {
     __syncthreads();
   }
 
+  // All threads: writes a node and its lists to the buffer that the subtree is not in. Its rows are named anew, by their
+  // place in the list of the first axis.
+  __device__ void hand_over(int32_t side, const BlockNode& node) const {
+    const int32_t buffer = s.buffer == 0 ? 1 : 0;
+    const int64_t row = s.row + node.begin;
+    const uint16_t* const first = memory.places(side, 0) + node.begin;
+    uint16_t* const name = memory.places(1 - side, 0);
+    for (int32_t i = thread(); i < node.rows; i += threads()) name[first[i]] = static_cast<uint16_t>(i);
+    __syncthreads();
+    for (int32_t i = thread(); i < node.rows; i += threads()) {
+      for (int32_t a = 0; a < b.dim; ++a) {
+        b.buffers[buffer].key[a * b.capacity + row + i] = memory.key_of(a, first[i]);
+        if (a > 0) b.handed_list[a * b.capacity + row + i] = name[memory.places(side, a)[node.begin + i]];
+      }
+      b.buffers[buffer].index[row + i] = row_at(first[i]);
+    }
+    if (thread() == 0) {
+      const LocalNode& own = node.node;
+      b.handed[atomicAdd(&b.counters->handed, 1)] = {
+          {s.node.begin + own.begin, own.points, s.node.slot + own.slot, own.slots, own.balls}, row, s.tree, buffer};
+    }
+    __syncthreads();
+  }
+
   // One warp: all levels of a node that fits it, or a ball.
   __device__ void finish_node(int32_t side, const BlockNode& root) const {
     if (b.is_ball(s.level, root.node)) return write_rows(side, root.begin, root.rows);
@@ -441,18 +495,18 @@ __device__ void clear_tail(const Batch<T>& b) {
 // Subtrees of more than `above` rows and at most as many as the block can hold; the last launch writes what is no
 // subtree, too: balls of any size and zeros.
 template <typename T>
-__global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, int32_t above, bool last) {
+__global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, Pass pass, int32_t above, bool last) {
   ERWIN_SHARED_MEMORY(base);
   __shared__ Subtree subtree;
   int64_t bytes;
   const BlockMemory<T> memory(base, kPositions * threads(), b.dim, b.is_rotated() ? b.dim + 1 : b.dim, &bytes);
   if (last) clear_tail(b);
-  const int64_t items = b.trees() + b.counters->small;
+  const int64_t items = pass == Pass::kHanded ? b.counters->handed : b.trees() + b.counters->small;
   for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
     __syncthreads();
-    if (thread() == 0) subtree = subtree_of(b, item);
+    if (thread() == 0) subtree = subtree_of(b, item, pass);
     __syncthreads();
-    const BlockBuilder<T> builder{b, subtree, memory};
+    const BlockBuilder<T> builder{b, subtree, memory, pass == Pass::kHanding};
     if (subtree.ball) {
       if (last) builder.write_ball();
       continue;
@@ -460,7 +514,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, 
     if (subtree.rows <= above || subtree.rows > memory.capacity) continue;
     builder.load();
     __syncthreads();
-    for (int32_t a = 0; a < b.dim; ++a) builder.sort(a);
+    for (int32_t a = 0; a < b.dim && !subtree.sorted; ++a) builder.sort(a);
     builder.build();
   }
 }

@@ -62,7 +62,7 @@ struct SmallNode {
 
 struct Counters {
   int32_t large[kMaxDepth + 1], tiles[kMaxDepth + 1], tickets[kMaxDepth + 1];
-  int32_t small;
+  int32_t small, handed;
 };
 
 template <typename T>
@@ -87,6 +87,9 @@ struct Batch {
   uint64_t* tile_state;       // what a tile tells the tiles behind it, see `partition`
   uint32_t* digits;           // [large nodes, kDigits], zero between two counts
   SmallNode* small;
+  SmallNode* handed;         // see `Pass`
+  uint16_t* handed_list;     // [dim, capacity]: rows of those nodes, sorted along every axis but the first
+  int32_t handed_rows;       // that they have at most
   int64_t* perm;
   uint8_t* mask;
   int64_t* perm_rot[ERWIN_MAX_LEVELS];

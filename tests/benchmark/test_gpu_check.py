@@ -40,3 +40,38 @@ def test_what_the_sanitizer_runs_is_right(monkeypatch):
     sanitize.neighbors()
     sanitize.attention()
     sanitize.model()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "verdict"), [("at::native::fill", "pass"), ("erwin::cuda::load", "fail")]
+)
+def test_only_our_kernels_count(kernel, verdict, tmp_path):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"""#!/usr/bin/env bash
+[ "$1" = --help ] && echo "  --kernel-name arg" && exit
+echo "$@"
+[ "$2" = initcheck ] || exit 0
+echo "=========     at void {kernel}<float>(float *)+0x10"
+exit 86
+""")
+    tool.chmod(0o755)
+    environment = {
+        **os.environ,
+        "OUT": str(tmp_path),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+    }
+    subprocess.run(
+        ["bash", SCRIPT, "racecheck", "initcheck"],
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    record = json.loads((tmp_path / "gpu_check.json").read_text())
+    assert record["racecheck"]["verdict"] == "pass"
+    assert record["initcheck"]["verdict"] == verdict
+    filtered = (tmp_path / "racecheck.log").read_text()
+    for name in ("erwin", "keys_kernel", "target_kernel"):
+        assert f"--kernel-name kns={name} " in filtered
+    # It has to see what PyTorch's kernels write.
+    assert "kns=" not in (tmp_path / "initcheck.log").read_text()

@@ -38,7 +38,7 @@ class Device {
   static constexpr int block_threads() { return 1024; }
   static constexpr int32_t handed_rows() { return 512; }
   // That leave launches short of work: then speed is worth more memory.
-  static constexpr int64_t few_rows() { return int64_t{1} << 20; }
+  static constexpr int64_t few_rows() { return int64_t{1} << 18; }
   bool ok() const { return error_ == cudaSuccess; }
 
   template <typename... P, typename... A>

@@ -45,6 +45,7 @@ class Launch(NamedTuple):
     ball_size: int
     capability: tuple[int, int]
     pos_grad: bool = False
+    permuted: bool = False
 
 
 def launches(
@@ -52,11 +53,13 @@ def launches(
 ) -> Iterator[Launch]:
     r"""Every kernel of calls of these sizes, for all capabilities."""
     for about in product(dtypes, channels, ball_sizes, CAPABILITIES):
-        yield Launch("forward", *about)
-        for pos_grad in (False, True):
-            yield Launch("keys", *about, pos_grad)
-            if not _is_whole(Launch("keys", *about, pos_grad)):
-                yield Launch("queries", *about, pos_grad)
+        for permuted in (False, True):
+            yield Launch("forward", *about, permuted=permuted)
+            for pos_grad in (False, True):
+                keys = Launch("keys", *about, pos_grad, permuted)
+                yield keys
+                if not _is_whole(keys):
+                    yield keys._replace(kernel="queries")
 
 
 def tile_of(launch: Launch) -> tiles.Tile:
@@ -101,6 +104,8 @@ def usage(launch: Launch, tile: tiles.Tile, dim: int = 3) -> Usage:
     }
     if not launch.pos_grad:
         constants["grad_pos"] = None
+    if not launch.permuted:
+        constants["perm"] = None
     constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
     signature, aligned = {}, {}
     for i, name in enumerate(kernel.arg_names):
@@ -157,7 +162,7 @@ def main() -> None:
         [*PRECISIONS], [8, 32, 64, 128], [16, 32, 64, 128, 256, 512]
     ):
         tile = tile_of(launch)
-        key = (*launch[:3], launch.capability, launch.pos_grad, tile, _is_whole(launch))
+        key = (*launch[:3], *launch[4:], tile, _is_whole(launch))
         if key not in seen:
             seen.add(key)
             print(*launch, "|", *tile, "|", *usage(launch, tile), flush=True)

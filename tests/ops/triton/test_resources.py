@@ -24,8 +24,9 @@ LAUNCHES = [
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
 @pytest.mark.parametrize("about", LAUNCHES, ids=str)
-def test_no_register_is_spilled(about, capability):
-    launch = Launch(*about[:4], capability, *about[4:])
+@pytest.mark.parametrize("permuted", [False, True])
+def test_no_register_is_spilled(about, capability, permuted):
+    launch = Launch(*about[:4], capability, *about[4:], permuted=permuted)
     registers, spilled, shared = usage(launch, tile_of(launch))
     assert spilled == 0
     assert 0 < registers <= 255

@@ -18,7 +18,7 @@ def span(lengths, ends, ball, rows):
 @triton.jit
 def rows_at(perm, place, valid):
     r"""The rows at places of the tree order."""
-    # Two branches: what follows a return in one of them would still be compiled.
+    # Behind a `return` in an `if` the compiler goes on; the interpreter does not.
     if perm is None:
         row = place.to(tl.int64)
     else:

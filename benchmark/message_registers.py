@@ -19,14 +19,13 @@ from torch_geometric_erwin.ops.triton.message_backward import (
     target_kernel,
 )
 from torch_geometric_erwin.ops.triton.message_forward import forward_kernel
+from torch_geometric_erwin.ops.triton.message_rows import TABLES
 
 KERNELS: dict[str, Any] = {
     "forward": forward_kernel,
     "target": target_kernel,
     "source": source_kernel,
 }
-_INDICES = ("source", "target")
-_GROUPS = ("target_ptr", "target_order", "source_ptr", "source_order")
 
 
 def compiled(
@@ -64,11 +63,9 @@ def compiled(
         elif name == "eps":
             signature[name] = "fp32"
         else:
-            long = name in _INDICES or name in _GROUPS
-            element = pos_dtype if name == "pos" else "fp32"
-            signature[name] = "*i64" if long else f"*{element}"
-            # A row of an edge index may begin anywhere.
-            if name not in _INDICES:
+            element = "i64" if name in TABLES else "fp32"
+            signature[name] = f"*{pos_dtype if name == 'pos' else element}"
+            if name not in TABLES:
                 aligned[(i,)] = [["tt.divisibility", 16]]
     used = {k: v for k, v in constants.items() if k in function.arg_names}
     return triton.compile(

@@ -21,6 +21,7 @@ from triton.compiler import ASTSource
 from torch_geometric_erwin.ops.triton import tiles
 from torch_geometric_erwin.ops.triton.backward import keys_kernel, queries_kernel
 from torch_geometric_erwin.ops.triton.forward import forward_kernel
+from torch_geometric_erwin.ops.triton.rows import ANYWHERE
 
 CAPABILITIES = [(8, 0), (9, 0)]
 PRECISIONS = {"bf16": "half", "fp16": "half", "tf32": "tf32", "fp32": "ieee"}
@@ -122,7 +123,8 @@ def usage(launch: Launch, tile: tiles.Tile, dim: int = 3) -> Usage:
         else:
             known = "i64" if name in _LONG else "fp32" if name in _FLOAT else element
             signature[name] = f"*{known}"
-            aligned[(i,)] = [["tt.divisibility", 16]]
+            if name not in ANYWHERE:
+                aligned[(i,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
         ASTSource(kernel, signature, constants, aligned),
         target=GPUTarget("cuda", 10 * launch.capability[0] + launch.capability[1], 32),

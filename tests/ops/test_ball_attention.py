@@ -147,7 +147,7 @@ def test_packed_equals_separate(permuted):
     qkv, pos, _, sigma, _ = args = inputs([20, 7], permuted=permuted)
     leaves = (qkv, pos, sigma)
     expected = attend(*args)
-    out, _ = OPS.ball_attention_packed(*args, 20, qkv.size(-1) ** -0.5)
+    out, *_ = OPS.ball_attention_packed(*args, 20, qkv.size(-1) ** -0.5)
     assert torch.equal(out, expected)
     for a, e in zip(gradients(out, leaves), gradients(expected, leaves)):
         assert torch.equal(a, e)
@@ -291,9 +291,9 @@ def test_opcheck(permuted):
 def test_opcheck_of_gradient(pos_grad):
     qkv, rest = op_arguments(False)
     with torch.no_grad():
-        out, lse = OPS.ball_attention_packed(qkv, *rest)
+        out, *saved = OPS.ball_attention_packed(qkv, *rest)
         args = [t.detach() if isinstance(t, torch.Tensor) else t for t in rest]
-        args = (out, out, lse, *qkv.detach().unbind(1), *args, pos_grad)
+        args = (out, out, *saved, *qkv.detach().unbind(1), *args, pos_grad)
     torch.library.opcheck(OPS.ball_attention_backward.default, args)
 
 

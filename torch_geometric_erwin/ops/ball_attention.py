@@ -22,16 +22,20 @@ _BALLS = (
     "float scale"
 )
 _QKV = "Tensor q, Tensor k, Tensor v"
-# Each returns the output [N, H, d] and what its gradient needs [N, H].
-torch.library.define("erwin::ball_attention", f"({_QKV}, {_BALLS}) -> (Tensor, Tensor)")
+# Each returns the output [N, H, d] and what its gradient needs: a number for every
+# query and head [N, H] and, on CUDA devices, centred positions [D, N] and the ends of
+# balls [K].
+_RESULT = "(Tensor, Tensor, Tensor, Tensor)"
+torch.library.define("erwin::ball_attention", f"({_QKV}, {_BALLS}) -> {_RESULT}")
 # The same of one tensor [N, 3, H, d], which saves a copy of its gradient.
 torch.library.define(
-    "erwin::ball_attention_packed", f"(Tensor qkv, {_BALLS}) -> (Tensor, Tensor)"
+    "erwin::ball_attention_packed", f"(Tensor qkv, {_BALLS}) -> {_RESULT}"
 )
 # Gradients of q, k, v [N, 3, H, d], of sigma, and of pos (no rows unless asked for).
 torch.library.define(
     "erwin::ball_attention_backward",
-    f"(Tensor grad, Tensor out, Tensor lse, {_QKV}, {_BALLS}, bool pos_grad) "
+    "(Tensor grad, Tensor out, Tensor lse, Tensor centred, Tensor ends, "
+    f"{_QKV}, {_BALLS}, bool pos_grad) "
     "-> (Tensor, Tensor, Tensor)",
 )
 
@@ -82,21 +86,21 @@ def _contiguous_channels(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
-def _forward(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    out, lse = _outputs(q)
+def _forward(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    out, lse, *rest = _outputs(q, *args)
     heads = _native.heads(out)
     call = _Call(q, k, v, *args)
     call.call("erwin_attention_forward", 0, heads, lse.data_ptr())
-    return out, lse
+    return out, lse, *rest
 
 
 @torch.library.impl("erwin::ball_attention", "CPU")
-def _ball_attention_cpu(*args: Any) -> tuple[Tensor, Tensor]:
+def _ball_attention_cpu(*args: Any) -> tuple[Tensor, ...]:
     return _forward(*args)
 
 
 @torch.library.impl("erwin::ball_attention_packed", "CPU")
-def _ball_attention_packed_cpu(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _ball_attention_packed_cpu(qkv: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return _forward(*qkv.unbind(1), *args)
 
 
@@ -105,6 +109,8 @@ def _ball_attention_backward_cpu(
     grad: Tensor,
     out: Tensor,
     lse: Tensor,
+    centred: Tensor,
+    ends: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -133,12 +139,12 @@ def _ball_attention_backward_cpu(
 
 
 @torch.library.impl("erwin::ball_attention", "CUDA")
-def _ball_attention_cuda(q: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _ball_attention_cuda(q: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return triton.launch("attention", "forward", q, q, *args)
 
 
 @torch.library.impl("erwin::ball_attention_packed", "CUDA")
-def _ball_attention_packed_cuda(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _ball_attention_packed_cuda(qkv: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return triton.launch("attention", "forward", qkv, *qkv.unbind(1), *args)
 
 
@@ -149,8 +155,16 @@ def _ball_attention_backward_cuda(
     return triton.launch("attention", "backward", grad, grad, *args)
 
 
-def _outputs(q: Tensor) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:2], dtype=torch.float32)
+def _outputs(
+    q: Tensor, pos: Tensor, ball_len: Tensor, *_: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    on_cpu = q.device.type == "cpu"  # whose kernel centres positions where it uses them
+    return (
+        q.new_empty(q.shape),
+        q.new_empty(q.shape[:2], dtype=torch.float32),
+        pos.new_empty(pos.size(1), 0 if on_cpu else pos.size(0), dtype=torch.float32),
+        ball_len.new_empty(0 if on_cpu else ball_len.size(0)),
+    )
 
 
 def _gradients(
@@ -165,13 +179,15 @@ def _gradients(
 
 
 @torch.library.register_fake("erwin::ball_attention")
-def _ball_attention_fake(q: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _outputs(q)
+def _ball_attention_fake(
+    q: Tensor, k: Tensor, v: Tensor, *args: Any
+) -> tuple[Tensor, ...]:
+    return _outputs(q, *args)
 
 
 @torch.library.register_fake("erwin::ball_attention_packed")
-def _ball_attention_packed_fake(qkv: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    return _outputs(qkv.select(1, 0))
+def _ball_attention_packed_fake(qkv: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    return _outputs(qkv.select(1, 0), *args)
 
 
 @torch.library.register_fake("erwin::ball_attention_backward")
@@ -179,6 +195,8 @@ def _ball_attention_backward_fake(
     grad: Tensor,
     out: Tensor,
     lse: Tensor,
+    centred: Tensor,
+    ends: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -193,17 +211,18 @@ def _ball_attention_backward_fake(
     return _gradients(q, pos, sigma, pos_grad)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     *tensors, ctx.ball_size, ctx.scale = inputs
     ctx.save_for_backward(*output, *tensors)
-    ctx.mark_non_differentiable(output[1])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(
     ctx: Any, grad: Optional[Tensor], packed: bool
 ) -> tuple[Optional[Tensor], ...]:
-    out, lse, *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors
+    *results, pos, ball_len, sigma, perm = ctx.saved_tensors
+    results, qkv = results[:4], results[4:]
     if grad is None:
         return (None,) * (len(qkv) + 6)
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
@@ -211,7 +230,7 @@ def _backward(
     pos_grad = ctx.needs_input_grad[len(qkv)]
     q, k, v = qkv[0].unbind(1) if packed else qkv
     grad_qkv, grad_sigma, grad_pos = torch.ops.erwin.ball_attention_backward(
-        *(grad, out, lse, q, k, v, pos, ball_len, sigma, perm),
+        *(grad, *results, q, k, v, pos, ball_len, sigma, perm),
         *(ctx.ball_size, ctx.scale, pos_grad),
     )
     grads = (grad_qkv,) if packed else grad_qkv.unbind(1)
@@ -225,7 +244,7 @@ def _differentiable_backward(
     # Not at the top of the file: the backends import it.
     from torch_geometric_erwin.nn.attention.backends import reference
 
-    *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors[2:]
+    *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors[4:]
     with torch.amp.autocast(grad.device.type, enabled=False):
         out = reference.run(
             qkv[0] if packed else tuple(qkv),
@@ -242,11 +261,11 @@ def _differentiable_backward(
     return tuple(result)
 
 
-def _separate_backward(ctx: Any, grad: Optional[Tensor], _: None) -> tuple[Any, ...]:
+def _separate_backward(ctx: Any, grad: Optional[Tensor], *_: None) -> tuple[Any, ...]:
     return _backward(ctx, grad, packed=False)
 
 
-def _packed_backward(ctx: Any, grad: Optional[Tensor], _: None) -> tuple[Any, ...]:
+def _packed_backward(ctx: Any, grad: Optional[Tensor], *_: None) -> tuple[Any, ...]:
     return _backward(ctx, grad, packed=True)
 
 

@@ -38,8 +38,8 @@ def inputs(balls, heads=2, channels=8, dim=3, permuted=False, behind=0, seed=0):
 
 def results(args, grad, pos_grad=True):
     """The output and the gradients of q, k, v together, of sigma and of positions."""
-    out, lse = attention.forward(*args)
-    return out, *attention.backward(grad, out, lse, *args, pos_grad)
+    out, *rest = attention.forward(*args)
+    return out, *attention.backward(grad, out, *rest, *args, pos_grad)
 
 
 # With gradients of positions the queries have a kernel of their own, in smaller tiles.

@@ -4,6 +4,7 @@ Grids depend on shapes and the ball size alone, so that a CUDA graph may replay 
 other balls. Programs that find no row return at once.
 """
 
+from functools import cache
 from typing import Optional
 
 import torch
@@ -33,36 +34,48 @@ def forward(
     perm: Optional[Tensor],
     ball_size: int,
     scale: float,
-) -> tuple[Tensor, Tensor]:
-    r"""The output and, in units of log 2, the log-sum of every query and head.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""The output, and what its gradient needs: the log-sum of every query and head, in
+    units of log 2, centred positions, and where the balls end.
 
     Shapes:
-        - **output:** :math:`(N, H, d)` and :math:`(N, H)`.
+        - **output:** :math:`(N, H, d)`, :math:`(N, H)`, :math:`(D, N)`, :math:`(K)`.
     """
     rows, heads, channels = q.shape
     balls = ball_len.size(0)
     out, lse = q.new_empty(q.shape), q.new_empty(rows, heads, dtype=torch.float32)
-    if q.numel() == 0 or balls == 0:
-        return out.zero_(), lse.zero_()
-    q, k, v = (_contiguous_channels(t) for t in (q, k, v))
-    sigma, perm = sigma.contiguous(), None if perm is None else perm.contiguous()
+    centred = pos.new_empty(pos.size(1), rows, dtype=torch.float32)
     ball_len, ends = ball_len.contiguous(), ball_len.cumsum(0)
-    centred = _prepare(pos, ball_len, ends, perm, ball_size, out, lse)
+    if q.numel() == 0 or balls == 0:
+        return out.zero_(), lse.zero_(), centred.zero_(), ends
+    q, k, v = (_contiguous_channels(t) for t in (q, k, v))
+    pos, sigma = pos.contiguous(), sigma.contiguous()
+    perm = None if perm is None else perm.contiguous()
+    blocks = -(-ball_size // _ROWS)
+    prepare_kernel[(balls * blocks,)](
+        *(pos, ball_len, ends, perm, centred, out, lse),
+        *(rows, balls, blocks, heads, heads * channels),
+        DIM=pos.size(1),
+        BLOCK=_ROWS,
+        enable_fp_fusion=True,
+    )
     tile = forward_tile(_precision(q), channels, ball_size, _capability(q))
-    blocks = triton.cdiv(ball_size, tile.queries)
+    blocks = -(-ball_size // tile.queries)
     forward_kernel[(balls * blocks * heads,)](
         *(q, k, v, centred, ball_len, ends, sigma, perm, out, lse),
         *(*q.stride()[:2], *k.stride()[:2], *v.stride()[:2]),
         *(rows, blocks, heads, scale),
         **_constants(q, pos.size(1), tile),
     )
-    return out, lse
+    return out, lse, centred, ends
 
 
 def backward(
     grad: Tensor,
     out: Tensor,
     lse: Tensor,
+    centred: Tensor,
+    ends: Tensor,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -87,15 +100,14 @@ def backward(
         grad_pos = sigma.new_zeros(rows if pos_grad else 0, dim)
         return grad_qkv.zero_(), sigma.new_zeros(heads), grad_pos
     grad, q, k, v = (_contiguous_channels(t) for t in (grad, q, k, v))
-    out, lse, sigma = (t.contiguous() for t in (out, lse, sigma))
+    out, lse, centred, ends = (t.contiguous() for t in (out, lse, centred, ends))
+    ball_len, sigma = ball_len.contiguous(), sigma.contiguous()
     perm = None if perm is None else perm.contiguous()
-    ball_len, ends = ball_len.contiguous(), ball_len.cumsum(0)
     # What every program adds, summed below in an order that depends on sizes alone.
     pos_parts = sigma.new_empty(rows, 2, heads, dim) if pos_grad else None
-    centred = _prepare(pos, ball_len, ends, perm, ball_size, grad_qkv, pos_parts)
     about = (_precision(q), channels, ball_size, _capability(q), pos_grad)
     tile = keys_tile(*about)
-    blocks = triton.cdiv(ball_size, tile.keys)
+    blocks = -(-ball_size // tile.keys)
     whole = blocks == 1 and not pos_grad
     sigma_parts = sigma.new_empty(balls * blocks, heads)
     grad_q, grad_k, grad_v = grad_qkv.unbind(1)
@@ -109,7 +121,7 @@ def backward(
     )
     if not whole:
         tile = queries_tile(*about)
-        blocks = triton.cdiv(ball_size, tile.queries)
+        blocks = -(-ball_size // tile.queries)
         queries_kernel[(balls * blocks * heads,)](
             *(*read, grad_q, pos_parts, *strides, rows, blocks, heads, scale),
             **_constants(q, dim, tile),
@@ -120,36 +132,18 @@ def backward(
     return grad_qkv, grad_sigma, pos_parts.sum((1, 2))
 
 
-def _prepare(
-    pos: Tensor,
-    ball_len: Tensor,
-    ends: Tensor,
-    perm: Optional[Tensor],
-    ball_size: int,
-    first: Tensor,
-    second: Optional[Tensor],
-) -> Tensor:
-    # Centred positions; clears the rows of two tensors that are in no ball.
-    rows, dim = pos.shape
-    centred = pos.new_empty(dim, rows, dtype=torch.float32)
-    blocks = triton.cdiv(ball_size, _ROWS)
-    prepare_kernel[(ball_len.size(0) * blocks,)](
-        *(pos.contiguous(), ball_len, ends, perm, centred, first, second),
-        *(rows, ball_len.size(0), blocks),
-        *(0 if t is None else t[:1].numel() for t in (first, second)),
-        DIM=dim,
-        BLOCK=_ROWS,
-    )
-    return centred
-
-
 def _contiguous_channels(x: Tensor) -> Tensor:
     return x if x.stride(2) == 1 else x.contiguous()
 
 
 def _capability(x: Tensor) -> tuple[int, int]:
     # Triton's interpreter runs kernels on the CPU: any tile is fine.
-    return torch.cuda.get_device_capability(x.device) if x.is_cuda else (9, 0)
+    return _capability_of(x.device) if x.is_cuda else (9, 0)
+
+
+@cache
+def _capability_of(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def _precision(x: Tensor) -> str:

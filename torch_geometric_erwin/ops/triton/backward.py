@@ -11,6 +11,9 @@ import triton.language as tl
 
 from torch_geometric_erwin.ops.triton.forward import LOG2E
 from torch_geometric_erwin.ops.triton.rows import (
+    ANYWHERE,
+    VARYING,
+    behind,
     coordinates,
     distances,
     load_rows,
@@ -28,7 +31,7 @@ def inverse(distance):
     return tl.where(apart, 1 / tl.where(apart, distance, 1.0), 0.0)
 
 
-@triton.jit(do_not_specialize=["rows", "blocks"])
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def keys_kernel(
     q,
     k,
@@ -67,7 +70,7 @@ def keys_kernel(
     PRECISION: tl.constexpr,
 ):
     r"""Gradients of k, v, sigma, of positions as keys, and in a whole ball of q."""
-    head = tl.program_id(0) % heads
+    head = (tl.program_id(0) % heads).to(tl.int64)
     part = tl.program_id(0) // heads
     ball = part // blocks
     q += head * q_head
@@ -85,6 +88,20 @@ def keys_kernel(
         # [rows, of queries and of keys, heads, DIM]
         pos_stride = 2 * heads * DIM
         grad_pos += (heads + head) * DIM
+    # What belongs to no ball is zero.
+    first, step = behind(ends, blocks, heads, KEYS)
+    for at in range(first, rows, step):
+        place = at + tl.arange(0, KEYS)
+        row = rows_at(perm, place, place < rows)
+        zeros = tl.zeros([KEYS, WIDTH], tl.float32)
+        store_rows(grad_q, row, to_stride, place < rows, zeros, CHANNELS)
+        store_rows(grad_k, row, to_stride, place < rows, zeros, CHANNELS)
+        store_rows(grad_v, row, to_stride, place < rows, zeros, CHANNELS)
+        if grad_pos is not None:
+            zeros = tl.zeros([KEYS, triton.next_power_of_2(DIM)], tl.float32)
+            store_rows(grad_pos, row, pos_stride, place < rows, zeros, DIM)
+            of_queries = grad_pos - heads * DIM
+            store_rows(of_queries, row, pos_stride, place < rows, zeros, DIM)
 
     start, length = span(lengths, ends, ball, rows)
     grad_sigma += tl.program_id(0)
@@ -141,7 +158,7 @@ def keys_kernel(
         store_rows(grad_pos, row, pos_stride, valid, sum_pos, DIM)
 
 
-@triton.jit(do_not_specialize=["rows", "blocks"])
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def queries_kernel(
     q,
     k,
@@ -176,7 +193,7 @@ def queries_kernel(
     PRECISION: tl.constexpr,
 ):
     r"""Gradients of q, and of positions as queries."""
-    head = tl.program_id(0) % heads
+    head = (tl.program_id(0) % heads).to(tl.int64)
     part = tl.program_id(0) // heads
     ball = part // blocks
     start, length = span(lengths, ends, ball, rows)

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 
 from torch_geometric_erwin.ops.triton.rows import (
+    ANYWHERE,
+    VARYING,
     coordinates,
     distances,
     load_rows,
@@ -15,7 +17,7 @@ from torch_geometric_erwin.ops.triton.rows import (
 LOG2E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit(do_not_specialize=["rows", "blocks"])
+@triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def forward_kernel(
     q,
     k,
@@ -46,7 +48,7 @@ def forward_kernel(
 ):
     r"""Softmax over blocks of keys, of which each rescales the sums of those before."""
     # Heads of a block run side by side: they read the same positions.
-    head = tl.program_id(0) % heads
+    head = (tl.program_id(0) % heads).to(tl.int64)
     part = tl.program_id(0) // heads
     ball = part // blocks
     q += head * q_head

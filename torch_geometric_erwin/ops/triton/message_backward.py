@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 
 from torch_geometric_erwin.ops.triton.message_rows import (
+    SIZES,
+    TABLES,
     argument,
     edge_at,
     gelu,
@@ -23,7 +25,7 @@ from torch_geometric_erwin.ops.triton.message_rows import (
 from torch_geometric_erwin.ops.triton.rows import load_rows, store_rows
 
 
-@triton.jit(do_not_specialize=["nodes", "edges"])
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=TABLES)
 def target_kernel(
     grad,
     source_rows,
@@ -111,7 +113,7 @@ def target_kernel(
     store_rows(grad_target, node, CHANNELS, node < nodes, total, CHANNELS)
 
 
-@triton.jit(do_not_specialize=["nodes", "edges"])
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=TABLES)
 def source_kernel(
     grad,
     source_rows,

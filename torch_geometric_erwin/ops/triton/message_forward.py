@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 
 from torch_geometric_erwin.ops.triton.message_rows import (
+    SIZES,
+    TABLES,
     argument,
     edge_at,
     gelu,
@@ -18,7 +20,7 @@ from torch_geometric_erwin.ops.triton.message_rows import (
 from torch_geometric_erwin.ops.triton.rows import load_rows, store_rows
 
 
-@triton.jit(do_not_specialize=["nodes", "edges"])
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=TABLES)
 def forward_kernel(
     source_rows,
     target_rows,

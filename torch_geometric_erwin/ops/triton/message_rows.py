@@ -8,6 +8,13 @@ that of the edges, whatever the device does.
 import triton
 import triton.language as tl
 
+# As VARYING and ANYWHERE in rows.py: sizes of a batch, and its tables.
+SIZES = ["nodes", "edges"]
+TABLES = [
+    *("pos", "source", "target"),
+    *("target_ptr", "target_order", "source_ptr", "source_order"),
+]
+
 # Of the normal distribution function: Abramowitz and Stegun, formula 7.1.26, for the
 # argument |z| / sqrt(2), over the density at 0. With rounding it is off by 2e-7, and
 # GELU's derivative by 4e-7.
@@ -120,6 +127,6 @@ def normalise(value, valid, eps, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
 @triton.jit
 def sum_edges(tile, NODES: tl.constexpr, EDGES: tl.constexpr):
     r"""The sum over the rows of every node."""
-    if EDGES == 1:
-        return tile
-    return tl.sum(tl.reshape(tile, [NODES, EDGES, tile.shape[1]]), axis=1)
+    if EDGES > 1:
+        tile = tl.sum(tl.reshape(tile, [NODES, EDGES, tile.shape[1]]), axis=1)
+    return tile

@@ -1,12 +1,12 @@
 r"""What comes before attention: centred positions, and zeros for rows of no ball.
 
-The kernels of attention have no register to spare for either.
+The forward kernel has no register to spare for either.
 """
 
 import triton
 import triton.language as tl
 
-from torch_geometric_erwin.ops.triton.rows import rows_at, span
+from torch_geometric_erwin.ops.triton.rows import ANYWHERE, VARYING, rows_at, span
 
 
 @triton.jit
@@ -20,20 +20,22 @@ def clear(x, row, valid, columns):
         tl.store(at, zero, mask=valid[:, None] & (column < columns))
 
 
-@triton.jit(do_not_specialize=["rows", "balls", "blocks"])
+@triton.jit(
+    do_not_specialize=VARYING, do_not_specialize_on_alignment=["pos", *ANYWHERE]
+)
 def prepare_kernel(
     pos,
     lengths,
     ends,
     perm,
     centred,
-    first,
-    second,
+    out,
+    lse,
     rows,
     balls,
     blocks,
-    first_columns,
-    second_columns,
+    heads,
+    columns,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -42,7 +44,7 @@ def prepare_kernel(
     Writes positions relative to the first row of their ball, in tree order [DIM, rows].
     Differences are rounded to float32, not their terms: an offset of all positions does
     no harm. Rows behind the last ball, of which each program has a share, become zero
-    in the tensors first and second.
+    in the output [rows, columns] and the log-sum [rows, heads].
     """
     start, length = span(lengths, ends, tl.program_id(0) // blocks, rows)
     place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
@@ -60,6 +62,5 @@ def prepare_kernel(
         place = at + tl.arange(0, BLOCK)
         valid = place < rows
         row = rows_at(perm, place, valid)
-        clear(first, row, valid, first_columns)
-        if second is not None:
-            clear(second, row, valid, second_columns)
+        clear(out, row, valid, columns)
+        clear(lse, row, valid, heads)

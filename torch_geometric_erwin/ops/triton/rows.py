@@ -3,6 +3,12 @@ r"""What the kernels share: rows of a ball, and their distances."""
 import triton
 import triton.language as tl
 
+# Arguments whose every value runs the same code: numbers that differ from batch to
+# batch, and tables that may begin anywhere in a larger tensor. A kernel compiled for
+# each kind of value would be compiled in the middle of a run, or of a recording.
+VARYING = ["rows", "balls", "blocks"]
+ANYWHERE = ["lengths", "ends", "perm"]
+
 
 @triton.jit
 def span(lengths, ends, ball, rows):
@@ -49,6 +55,16 @@ def store_rows(x, row, stride, valid, tile, CHANNELS: tl.constexpr):
         mask = mask & (channel < CHANNELS)[None, :]
     at = x + row[:, None] * stride + channel[None, :]
     tl.store(at, tile.to(x.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def behind(ends, blocks, heads, BLOCK: tl.constexpr):
+    r"""A program's share of the rows behind the last ball: the first place, and the
+    step between blocks. The programs of one head share them.
+    """
+    parts = tl.num_programs(0) // heads
+    last = tl.load(ends + parts // blocks - 1).to(tl.int32)
+    return tl.maximum(last, 0) + tl.program_id(0) // heads * BLOCK, parts * BLOCK
 
 
 @triton.jit

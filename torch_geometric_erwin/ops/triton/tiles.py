@@ -13,6 +13,7 @@ that
 - sums over products of float32 without tensor cores take registers for both factors.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 
@@ -113,6 +114,7 @@ _WITH_POSITIONS = {
 }
 
 
+@cache
 def forward_tile(
     precision: str, channels: int, ball_size: int, capability: tuple[int, int]
 ) -> Tile:
@@ -132,6 +134,7 @@ def forward_tile(
     return _fitted(table[precision][_width(channels)], ball_size)
 
 
+@cache
 def keys_tile(
     precision: str,
     channels: int,
@@ -157,6 +160,7 @@ def keys_tile(
     return _fitted(table[precision][_width(channels)], ball_size)
 
 
+@cache
 def queries_tile(
     precision: str,
     channels: int,

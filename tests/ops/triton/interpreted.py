@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from torch_geometric_erwin.nn import ball_attention
-from torch_geometric_erwin.ops.triton import attention
+from torch_geometric_erwin.ops.triton import attention, tiles
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -161,6 +161,22 @@ def test_other_balls_have_no_influence(pos_grad):
 def test_same_bits_in_every_run(pos_grad):
     args, grad = inputs([33, 7], permuted=True)
     expected = results(args, grad, pos_grad)
+    for a, e in zip(results(args, grad, pos_grad), expected, strict=True):
+        assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("permuted", [False, True])
+@both
+def test_asking_ahead_changes_nothing(monkeypatch, pos_grad, permuted):
+    args, grad = inputs([33, 0, 7], permuted=permuted, behind=3)
+    expected = results(args, grad, pos_grad)
+
+    def ahead(*about):
+        tile = tiles.keys_tile(*about)
+        assert tile.stages == 1
+        return tile._replace(stages=2)
+
+    monkeypatch.setattr(attention, "keys_tile", ahead)
     for a, e in zip(results(args, grad, pos_grad), expected, strict=True):
         assert torch.equal(a, e)
 

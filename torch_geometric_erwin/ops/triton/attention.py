@@ -117,7 +117,9 @@ def backward(
         *(*read, grad_q, grad_k, grad_v, sigma_parts, pos_parts),
         *(*strides, rows, blocks, heads, scale),
         WHOLE=whole,
-        **_constants(q, dim, tile),
+        AHEAD=tile.stages > 1,
+        # Triton's own pipeline makes products of matrices wait for each other.
+        **_constants(q, dim, tile._replace(stages=1)),
     )
     if not whole:
         tile = queries_tile(*about)

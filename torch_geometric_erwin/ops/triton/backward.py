@@ -31,6 +31,30 @@ def inverse(distance):
     return tl.where(apart, 1 / tl.where(apart, distance, 1.0), 0.0)
 
 
+@triton.jit
+def load_queries(
+    q,
+    grad,
+    out,
+    perm,
+    start,
+    query,
+    length,
+    q_stride,
+    grad_stride,
+    out_stride,
+    CHANNELS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    r"""The rows of a block of queries, and what lies there."""
+    valid = query < length
+    row = rows_at(perm, start + query, valid)
+    queries = load_rows(q, row, q_stride, valid, CHANNELS, WIDTH)
+    grads = load_rows(grad, row, grad_stride, valid, CHANNELS, WIDTH)
+    outs = load_rows(out, row, out_stride, valid, CHANNELS, WIDTH)
+    return row, queries, grads, outs
+
+
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=ANYWHERE)
 def keys_kernel(
     q,
@@ -67,6 +91,7 @@ def keys_kernel(
     QUERIES: tl.constexpr,
     KEYS: tl.constexpr,
     WHOLE: tl.constexpr,
+    AHEAD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     r"""Gradients of k, v, sigma, of positions as keys, and in a whole ball of q."""
@@ -121,13 +146,45 @@ def keys_kernel(
     sum_sigma = tl.zeros([KEYS], tl.float32)
     if grad_pos is not None:
         sum_pos = tl.zeros([KEYS, triton.next_power_of_2(DIM)], tl.float32)
+    # Ahead, the rows of a block are on their way while the one before is used.
+    block = tl.arange(0, QUERIES)
+    ahead = load_queries(
+        q,
+        grad,
+        out,
+        perm,
+        start,
+        block,
+        length,
+        q_stride,
+        grad_stride,
+        heads * CHANNELS,
+        CHANNELS,
+        WIDTH,
+    )
+    shift: tl.constexpr = QUERIES if AHEAD else 0
     for first in range(0, length, QUERIES):
-        query = first + tl.arange(0, QUERIES)
+        query = first + block
         query_valid = query < length
-        query_row = rows_at(perm, start + query, query_valid)
-        queries = load_rows(q, query_row, q_stride, query_valid, CHANNELS, WIDTH)
-        grads = load_rows(grad, query_row, grad_stride, query_valid, CHANNELS, WIDTH)
-        outs = load_rows(out, query_row, heads * CHANNELS, query_valid, CHANNELS, WIDTH)
+        read = load_queries(
+            q,
+            grad,
+            out,
+            perm,
+            start,
+            query + shift,
+            length,
+            q_stride,
+            grad_stride,
+            heads * CHANNELS,
+            CHANNELS,
+            WIDTH,
+        )
+        if AHEAD:
+            query_row, queries, grads, outs = ahead
+            ahead = read
+        else:
+            query_row, queries, grads, outs = read
         offset = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), axis=1)
         # An infinite sum of exponentials gives absent queries the weight zero.
         log_sum = tl.load(lse + query_row * heads, mask=query_valid, other=float("inf"))

@@ -10,6 +10,8 @@ that
 - few keys a block read every query, its output and its gradient more often, and from
   two blocks a ball on, the gradients of queries need a kernel that computes all weights
   a third time;
+- a program with the registers of a whole multiprocessor has nothing to do while it
+  waits for memory: it asks for the next block before it computes with this one;
 - sums over products of float32 without tensor cores take registers for both factors.
 """
 
@@ -18,7 +20,7 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    r"""Queries and keys of a block, warps of a program, loads in flight."""
+    r"""Queries and keys of a block, warps of a program, blocks in flight."""
 
     queries: int
     keys: int
@@ -49,10 +51,10 @@ _FORWARD = {
 }
 _KEYS = {
     "half": {
-        16: Tile(32, 128, 8),
-        32: Tile(32, 128, 8),
-        64: Tile(32, 64, 8),
-        128: Tile(32, 32, 4),
+        16: Tile(32, 128, 8, 2),
+        32: Tile(32, 128, 8, 2),
+        64: Tile(32, 64, 8, 2),
+        128: Tile(32, 32, 8),
     },
     "tf32": {
         16: Tile(32, 64, 8),
@@ -76,9 +78,9 @@ _KEYS_HOPPER = {
     **_KEYS,
     "half": {
         **_KEYS["half"],
-        16: Tile(32, 256, 8),
-        32: Tile(32, 256, 8),
-        64: Tile(32, 128, 8),
+        16: Tile(32, 256, 8, 2),
+        32: Tile(32, 256, 8, 2),
+        64: Tile(32, 128, 8, 2),
     },
 }
 _QUERIES = {
@@ -153,7 +155,7 @@ def keys_tile(
 
     Example:
         >>> keys_tile("half", 32, 24, (9, 0), pos_grad=False)
-        Tile(queries=32, keys=32, warps=4, stages=1)
+        Tile(queries=32, keys=32, warps=4, stages=2)
     """
     table = _KEYS_HOPPER if capability >= (9, 0) else _KEYS
     table = _WITH_POSITIONS if pos_grad else table

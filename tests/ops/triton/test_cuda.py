@@ -108,6 +108,18 @@ def test_empty_balls_change_nothing(dtype):
         assert torch.equal(a, e)
 
 
+def test_heads_far_apart():
+    args = inputs([40], 3, 32, 3, torch.bfloat16)
+    expected = results(args, 40)
+    # The third head begins 2^31 numbers behind the first.
+    far = torch.empty(2**31 + 40 * 3 * 32, dtype=torch.bfloat16, device="cuda")
+    far = far.as_strided((40, 3, 3, 32), (32, 40 * 32, 2**30, 1))
+    far.copy_(args[0].detach())
+    actual = results((far.requires_grad_(), *args[1:]), 40)
+    for a, e in zip(actual, expected, strict=True):
+        assert torch.equal(a, e)
+
+
 def test_other_balls_have_no_influence():
     qkv, pos, *rest = inputs([200, 57], 4, 32)
     expected = results((qkv, pos, *rest), 256)
@@ -150,10 +162,10 @@ def test_graph_replays_other_balls(dtype):
     for args in (second, first, inputs([90, 80, 70, 60], 4, 32, 3, dtype, True)):
         with torch.no_grad():
             for place, value in zip(first, args, strict=True):
-                n = value.size(0)
-                place[:n].copy_(value)
+                place[: value.size(0)].copy_(value)
+            rows = args[0].size(0)
+            first[4][rows:] = torch.arange(rows, 313)  # every row once
         graph.replay()
-        rows = args[0].size(0)
         expected = results(first, 256)
         for a, e in zip(captured, expected, strict=True):
             assert torch.equal(a, e)

@@ -1,4 +1,5 @@
 import copy
+import threading
 
 import pytest
 import torch
@@ -92,6 +93,45 @@ def test_replayed_prediction():
             other = pad_batch(batch, 100, 5, 300)
             out, expected = step(other)[other.node_mask], model(batch)
             assert (out - expected).norm() <= 1e-5 * expected.norm()
+
+
+@onlyCUDA
+def test_another_thread_pins_memory_during_a_recording():
+    def step(batch):
+        pinned = []
+        thread = threading.Thread(
+            target=lambda: pinned.append(torch.empty(2**20).pin_memory())
+        )
+        thread.start()
+        thread.join()
+        assert pinned[0].is_pinned()
+        return batch.pos.sum()
+
+    model = make(torch.float32)
+    first, second, *_ = batches(model, torch.float32, "cuda")
+    captured = CapturedStep(step, warmup=1)
+    for batch in (first, first, second):
+        batch = pad_batch(batch, 100, 5, 300)
+        torch.testing.assert_close(captured(batch), batch.pos.sum())
+
+
+@onlyCUDA
+def test_autocast_around_recorded_and_replayed_steps():
+    model = make(torch.float32).eval().cuda()
+    batch, *_ = batches(model, torch.float32, "cuda")
+    batch = pad_batch(batch, 100, 5, 300)
+    step = CapturedStep(model, warmup=1)
+    with torch.no_grad():
+        with torch.autocast("cuda", torch.bfloat16):
+            before = [step(batch).clone() for _ in range(2)]
+        for p in model.parameters():
+            p.mul_(1.5)
+        with torch.autocast("cuda", torch.bfloat16):
+            expected = model(batch)
+            actual = step(batch)
+    assert torch.equal(before[0], before[1])
+    assert torch.equal(actual, expected)
+    assert not torch.equal(actual, before[0])
 
 
 def test_other_sizes_are_refused():

@@ -84,10 +84,14 @@ class CapturedStep:
         return self.output
 
     def _record(self) -> None:
-        # Kept only when the whole step is in it.
+        # Kept only when the whole step is in it. A thread that pins the memory of the
+        # next batch may go on. Weights that an autocast around the calls has cast must
+        # be cast by the graph, and those that the graph casts are its own.
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        torch.clear_autocast_cache()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             output = self.step(self.batch).detach()
+        torch.clear_autocast_cache()
         self.graph, self.output = graph, output
 
     def _place(self, batch: Batch) -> None:

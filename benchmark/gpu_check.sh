@@ -29,7 +29,7 @@ pytest() {
 # --kernel-name. initcheck has to follow what PyTorch's kernels write: it runs on all, and what it says of ours counts.
 sanitize() {
   local names=(erwin) only=() log=$out/$1.txt name
-  names+=($(sed -n '/^@triton.jit/{n;s/^def \([a-z_]*_kernel\)(.*/\1/p}' torch_geometric_erwin/ops/triton/*.py | sort -u))
+  names+=($(sed -n 's/^def \([a-z_]*_kernel\)(.*/\1/p' torch_geometric_erwin/ops/triton/*.py | sort -u))
   if [ "$1" != initcheck ] && compute-sanitizer --help | grep -q -- '--kernel-name '; then
     for name in "${names[@]}"; do only+=(--kernel-name "kns=$name"); done
   fi

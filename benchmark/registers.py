@@ -101,7 +101,7 @@ def usage(launch: Launch, tile: tiles.Tile, dim: int = 3) -> Usage:
         "QUERIES": tile.queries,
         "KEYS": tile.keys,
         "WHOLE": _is_whole(launch),
-        "AHEAD": tile.stages > 1,
+        "AHEAD": tile.ahead,
         "PRECISION": "tf32" if precision == "tf32" else "ieee",
     }
     if not launch.pos_grad:
@@ -131,7 +131,7 @@ def usage(launch: Launch, tile: tiles.Tile, dim: int = 3) -> Usage:
         target=GPUTarget("cuda", 10 * launch.capability[0] + launch.capability[1], 32),
         options={
             "num_warps": tile.warps,
-            "num_stages": 1 if launch.kernel == "keys" else tile.stages,
+            "num_stages": tile.stages,
             "enable_fp_fusion": True,
         },
     )

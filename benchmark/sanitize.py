@@ -9,7 +9,7 @@ import torch
 
 from benchmark.inputs import clouds
 from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
-from torch_geometric_erwin.nn import Erwin, ball_attention
+from torch_geometric_erwin.nn import Erwin, ErwinBlock, ball_attention
 
 DEVICE = "cuda"
 
@@ -62,6 +62,20 @@ def model() -> None:
         net(x, pos, knn_graph(pos, 8, ptr), ptr=ptr).square().mean().backward()
 
 
+def blocks() -> None:
+    r"""A block in half precision, and one whose positions have a gradient."""
+    ball_len = torch.tensor([64, 0, 7, 64, 30], device=DEVICE)
+    rows = int(ball_len.sum())
+    perm = torch.randperm(rows, device=DEVICE)
+    for dtype, differentiable in ((torch.bfloat16, False), (torch.float32, True)):
+        block = ErwinBlock(40, 2, ball_size=64, differentiable_pos=differentiable)
+        pos = torch.rand(rows, 3, device=DEVICE, requires_grad=differentiable)
+        x = torch.randn(rows, 40, device=DEVICE)
+        with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
+            out = block.to(DEVICE)(x, pos, ball_len, perm)
+        out.square().mean().backward()
+
+
 def attention() -> None:
     r"""All gradients, in float32 and half precision; balls of one block and of more."""
     for dtype, channels, size in (
@@ -88,7 +102,7 @@ def attention() -> None:
 
 def main() -> None:
     r"""Runs them all."""
-    for part in (trees, neighbors, attention, model):
+    for part in (trees, neighbors, attention, blocks, model):
         print(part.__name__, flush=True)
         part()
         torch.cuda.synchronize()

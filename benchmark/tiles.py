@@ -26,16 +26,20 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 _KERNELS = ("forward", "keys", "queries")
 
 
-def candidates(ball_size: int) -> Iterator[Tile]:
-    r"""Tiles of up to 64 scores a thread.
+def candidates(kernel: str, ball_size: int) -> Iterator[Tile]:
+    r"""Tiles of up to 64 scores a thread, with one block in flight or two.
 
     Args:
+        kernel: A name in ``_KERNELS``.
         ball_size: The largest number of rows in a ball; no tile is larger.
     """
     sizes = [n for n in (16, 32, 64, 128, 256) if n <= max(16, ball_size)]
-    for queries, keys, warps, stages in product(sizes, sizes, (1, 2, 4, 8), (1, 2)):
+    for queries, keys, warps in product(sizes, sizes, (1, 2, 4, 8)):
         if 4 <= queries * keys / (32 * warps) <= 64:
-            yield Tile(queries, keys, warps, stages)
+            tile = Tile(queries, keys, warps)
+            yield tile
+            two = {"ahead": True} if kernel == "keys" else {"stages": 2}
+            yield tile._replace(**two)
 
 
 @contextmanager
@@ -74,7 +78,7 @@ def main() -> None:
         b = moved(balls, "cuda", _DTYPES[args.dtype], train)
         run = partial(_step, train, args.ball_size)
         times: list[tuple[float, str]] = []
-        for tile in [None, *candidates(args.ball_size)]:
+        for tile in [None, *candidates(kernel, args.ball_size)]:
             try:
                 with nullcontext() if tile is None else _shipping(kernel, tile):
                     run(b)  # compiles

@@ -70,12 +70,12 @@ class TreeBuild {
     }
     has_large_ = depth(kMain) > 0;
     for (int32_t l = 0; rotated && l < layout.levels; ++l) has_large_ = has_large_ || depth(l) > 0;
-    // Without large trees the buffers hold nothing but centroids.
     // With less than a subtree for every second processor, most of them wait for those at work.
     batch_.handed_rows = device.handed_rows();
     hands_over_ = bounds.largest > 2 * batch_.handed_rows && batch_.handed_rows < batch_.block_rows &&
                   bounds.points <= device.processors() / 2 * batch_.block_rows;
     together_ = !has_large_ || rows <= device.few_rows();
+    // Without large trees, and with nothing to hand over, the buffers hold nothing but centroids.
     batch_.capacity = pooled_rows;
     if (has_large_ || hands_over_) batch_.capacity = together_ ? std::max(rows, all_rows) : std::max(rows, pooled_rows);
     std::copy_n(bounds.rows, layout.levels, batch_.bound);

@@ -98,3 +98,63 @@ def test_stage_without_rotated_tree_uses_the_main_one():
         stage(x, pos, ball_len), stage(x, pos, ball_len, identity), rtol=0, atol=1e-12
     )
     assert not torch.allclose(stage(x, pos, ball_len), stage(x, pos, ball_len, PERM))
+
+
+class OwnAttention(torch.nn.Module):
+    """What a user may put in the place of a layer: it knows no offset."""
+
+    def forward(self, x, pos, ball_len, perm=None):
+        return torch.cat([pos, pos], dim=1)
+
+
+def test_a_stage_with_another_layer_for_attention():
+    stage = randomised(ErwinStage(3, 6, 2, B))
+    x, pos, ball_len = inputs()
+    expected = x
+    for i, block in enumerate(stage.blocks):
+        if i == 1:
+            block.attention = OwnAttention()
+        expected = block(expected, pos, ball_len, PERM if i % 2 == 1 else None)
+    out = stage(x, pos, ball_len, PERM)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
+    for block in stage.blocks:
+        block.attention = OwnAttention()
+    assert stage(x, pos, ball_len, PERM).shape == x.shape
+
+
+def test_a_stage_whose_blocks_see_positions_differently():
+    stage = randomised(ErwinStage(2, 6, 2, B, backend="reference"))
+    stage.blocks[1].attention.differentiable_pos = True
+    x, pos, ball_len = inputs()
+    expected = stage.blocks[0](x, pos, ball_len)
+    pos.requires_grad_()
+    stage.blocks[1](expected.detach(), pos, ball_len, PERM).sum().backward()
+    expected, pos.grad = pos.grad, None
+    stage(x, pos, ball_len, PERM).sum().backward()
+    torch.testing.assert_close(pos.grad, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("step", ["forward", "forward_pre"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "norm_attention",
+        "attention",
+        "attention.lin_pos",
+        "attention.lin_qkv",
+        "attention.lin_out",
+        "norm_mlp",
+        "mlp",
+        "mlp.lin_in",
+        "mlp.lin_out",
+    ],
+)
+def test_hooks_of_parts_are_called(name, step):
+    block, calls = randomised(ErwinBlock(6, 2, B)), []
+    part = block.get_submodule(name)
+    getattr(part, f"register_{step}_hook")(lambda *_: calls.append(name))
+    x, pos, ball_len = inputs()
+    expected = randomised(ErwinBlock(6, 2, B))(x, pos, ball_len)
+    out = block(x, pos, ball_len)
+    assert calls == [name]
+    torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)

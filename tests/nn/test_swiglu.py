@@ -38,3 +38,22 @@ def test_reset_parameters():
         assert (linear.bias == 0).all()
         # A normal distribution truncated at two deviations has one of 0.88.
         assert 0.85 < linear.weight.std() * linear.in_features**0.5 < 0.91
+
+
+class Low(torch.nn.Module):
+    """An adapter around a linear map, with its weight."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.weight, self.bias = linear, linear.weight, linear.bias
+
+    def forward(self, x):
+        return 3 * self.linear(x)
+
+
+def test_another_layer_in_the_place_of_a_map():
+    layer, x = SwiGLU(4, 8), torch.rand(5, 4)
+    half = SwiGLU(4, 8)
+    half.load_state_dict(layer.state_dict())
+    layer.lin_out = Low(layer.lin_out)
+    torch.testing.assert_close(layer(x), 3 * half(x))

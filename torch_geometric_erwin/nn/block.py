@@ -29,7 +29,8 @@ class ErwinBlock(torch.nn.Module):
 
     Shapes:
         - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
-          **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
+          **perm:** :math:`(N)`; **offset:** :math:`(N, D)`; **output:**
+          :math:`(N, C)`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -77,7 +78,11 @@ class ErwinBlock(torch.nn.Module):
         """
         # Under autocast the sum of the layers keeps the precision of the weights.
         x = x.to(self.norm_mlp.weight.dtype)
-        mixed = self.attention(self.norm_attention(x), pos, ball_len, perm, offset)
+        # A layer in its place needs to know no offset.
+        args = (
+            (pos, ball_len, perm) if offset is None else (pos, ball_len, perm, offset)
+        )
+        mixed = self.attention(self.norm_attention(x), *args)
         x, normed = add_norm(x, mixed, self.norm_mlp)
         return x + self.mlp(normed)
 

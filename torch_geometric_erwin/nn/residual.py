@@ -29,7 +29,13 @@ def add_norm(x: Tensor, y: Tensor, norm: RMSNorm) -> tuple[Tensor, Tensor]:
         ([[2.0, 2.0]], [[1.0, 1.0]])
     """
     weight = norm.weight
-    if is_plain(norm, RMSNorm) and weight is not None and residual.serves(x, y):
+    if (
+        is_plain(norm, RMSNorm)
+        and weight is not None
+        and x.shape == y.shape
+        and x.shape[1:] == weight.shape
+        and residual.serves(x, y, weight)
+    ):
         return residual.add_norm(x, y, weight, norm.eps)
     total = x + y
     return total, norm(total)
@@ -51,7 +57,12 @@ def add_linear(x: Tensor, y: Tensor, linear: Linear) -> Tensor:
         >>> add_linear(torch.ones(2, 3), torch.ones(2, 1), Linear(1, 3)).shape
         torch.Size([2, 3])
     """
-    y, bias = y.to(x.dtype), linear.bias
-    if is_plain(linear, Linear) and bias is not None and residual.serves(x, y):
-        return residual.add_linear(x, y, linear.weight, bias)
+    y, weight, bias = y.to(x.dtype), linear.weight, linear.bias
+    if (
+        is_plain(linear, Linear)
+        and bias is not None
+        and x.shape[1:] + y.shape[1:] == weight.shape
+        and residual.serves(x, y, weight)
+    ):
+        return residual.add_linear(x, y, weight, bias)
     return x + linear(y)

@@ -5,8 +5,9 @@ from torch.nn import Module
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.ops.gate import silu_gate
 from torch_geometric_erwin.ops.swiglu import swiglu
-from torch_geometric_erwin.utils.checks import check_int
+from torch_geometric_erwin.utils.checks import check_int, is_plain
 
 
 class SwiGLU(Module):
@@ -48,6 +49,8 @@ class SwiGLU(Module):
     def forward(self, x: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
         lin_in, lin_out = self.lin_in, self.lin_out
+        if not (is_plain(lin_in, Linear) and is_plain(lin_out, Linear)):
+            return lin_out(silu_gate(lin_in(x)))
         return swiglu(x, lin_in.weight, lin_in.bias, lin_out.weight, lin_out.bias)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ segment's first row, so that they are as exact far from the origin as near it.
 from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
@@ -114,23 +115,27 @@ def _centre_fake(
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _, lengths, perm, ctx.limit, ctx.dense = inputs
     ctx.save_for_backward(lengths, perm)
+    ctx.set_materialize_grads(False)
     ctx.rows = inputs[0].size(0)
 
 
 def _backward(
-    ctx: Any, grad_offset: Tensor, grad_mean: Tensor
+    ctx: Any, grad_offset: Optional[Tensor], grad_mean: Optional[Tensor]
 ) -> tuple[Optional[Tensor], ...]:
     lengths, perm = ctx.saved_tensors
-    if ctx.dense:
-        grad_offset = from_dense(grad_offset, lengths, ctx.rows)
-    # Centring is linear and symmetric, so that it is its own gradient.
-    args = (grad_offset, lengths, perm, ctx.limit, False)
-    grad, _ = torch.ops.erwin.centre(*args)
-    share = grad_mean / lengths.clamp(min=1)[:, None]
-    share = share[segment_ids(lengths, ctx.rows)]
-    if perm is not None:
-        share = put_rows(share, perm, ctx.rows)
-    return grad + share, None, None, None, None
+    grads = []
+    if grad_offset is not None:
+        if ctx.dense:
+            grad_offset = from_dense(grad_offset, lengths, ctx.rows)
+        # Centring is linear and symmetric, so that it is its own gradient.
+        args = (grad_offset, lengths, perm, ctx.limit, False)
+        grads.append(torch.ops.erwin.centre(*args)[0])
+    if grad_mean is not None:
+        # Rows behind the last segment have no share.
+        share = F.pad(grad_mean / lengths.clamp(min=1)[:, None], (0, 0, 0, 1))
+        share = share[segment_ids(lengths, ctx.rows)]
+        grads.append(share if perm is None else put_rows(share, perm, ctx.rows))
+    return sum(grads[1:], *grads[:1]) if grads else None, None, None, None, None
 
 
 torch.library.register_autograd(

@@ -35,15 +35,18 @@ torch.library.define(
 )
 
 
-def serves(x: Tensor, y: Tensor) -> bool:
-    r"""Whether the operators here can take rows and what is added to them.
+def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
+    r"""Whether the operators here can take rows, what is added to them and a weight.
+
+    Shapes are the caller's to check.
 
     Example:
-        >>> serves(torch.ones(2, 3), torch.ones(2, 3))
+        >>> serves(torch.ones(2, 3), torch.ones(2, 3), torch.ones(3))
         False
     """
     return (
         x.is_cuda
+        and x.device == y.device == weight.device
         and x.dtype == torch.float32
         and x.dim() == y.dim() == 2
         and x.size(0) == y.size(0)
@@ -134,24 +137,28 @@ def _add_linear_fake(
 
 
 def _norm_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    x, y, weight, ctx.eps, _ = inputs
+    _, _, weight, ctx.eps, _ = inputs
     total, _, scale = output
     ctx.mark_non_differentiable(scale)
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(total, scale, weight)
-    ctx.dtypes = x.dtype, y.dtype
 
 
 def _norm_backward(
-    ctx: Any, grad_total: Tensor, grad: Tensor, _: Optional[Tensor]
+    ctx: Any, grad_total: Optional[Tensor], grad: Optional[Tensor], _: None
 ) -> tuple[Optional[Tensor], ...]:
     total, scale, weight = ctx.saved_tensors
+    if grad is None:
+        return grad_total, grad_total, None, None, None
+    if grad_total is None:
+        grad_total = torch.zeros_like(total)
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
         grads = _norm_gradient(grad_total, grad, total, weight, ctx.eps)
     else:
         args = (grad_total, grad, total, scale, weight)
         grads = torch.ops.erwin.add_norm_backward(*args)
-    grad_x, grad_y = (grads[0].to(dtype) for dtype in ctx.dtypes)
-    return grad_x, grad_y, grads[1], None, None
+    # Autograd gives each the dtype of its input.
+    return grads[0], grads[0], grads[1], None, None
 
 
 def _norm_gradient(
@@ -164,20 +171,15 @@ def _norm_gradient(
 
 
 def _linear_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, y, weight, bias, _ = inputs
-    ctx.save_for_backward(y, weight)
-    ctx.dtypes = x.dtype, bias.dtype
+    ctx.save_for_backward(inputs[1], inputs[2])
 
 
 def _linear_backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     y, weight = ctx.saved_tensors
-    dtype, bias_dtype = ctx.dtypes
-    grad_y = grad.to(y.dtype) @ weight.to(y.dtype) if ctx.needs_input_grad[1] else None
-    # The bias is one more column, of ones.
-    columns = F.pad(y, (0, 1), value=1.0).to(grad.dtype)
-    both = grad.t() @ columns
-    grad_weight, grad_bias = both[:, :-1].to(weight.dtype), both[:, -1].to(bias_dtype)
-    return grad.to(dtype), grad_y, grad_weight, grad_bias, None
+    grad_y = grad.to(weight.dtype) @ weight if ctx.needs_input_grad[1] else None
+    # The bias is one more column, of ones. Autograd gives each the dtype of its input.
+    both = grad.t() @ F.pad(y, (0, 1), value=1.0).to(grad.dtype)
+    return grad, grad_y, both[:, :-1], both[:, -1], None
 
 
 torch.library.register_autograd(

@@ -1,4 +1,4 @@
-r"""The operators ``erwin::swiglu``: a gated feed-forward layer on a CPU.
+r"""A gated feed-forward layer, on a CPU the operators ``erwin::swiglu``.
 
 Rows go through the layer in portions whose intermediate features stay in the cache, so
 that nothing of the hidden width is ever allocated for all rows. The backward pass

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Module
+from torch.nn.modules.module import _has_any_global_hook
 
 from torch_geometric_erwin import _native
 
@@ -299,7 +300,12 @@ def is_plain(module: Module, kind: type[Module]) -> bool:
         >>> is_plain(torch.nn.SiLU(), torch.nn.SiLU)
         True
     """
-    return type(module) is kind and not any(getattr(module, name) for name in _HOOKS)
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not any(getattr(module, name) for name in _HOOKS)
+        and not _has_any_global_hook()
+    )
 
 
 def flag_per_level(

@@ -89,9 +89,11 @@ class CapturedStep:
         # be cast by the graph, and those that the graph casts are its own.
         graph = torch.cuda.CUDAGraph()
         torch.clear_autocast_cache()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            output = self.step(self.batch).detach()
-        torch.clear_autocast_cache()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                output = self.step(self.batch).detach()
+        finally:
+            torch.clear_autocast_cache()
         self.graph, self.output = graph, output
 
     def _place(self, batch: Batch) -> None:

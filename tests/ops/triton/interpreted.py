@@ -173,8 +173,8 @@ def test_asking_ahead_changes_nothing(monkeypatch, pos_grad, permuted):
 
     def ahead(*about):
         tile = tiles.keys_tile(*about)
-        assert tile.stages == 1
-        return tile._replace(stages=2)
+        assert not tile.ahead
+        return tile._replace(ahead=True)
 
     monkeypatch.setattr(attention, "keys_tile", ahead)
     for a, e in zip(results(args, grad, pos_grad), expected, strict=True):

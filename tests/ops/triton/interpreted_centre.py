@@ -1,5 +1,7 @@
 """Centring in Triton's interpreter, which runs kernels on CPU tensors."""
 
+import math
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -76,10 +78,26 @@ def test_rows_behind_the_last_segment_are_zero(permuted):
     assert not offset.isnan().any()
 
 
-def test_wrong_lengths_stay_within_the_tensors():
-    offset, mean = centre(torch.rand(10, 2), torch.tensor([8, 9, -3]), None, 8, False)
-    assert offset.shape == (10, 2)
-    assert mean.shape == (3, 2)
+@pytest.mark.parametrize("lengths", [[8, 9, -3], [3, -9], [-20, 40], [2**40, 5]])
+def test_wrong_lengths_stay_within_the_tensors(lengths, monkeypatch):
+    guarded, new_empty = [], torch.Tensor.new_empty
+
+    def empty(self, *shape, **kwargs):
+        if kwargs:  # the interpreter's own
+            return new_empty(self, *shape, **kwargs)
+        shape = shape[0] if isinstance(shape[0], tuple) else shape
+        memory = self.new_full((4096 + math.prod(shape),), torch.nan)
+        guarded.append(memory)
+        return memory[2048 : 2048 + math.prod(shape)].view(shape)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", empty)
+    lengths = torch.tensor(lengths)
+    for dense in (False, True):
+        centre(torch.rand(10, 2), lengths, None, 8, dense)
+    assert len(guarded) == 4
+    for memory in guarded:
+        assert memory[:2048].isnan().all()
+        assert memory[-2048:].isnan().all()
 
 
 @pytest.fixture

@@ -4,8 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck
+from torch.nn import RMSNorm
 
-import torch_geometric_erwin.ops.residual  # noqa: F401  (registers the operators)
+import torch_geometric_erwin.ops.residual as ops
+from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.nn.residual import add_linear, add_norm
 from torch_geometric_erwin.ops.triton import residual
 
 # Rounding of results of order one.
@@ -140,3 +143,106 @@ def test_operators(operators):
     torch.library.opcheck(operators.add_norm.default, args)
     args = (x, normal(6, 3), normal(4, 3, requires_grad=True), weight, torch.float32)
     torch.library.opcheck(operators.add_linear.default, args)
+
+
+@pytest.fixture
+def calls(operators, monkeypatch):
+    """The operators that layers call, which they take for those of a GPU."""
+    names = []
+
+    def recorded(name):
+        function = getattr(ops, name)
+
+        def call(*args):
+            names.append(name)
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(ops, "serves", lambda *_: True)
+    for name in ("add_norm", "add_linear"):
+        monkeypatch.setattr(ops, name, recorded(name))
+    return names
+
+
+class DoubledNorm(RMSNorm):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class DoubledLinear(Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_layers_that_are_served(calls):
+    x, y = normal(6, 4), normal(6, 4, seed=1)
+    _, out = add_norm(x, y, RMSNorm(4))
+    assert_close(out, F.rms_norm(x.double() + y.double(), (4,)).detach(), 1e-6)
+    add_linear(x, normal(6, 3), Linear(3, 4))
+    assert calls == ["add_norm", "add_linear"]
+
+
+def hooked(module):
+    module.register_forward_hook(lambda module, args, out: 2 * out)
+    return module
+
+
+def replaced(module):
+    forward = module.forward
+    module.forward = lambda x: 2 * forward(x)
+    return module
+
+
+@pytest.mark.parametrize("change", [hooked, replaced])
+def test_layers_with_a_hook_are_called(calls, change):
+    x, y = normal(6, 4), normal(6, 4, seed=1)
+    assert_close(add_norm(x, y, change(RMSNorm(4)))[1], 2 * RMSNorm(4)(x + y), 1e-6)
+    linear, y = Linear(3, 4), normal(6, 3)
+    expected = x + 2 * linear(y)
+    assert_close(add_linear(x, y, change(linear)), expected, 1e-6)
+    assert calls == []
+
+
+def test_other_layers_are_called(calls):
+    x, y = normal(6, 4), normal(6, 4, seed=1)
+    expected = RMSNorm(4)(x + y)
+    assert_close(add_norm(x, y, DoubledNorm(4))[1], 2 * expected, 1e-6)
+    assert_close(
+        add_norm(x, y, RMSNorm(4, elementwise_affine=False))[1], expected, 1e-6
+    )
+    y = normal(6, 3)
+    linear = DoubledLinear(3, 4)
+    assert_close(add_linear(x, y, linear), x + linear(y), 1e-6)
+    linear = Linear(3, 4, bias=False)
+    assert_close(add_linear(x, y, linear), x + linear(y), 1e-6)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: add_norm(x, x, RMSNorm(3)),
+        lambda x: add_linear(x, x, Linear(3, 4)),
+        lambda x: add_linear(x, x[:, :2], Linear(3, 4)),
+        lambda x: add_linear(x, x[:, :3], Linear(3, 5)),
+    ],
+)
+def test_shapes_that_do_not_fit_raise(calls, call):
+    with pytest.raises(RuntimeError):
+        call(normal(6, 4))
+    assert calls == []
+
+
+def test_only_one_output_is_used(operators):
+    args = [normal(6, 4, seed=i).requires_grad_() for i in range(2)]
+    args.append(normal(4, seed=2).requires_grad_())
+    total, out, _ = operators.add_norm(*args, EPS, torch.float32)
+    grads = torch.autograd.grad(total.sum(), args[:2], retain_graph=True)
+    assert all((grad == 1).all() for grad in grads)
+    exact = [t.detach().double().requires_grad_() for t in args]
+    expected = F.rms_norm(exact[0] + exact[1], (4,), exact[2], EPS)
+    grads = torch.autograd.grad(out.square().sum(), args)
+    wanted = torch.autograd.grad(expected.square().sum(), exact)
+    for actual, value in zip(grads, wanted, strict=True):
+        assert_close(actual, value, 1e-5)

@@ -25,7 +25,7 @@ LAUNCHES = [
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
 @pytest.mark.parametrize("about", LAUNCHES, ids=str)
 @pytest.mark.parametrize("permuted", [False, True])
-def test_no_register_is_spilled(about, capability, permuted):
+def test_next_to_nothing_is_spilled(about, capability, permuted):
     launch = Launch(*about[:4], capability, *about[4:], permuted=permuted)
     registers, spilled, shared = usage(launch, tile_of(launch))
     # The assembler puts a number or two aside where this makes room for more warps.

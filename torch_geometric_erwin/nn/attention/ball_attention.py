@@ -121,27 +121,37 @@ def _check(
         raise TypeError(
             f"'q', 'k', 'v' must have one floating-point dtype (got {dtypes})"
         )
-    if not pos.is_floating_point():
-        raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
-    if pos.dim() != 2 or pos.size(0) != q.size(0):
-        shape = list(pos.shape)
-        raise ValueError(f"'pos' must have shape [{q.size(0)}, D] (got {shape})")
     if sigma.dim() != 1 or sigma.size(0) != q.size(1):
         shape = list(sigma.shape)
         raise ValueError(f"'sigma' must have shape [{q.size(1)}] (got {shape})")
-    check_int("ball_size", ball_size, 1)
-    if perm is not None and (perm.dim() != 1 or perm.size(0) != q.size(0)):
-        shape = list(perm.shape)
-        raise ValueError(f"'perm' must have shape [{q.size(0)}] (got {shape})")
-    if perm is not None and perm.dtype != torch.int64:
-        raise TypeError(f"'perm' must be int64 (got {perm.dtype})")
     if not sigma.is_floating_point():
         raise TypeError(f"'sigma' must be floating-point (got {sigma.dtype})")
-    check_lengths("ball_len", ball_len, q.size(0), ball_size)
+    _check_balls(pos, ball_len, ball_size, perm, q.size(0))
+
+
+def _check_balls(
+    pos: Tensor,
+    ball_len: Tensor,
+    ball_size: int,
+    perm: Optional[Tensor],
+    num_rows: int,
+) -> None:
+    if not pos.is_floating_point():
+        raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
+    if pos.dim() != 2 or pos.size(0) != num_rows:
+        shape = list(pos.shape)
+        raise ValueError(f"'pos' must have shape [{num_rows}, D] (got {shape})")
+    check_int("ball_size", ball_size, 1)
+    if perm is not None and (perm.dim() != 1 or perm.size(0) != num_rows):
+        shape = list(perm.shape)
+        raise ValueError(f"'perm' must have shape [{num_rows}] (got {shape})")
+    if perm is not None and perm.dtype != torch.int64:
+        raise TypeError(f"'perm' must be int64 (got {perm.dtype})")
+    check_lengths("ball_len", ball_len, num_rows, ball_size)
     if perm is None or torch.compiler.is_compiling() or perm.device.type != "cpu":
         return
-    within = bool(((perm >= 0) & (perm < q.size(0))).all())
-    if not within or not bool((torch.bincount(perm, minlength=q.size(0)) == 1).all()):
+    within = bool(((perm >= 0) & (perm < num_rows)).all())
+    if not within or not bool((torch.bincount(perm, minlength=num_rows) == 1).all()):
         raise ValueError("'perm' must hold every row once")
 
 
@@ -162,7 +172,8 @@ class BallAttention(torch.nn.Module):
 
     Shapes:
         - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
-          **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
+          **perm:** :math:`(N)`; **offset:** :math:`(N, D)`; **output:**
+          :math:`(N, C)`.
 
     Raises:
         ValueError: If an argument is out of range or :obj:`heads` does not divide
@@ -246,6 +257,7 @@ class BallAttention(torch.nn.Module):
         Shapes:
             - **output:** :math:`(N, D)`.
         """
+        _check_balls(pos, ball_len, self.ball_size, perm, pos.size(0))
         pos = pos if self.differentiable_pos else pos.detach()
         return centre(pos, ball_len, perm, self.ball_size)
 

@@ -1,13 +1,14 @@
 r"""The Erwin transformer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union, cast
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import GELU, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
+from torch_geometric_erwin.nn.attention import BallAttention
 from torch_geometric_erwin.nn.block import ErwinBlock
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
@@ -32,7 +33,7 @@ class ErwinStage(torch.nn.Module):
     Args:
         depth: The number of blocks; the even ones use the main tree.
         *args: Arguments of :class:`~torch_geometric_erwin.nn.ErwinBlock`.
-        checkpoint: Whether a training step keeps the input of every block alone, and
+        checkpoint: Whether a training step keeps the inputs of every block alone, and
             computes the rest again in the backward pass.
         **kwargs: Further arguments of it.
 
@@ -66,14 +67,26 @@ class ErwinStage(torch.nn.Module):
         self, x: Tensor, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor] = None
     ) -> Tensor:
         r"""Runs the forward pass; without :obj:`perm` all blocks use the main tree."""
-        trees = [None] if perm is None else [None, perm][: len(self.blocks)]
-        attention = cast(ErwinBlock, self.blocks[0]).attention
-        offsets = [attention.offset(pos, ball_len, p) for p in trees]
+        trees: list[Optional[Tensor]] = [None]
+        if perm is not None and len(self.blocks) > 1:
+            trees.append(perm)
+        offsets = self._offsets(pos, ball_len, trees)
         for i, block in enumerate(self.blocks):
             tree = i % len(trees)
             args = (x, pos, ball_len, trees[tree], offsets[tree])
             x = recompute(block, *args) if self.checkpoint else block(*args)
         return x
+
+    def _offsets(
+        self, pos: Tensor, ball_len: Tensor, trees: list[Optional[Tensor]]
+    ) -> list[Optional[Tensor]]:
+        # Once for all blocks, unless one of them may see positions differently.
+        layers = [getattr(block, "attention", None) for block in self.blocks]
+        kinds = {(type(a), getattr(a, "differentiable_pos", None)) for a in layers}
+        first = layers[0]
+        if len(kinds) > 1 or type(first) is not BallAttention:
+            return [None] * len(trees)
+        return [first.offset(pos, ball_len, perm) for perm in trees]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"

@@ -1,4 +1,4 @@
-r"""Ball attention and message passing on CUDA devices, in Triton.
+r"""What the operators do on CUDA devices but for trees and neighbours, in Triton.
 
 The modules of this folder are imported when an operator gets its first CUDA tensor: the
 package does not need Triton.

@@ -54,7 +54,7 @@ def forward(
     blocks = -(-ball_size // _ROWS)
     prepare_kernel[(balls * blocks,)](
         *(pos, ball_len, ends, perm, centred, out, lse),
-        *(rows, balls, blocks, heads, heads * channels),
+        *(rows, blocks, heads, heads * channels),
         DIM=pos.size(1),
         BLOCK=_ROWS,
         enable_fp_fusion=True,
@@ -117,9 +117,8 @@ def backward(
         *(*read, grad_q, grad_k, grad_v, sigma_parts, pos_parts),
         *(*strides, rows, blocks, heads, scale),
         WHOLE=whole,
-        AHEAD=tile.stages > 1,
-        # Triton's own pipeline makes products of matrices wait for each other.
-        **_constants(q, dim, tile._replace(stages=1)),
+        AHEAD=tile.ahead,
+        **_constants(q, dim, tile),
     )
     if not whole:
         tile = queries_tile(*about)

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from torch_geometric_erwin.ops.triton.rows import rows_at
+from torch_geometric_erwin.ops.triton.rows import ANYWHERE, rows_at
 
 _SLOTS = 256  # of a program
 
@@ -57,7 +57,10 @@ def relative(x, perm, start, length, origin, begin, axis, DIM, WIDTH: tl.constex
     return row, valid, tl.where(valid, value - origin[:, None], 0.0)
 
 
-@triton.jit(do_not_specialize=["rows", "segments", "limit"])
+@triton.jit(
+    do_not_specialize=["rows", "segments", "limit"],
+    do_not_specialize_on_alignment=["x", *ANYWHERE],
+)
 def centre_kernel(
     x,
     lengths,
@@ -108,8 +111,9 @@ def centre_kernel(
 
     if DENSE:
         return
-    behind = tl.load(ends + segments - 1) + tl.program_id(0) * SLOTS
-    for begin in range(behind, rows, tl.num_programs(0) * SLOTS):
+    last = tl.maximum(tl.load(ends + segments - 1), 0)
+    step = tl.num_programs(0) * SLOTS
+    for begin in range(last + tl.program_id(0) * SLOTS, rows, step):
         place = begin + tl.arange(0, SLOTS)
         row = rows_at(perm, place, place < rows)
         for axis in tl.static_range(DIM):

@@ -6,7 +6,13 @@ The forward kernel has no register to spare for either.
 import triton
 import triton.language as tl
 
-from torch_geometric_erwin.ops.triton.rows import ANYWHERE, VARYING, rows_at, span
+from torch_geometric_erwin.ops.triton.rows import (
+    ANYWHERE,
+    VARYING,
+    behind,
+    rows_at,
+    span,
+)
 
 
 @triton.jit
@@ -32,7 +38,6 @@ def prepare_kernel(
     out,
     lse,
     rows,
-    balls,
     blocks,
     heads,
     columns,
@@ -57,8 +62,8 @@ def prepare_kernel(
         at = centred + axis * rows + start + place
         tl.store(at, offset.to(tl.float32), mask=valid)
 
-    behind = tl.load(ends + balls - 1).to(tl.int32) + tl.program_id(0) * BLOCK
-    for at in range(behind, rows, tl.num_programs(0) * BLOCK):
+    first, step = behind(ends, blocks, 1, BLOCK)
+    for at in range(first, rows, step):
         place = at + tl.arange(0, BLOCK)
         valid = place < rows
         row = rows_at(perm, place, valid)

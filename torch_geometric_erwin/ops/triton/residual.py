@@ -174,7 +174,7 @@ def add_norm_backward_kernel(
     tl.store(at, tl.sum(part, axis=0), mask=channel < CHANNELS)
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows"], do_not_specialize_on_alignment=["y"])
 def add_linear_kernel(
     x,
     y,

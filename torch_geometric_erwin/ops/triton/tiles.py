@@ -20,12 +20,17 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    r"""Queries and keys of a block, warps of a program, blocks in flight."""
+    r"""Queries and keys of a block, warps of a program, and blocks in flight: those of
+    Triton's pipeline, or one that is asked for before this one is used.
+
+    Triton's pipeline makes the products of the backward kernel wait for each other.
+    """
 
     queries: int
     keys: int
     warps: int
     stages: int = 1
+    ahead: bool = False
 
 
 # By precision of the products and width of a head.
@@ -51,9 +56,9 @@ _FORWARD = {
 }
 _KEYS = {
     "half": {
-        16: Tile(32, 128, 8, 2),
-        32: Tile(32, 128, 8, 2),
-        64: Tile(32, 64, 8, 2),
+        16: Tile(32, 128, 8, ahead=True),
+        32: Tile(32, 128, 8, ahead=True),
+        64: Tile(32, 64, 8, ahead=True),
         128: Tile(32, 32, 8),
     },
     "tf32": {
@@ -78,9 +83,9 @@ _KEYS_HOPPER = {
     **_KEYS,
     "half": {
         **_KEYS["half"],
-        16: Tile(32, 256, 8, 2),
-        32: Tile(32, 256, 8, 2),
-        64: Tile(32, 128, 8, 2),
+        16: Tile(32, 256, 8, ahead=True),
+        32: Tile(32, 256, 8, ahead=True),
+        64: Tile(32, 128, 8, ahead=True),
     },
 }
 _QUERIES = {
@@ -130,7 +135,7 @@ def forward_tile(
 
     Example:
         >>> forward_tile("half", 32, 256, (9, 0))
-        Tile(queries=64, keys=128, warps=4, stages=2)
+        Tile(queries=64, keys=128, warps=4, stages=2, ahead=False)
     """
     table = _FORWARD_HOPPER if capability >= (9, 0) else _FORWARD
     return _fitted(table[precision][_width(channels)], ball_size)
@@ -155,7 +160,7 @@ def keys_tile(
 
     Example:
         >>> keys_tile("half", 32, 24, (9, 0), pos_grad=False)
-        Tile(queries=32, keys=32, warps=4, stages=2)
+        Tile(queries=32, keys=32, warps=4, stages=1, ahead=True)
     """
     table = _KEYS_HOPPER if capability >= (9, 0) else _KEYS
     table = _WITH_POSITIONS if pos_grad else table
@@ -181,7 +186,7 @@ def queries_tile(
 
     Example:
         >>> queries_tile("ieee", 20, 1000, (8, 0), pos_grad=False)
-        Tile(queries=32, keys=32, warps=4, stages=1)
+        Tile(queries=32, keys=32, warps=4, stages=1, ahead=False)
     """
     table = _WITH_POSITIONS if pos_grad else _QUERIES
     return _fitted(table[precision][_width(channels)], ball_size)
@@ -199,4 +204,5 @@ def _fit(size: int, ball_size: int) -> int:
 def _fitted(tile: Tile, ball_size: int) -> Tile:
     queries, keys = _fit(tile.queries, ball_size), _fit(tile.keys, ball_size)
     few = 4 * queries * keys <= tile.queries * tile.keys
-    return Tile(queries, keys, min(tile.warps, 4) if few else tile.warps, tile.stages)
+    warps = min(tile.warps, 4) if few else tile.warps
+    return tile._replace(queries=queries, keys=keys, warps=warps)

@@ -13,6 +13,13 @@ needs_onednn = pytest.mark.skipif(
 SIZES = [(0, 5, 3), (1, 1, 1), (7, 3, 5), (300, 64, 64), (1000, 33, 70), (700, 70, 33)]
 
 
+@pytest.fixture(autouse=True, params=["any size", "large"])
+def served(request, monkeypatch):
+    """Small products are left to PyTorch, or served too."""
+    if request.param == "any size":
+        monkeypatch.setattr(ops, "_SMALL", 1)
+
+
 def tensors(rows, channels, out, bias=True, dtype=torch.float32):
     x = torch.randn(rows, channels, dtype=dtype)
     weight = torch.randn(out, channels, dtype=dtype) / channels**0.5
@@ -47,6 +54,7 @@ def test_equals_definition_with_gradients(size, bias):
 
 
 @needs_onednn
+@pytest.mark.parametrize("served", ["large"], indirect=True)
 def test_both_products_are_taken(monkeypatch):
     products = []
     onednn = ops.product

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from torch_geometric_erwin.nn import SwiGLU
+from torch_geometric_erwin.ops import linear as linear_module
 from torch_geometric_erwin.ops import swiglu as ops
 from torch_geometric_erwin.ops.linear import has_onednn
 from torch_geometric_erwin.ops.swiglu import swiglu
@@ -9,6 +10,13 @@ from torch_geometric_erwin.ops.swiglu import swiglu
 needs_onednn = pytest.mark.skipif(
     not has_onednn(), reason="this PyTorch has no oneDNN product for x86"
 )
+
+
+@pytest.fixture(autouse=True, params=["any size", "large"])
+def served(request, monkeypatch):
+    """Small layers are left to PyTorch, or served too."""
+    if request.param == "any size":
+        monkeypatch.setattr(linear_module, "_SMALL", 1)
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +93,7 @@ def test_strided_rows_and_gradient():
 
 @needs_onednn
 def test_hidden_features_are_not_kept():
-    layer, x = SwiGLU(8, 32), torch.randn(500, 8)
+    layer, x = SwiGLU(8, 32), torch.randn(3000, 8)
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(
         lambda t: saved.append(t.numel()) or t, lambda t: t

@@ -44,6 +44,7 @@ def _is_served(x: Tensor) -> bool:
     return (
         x.is_cuda
         and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and x.numel() >= triton.SMALL
         and not torch.compiler.is_compiling()
         and not is_transformed()
         and not triton.why_not(x.device.index)

@@ -52,6 +52,17 @@ def serves(*tensors: Optional[Tensor]) -> bool:
     )
 
 
+def is_small(x: Tensor, weight: Tensor) -> bool:
+    r"""Whether a product takes less time than to choose how; not asked while a graph is
+    traced, which serves all sizes.
+
+    Example:
+        >>> is_small(torch.rand(2, 3), torch.rand(4, 3))
+        True
+    """
+    return not torch.compiler.is_compiling() and x.numel() * weight.size(0) < _SMALL
+
+
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     r"""``x @ weight.T + bias``, differentiable to any order.
 
@@ -68,7 +79,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         >>> linear(torch.ones(2, 3), torch.ones(4, 3)).shape
         torch.Size([2, 4])
     """
-    if not serves(x, weight, bias):
+    if is_small(x, weight) or not serves(x, weight, bias):
         return F.linear(x, weight, bias)
     if x.dim() == 2:
         return torch.ops.erwin.linear(x, weight, bias)

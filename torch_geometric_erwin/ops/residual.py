@@ -51,6 +51,7 @@ def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
         and x.dim() == y.dim() == 2
         and x.size(0) == y.size(0)
         and x.size(1) <= _CHANNELS
+        and x.numel() >= triton.SMALL
         and y.dtype in _DTYPES
         and not torch.compiler.is_compiling()
         and not is_transformed()

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops.gate import silu_gate
-from torch_geometric_erwin.ops.linear import product, serves
+from torch_geometric_erwin.ops.linear import is_small, product, serves
 
 # Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
 # matrix product falls.
@@ -42,7 +42,7 @@ def swiglu(
         torch.Size([3, 4])
     """
     weights = (weight_in, bias_in, weight_out, bias_out)
-    if not serves(x, *weights):
+    if is_small(x, weight_in) or not serves(x, *weights):
         return _plain(x, *weights)
     return torch.ops.erwin.swiglu(x.reshape(-1, x.size(-1)), *weights).view(x.shape)
 

@@ -362,11 +362,14 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
         )
     if torch.compiler.is_compiling() or lengths.device.type != "cpu":
         return
-    if int(lengths.sum()) != num_rows:
+    total = int(lengths.sum())
+    if total != num_rows:
         raise ValueError(
-            f"'{name}' must sum to the number of rows {num_rows} (got "
-            f"{int(lengths.sum())})"
+            f"'{name}' must sum to the number of rows {num_rows} (got {total})"
         )
-    bad = lengths[(lengths < 0) | (lengths > limit)]
-    if bad.size(0) > 0:
-        raise ValueError(f"'{name}' must lie between 0 and {limit} (got {int(bad[0])})")
+    if lengths.size(0) == 0:
+        return
+    low, high = (int(t) for t in lengths.aminmax())
+    if low < 0 or high > limit:
+        bad = low if low < 0 else high
+        raise ValueError(f"'{name}' must lie between 0 and {limit} (got {bad})")

@@ -12,10 +12,18 @@ from torch_geometric.data import Batch
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from torch_geometric_erwin.nn import Erwin, ErwinBlock
+from torch_geometric_erwin.ops import triton
 
 # Views, allocations, questions.
 NOT_LAUNCHED = {"view", "_unsafe_view", "t", "transpose", "expand", "slice", "select"}
-NOT_LAUNCHED |= {"unsqueeze", "squeeze", "detach", "unbind", "split_with_sizes"}
+NOT_LAUNCHED |= {
+    "unsqueeze",
+    "squeeze",
+    "detach",
+    "unbind",
+    "split",
+    "split_with_sizes",
+}
 NOT_LAUNCHED |= {"empty", "new_empty", "device", "promote_types"}
 # An RMS norm, one kernel on a GPU, where this PyTorch was built without CUDA.
 NORM = {"pow": 1, "mean": 1, "add_": 1, "rsqrt": 1, "mul": 2}
@@ -43,7 +51,9 @@ def without_norms(counts, norms):
 
 
 @pytest.mark.parametrize("rotated", [False, True])
-def test_a_block_launches_its_layers(rotated):
+@pytest.mark.parametrize("small", [False, True])
+def test_a_block_launches_its_layers(small, rotated, monkeypatch):
+    monkeypatch.setattr(triton, "SMALL", 1 << 20 if small else 0)
     rows, balls = 50, torch.tensor([8, 8, 8, 8, 8, 8, 2])
     perm = torch.randperm(rows) if rotated else None
     block = ErwinBlock(32, heads=2, ball_size=8).eval()
@@ -52,14 +62,24 @@ def test_a_block_launches_its_layers(rotated):
         block, args = move(block), [None if t is None else move(t) for t in args]
         with Launches() as launches:
             block(*args)
-    assert without_norms(launches.counts, norms=1) == {
-        "add_linear": 1,
-        "addmm": 4,  # queries, keys and values, and three more
-        "ball_attention_packed": 1,
-        "add_norm": 1,
-        "gate": 1,
-        "add": 1,
-    }
+    # Queries, keys and values, and three more.
+    products = {"addmm": 4, "ball_attention_packed": 1}
+    if small:
+        assert without_norms(launches.counts, norms=2) == {
+            **products,
+            "addmm": 5,
+            "add": 3,
+            "silu": 1,
+            "mul": 1,
+        }
+    else:
+        assert without_norms(launches.counts, norms=1) == {
+            **products,
+            "add_linear": 1,
+            "add_norm": 1,
+            "gate": 1,
+            "add": 1,
+        }
 
 
 def model_launches(sizes):
@@ -71,7 +91,7 @@ def model_launches(sizes):
         model, batch = move(model), move(batch)
         with Launches() as launches:
             model(batch)
-    return without_norms(launches.counts, norms=10)
+    return without_norms(launches.counts, norms=2 * 10)
 
 
 def test_tables_are_made_once():
@@ -85,7 +105,7 @@ def test_tables_are_made_once():
 
 def test_clouds_of_any_size_cost_little_more():
     full, any_size = model_launches([32, 64, 32]), model_launches([20, 0, 30, 1])
-    for name in ("addmm", "centre", "ball_attention_packed", "gate"):
+    for name in ("addmm", "centre", "ball_attention_packed", "silu"):
         assert any_size[name] <= full[name] + 8
     # Two poolings, down and up, spread children over slots.
     assert sum(any_size.values()) <= sum(full.values()) + 4 * 14

@@ -7,10 +7,18 @@ from torch.nn import RMSNorm
 from torch_geometric_erwin.nn import ErwinBlock
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.residual import add_linear, add_norm
+from torch_geometric_erwin.ops import triton
 from torch_geometric_erwin.ops.centre import centre, centre_dense
 from torch_geometric_erwin.ops.gate import silu_gate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def no_size_is_small(monkeypatch):
+    monkeypatch.setattr(triton, "SMALL", 0)
+
+
 LENGTHS = [128, 0, 1, 127, 128, 40]
 EPS = torch.finfo(torch.float32).eps
 

@@ -150,9 +150,11 @@ def _check_balls(
     check_lengths("ball_len", ball_len, num_rows, ball_size)
     if perm is None or torch.compiler.is_compiling() or perm.device.type != "cpu":
         return
-    within = bool(((perm >= 0) & (perm < num_rows)).all())
-    if not within or not bool((torch.bincount(perm, minlength=num_rows) == 1).all()):
-        raise ValueError("'perm' must hold every row once")
+    if num_rows > 0:
+        low, high = (int(t) for t in perm.aminmax())
+        within = low >= 0 and high < num_rows
+        if not within or int(torch.bincount(perm).max()) != 1:
+            raise ValueError("'perm' must hold every row once")
 
 
 class BallAttention(torch.nn.Module):

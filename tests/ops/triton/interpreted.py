@@ -11,14 +11,7 @@ from torch_geometric_erwin.nn import ball_attention
 from torch_geometric_erwin.ops.triton import attention, tiles
 
 EPS = torch.finfo(torch.float32).eps
-
-
-@pytest.fixture(autouse=True)
-def fill():
-    """Fills new memory with NaN, so that what no program writes shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("fill")
 
 
 def inputs(balls, heads=2, channels=8, dim=3, permuted=False, behind=0, seed=0):

@@ -19,14 +19,7 @@ CASES = {
     "many": ([1 + i % 4 for i in range(200)], 4),
     "longer than a tile": ([700, 256, 257], 1000),
 }
-
-
-@pytest.fixture(autouse=True)
-def fill():
-    """Fills new memory with NaN, so that what no program writes shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("fill")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -11,14 +11,7 @@ from torch_geometric_erwin.ops.triton import gate
 # Rounding of the result, of order one; the exponential is as exact as float32.
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SHAPES = [(0, 8), (1, 2), (3, 6), (7, 512), (130, 128), (9, 1000), (2, 3, 10)]
-
-
-@pytest.fixture(autouse=True)
-def fill():
-    """Fills new memory with NaN, so that what no program writes shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("fill")
 
 
 def normal(*shape, seed=0, **kwargs):

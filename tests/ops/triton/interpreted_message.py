@@ -11,13 +11,7 @@ from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
 from torch_geometric_erwin.ops.triton import message
 
-
-@pytest.fixture(autouse=True)
-def fill():
-    """Fills new memory with NaN, so that what no program writes shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("fill")
 
 
 def arguments(rows, edge_index, sender=0):

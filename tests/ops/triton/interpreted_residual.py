@@ -15,14 +15,7 @@ from torch_geometric_erwin.ops.triton import residual
 TOLERANCE = {torch.float32: 4e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 SHAPES = [(0, 8), (1, 1), (5, 3), (1, 512), (130, 32), (65, 48), (2100, 20), (7, 2048)]
 EPS = torch.finfo(torch.float32).eps
-
-
-@pytest.fixture(autouse=True)
-def fill():
-    """Fills new memory with NaN, so that what no program writes shows."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = pytest.mark.usefixtures("fill")
 
 
 def normal(*shape, seed=0, **kwargs):

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
-from torch_geometric_erwin.utils.checks import is_transformed
 from torch_geometric_erwin.utils.rows import (
     dense_width,
     from_dense,
@@ -90,12 +89,7 @@ def _centre_dense(x: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tenso
 
 
 def _is_served(x: Tensor) -> bool:
-    return (
-        x.is_cuda
-        and x.dtype in (torch.float32, torch.float64)
-        and not is_transformed()
-        and not triton.why_not(x.device.index)
-    )
+    return x.dtype in (torch.float32, torch.float64) and triton.serves(x)
 
 
 @torch.library.impl("erwin::centre", "CUDA")

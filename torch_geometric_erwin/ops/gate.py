@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
-from torch_geometric_erwin.utils.checks import is_transformed
 
 torch.library.define("erwin::gate", "(Tensor x) -> Tensor")
 torch.library.define("erwin::gate_backward", "(Tensor grad, Tensor x) -> Tensor")
@@ -42,12 +41,10 @@ def _plain(x: Tensor) -> Tensor:
 
 def _is_served(x: Tensor) -> bool:
     return (
-        x.is_cuda
+        not torch.compiler.is_compiling()
         and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and x.numel() >= triton.SMALL
-        and not torch.compiler.is_compiling()
-        and not is_transformed()
-        and not triton.why_not(x.device.index)
+        and triton.serves(x)
     )
 
 

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
-from torch_geometric_erwin.utils.checks import is_transformed
 
 _CHANNELS = 2048  # that a program can hold
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -45,7 +44,7 @@ def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
         False
     """
     return (
-        x.is_cuda
+        not torch.compiler.is_compiling()
         and x.device == y.device == weight.device
         and x.dtype == torch.float32
         and x.dim() == y.dim() == 2
@@ -53,9 +52,7 @@ def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
         and x.size(1) <= _CHANNELS
         and x.numel() >= triton.SMALL
         and y.dtype in _DTYPES
-        and not torch.compiler.is_compiling()
-        and not is_transformed()
-        and not triton.why_not(x.device.index)
+        and triton.serves(x)
     )
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_geometric_erwin.utils.checks import is_transformed
+
 # Elements below which a kernel that is launched from Python takes longer than the few
 # of PyTorch whose place it takes: 20 µs on the host against 7, counted on a CPU.
 SMALL = 1 << 20
@@ -34,6 +36,19 @@ def why_not(device: int) -> str:
             f"(got {torch.cuda.get_device_name(device)}, {major}.{minor})"
         )
     return ""
+
+
+def serves(x: Tensor) -> bool:
+    r"""Whether kernels run where a tensor is, and no transform asks for their rules.
+
+    Args:
+        x: The tensor.
+
+    Example:
+        >>> serves(torch.ones(2))
+        False
+    """
+    return x.is_cuda and not is_transformed() and not why_not(x.device.index)
 
 
 def launch(module: str, function: str, on: Tensor, *args: Any) -> Any:

@@ -48,7 +48,7 @@ def _tiles(rows: int, width: int) -> tuple[tuple[int], dict[str, Any]]:
 
 
 @triton.jit
-def places(rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def tile_of(rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     r"""Rows, columns and which of them there are, of one program's tile."""
     across = tl.cdiv(width, COLUMNS)
     row = (tl.program_id(0) // across).to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -68,7 +68,7 @@ def load_halves(x, row, column, valid, width):
 @triton.jit(do_not_specialize=["rows"])
 def forward_kernel(x, out, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     r"""Rounds once, where PyTorch's two kernels round between them too."""
-    row, column, valid = places(rows, width, ROWS, COLUMNS)
+    row, column, valid = tile_of(rows, width, ROWS, COLUMNS)
     opening, value = load_halves(x, row, column, valid, width)
     result = opening * tl.sigmoid(opening) * value
     tl.store(out + row * width + column, result.to(out.dtype.element_ty), mask=valid)
@@ -79,7 +79,7 @@ def backward_kernel(
     grad, x, out, rows, width, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
     r"""The derivative of SiLU at a is s(a) (1 + a (1 - s(a)))."""
-    row, column, valid = places(rows, width, ROWS, COLUMNS)
+    row, column, valid = tile_of(rows, width, ROWS, COLUMNS)
     opening, value = load_halves(x, row, column, valid, width)
     weight = tl.load(grad + row * width + column, mask=valid, other=0.0)
     weight = weight.to(tl.float32)

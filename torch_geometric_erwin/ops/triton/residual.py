@@ -87,7 +87,7 @@ def _tile(channels: int, size: int = _TILE) -> dict[str, Any]:
 
 
 @triton.jit
-def places(
+def elements(
     first, rows, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr
 ):
     r"""Rows from a first one, their elements, and which of both there are."""
@@ -130,7 +130,7 @@ def add_norm_kernel(
     ROWS: tl.constexpr,
 ):
     r"""One program for a tile of whole rows."""
-    row, at, valid = places(tl.program_id(0) * ROWS, rows, CHANNELS, WIDTH, ROWS)
+    row, at, valid = elements(tl.program_id(0) * ROWS, rows, CHANNELS, WIDTH, ROWS)
     value = load(x, at, valid) + load(y, at, valid)
     tl.store(total + at, value, mask=valid)
     square = tl.sum(value * value, axis=1) * (1.0 / CHANNELS)
@@ -160,7 +160,7 @@ def add_norm_backward_kernel(
     part = tl.zeros([ROWS, WIDTH], tl.float32)
     for step in range(steps):
         first = (tl.program_id(0) * steps + step) * ROWS
-        row, at, valid = places(first, rows, CHANNELS, WIDTH, ROWS)
+        row, at, valid = elements(first, rows, CHANNELS, WIDTH, ROWS)
         each = tl.load(scale + row, mask=row < rows, other=0.0)[:, None]
         unit = load(total, at, valid) * each
         weighted = load(grad, at, valid)
@@ -188,7 +188,7 @@ def add_linear_kernel(
     ROWS: tl.constexpr,
 ):
     r"""One program for a tile of whole rows."""
-    row, at, valid = places(tl.program_id(0) * ROWS, rows, CHANNELS, WIDTH, ROWS)
+    row, at, valid = elements(tl.program_id(0) * ROWS, rows, CHANNELS, WIDTH, ROWS)
     value = load(x, at, valid) + load_vector(bias, CHANNELS, WIDTH)
     for axis in tl.static_range(DIM):
         column = tl.load(y + row * DIM + axis, mask=row < rows, other=0.0)

@@ -69,7 +69,7 @@ def blocks() -> None:
     rows = int(ball_len.sum())
     perm = torch.randperm(rows, device=DEVICE)
     for dtype, differentiable in ((torch.bfloat16, False), (torch.float32, True)):
-        block = ErwinBlock(40, 2, ball_size=64, differentiable_pos=differentiable)
+        block = ErwinBlock(40, 2, ball_size=64)
         pos = torch.rand(rows, 3, device=DEVICE, requires_grad=differentiable)
         x = torch.randn(rows, 40, device=DEVICE)
         with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):

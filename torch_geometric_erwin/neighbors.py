@@ -5,7 +5,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-import torch_geometric_erwin.ops.neighbors  # noqa: F401  (registers the operators)
+import torch_geometric_erwin.ops.vmap  # noqa: F401  (registers the operators too)
 from torch_geometric_erwin.ops.ball_tree_cuda import why_no_kernels
 from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
@@ -14,6 +14,7 @@ from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
     check_radius,
+    reads_values,
 )
 
 FLOWS = ("source_to_target", "target_to_source")
@@ -177,6 +178,7 @@ def _check_device(device: torch.device) -> None:
         )
 
 
+@reads_values
 def _check_extent(pos: Tensor) -> None:
     # Positions that are not finite are left to the operators, which name the row.
     def fits(extent: float) -> bool:

@@ -56,8 +56,7 @@ def test_every_parameter_gets_a_gradient():
 
 
 def test_arguments_reach_attention():
-    block = ErwinBlock(6, 2, B, differentiable_pos=True, backend="reference")
-    assert block.attention.differentiable_pos
+    block = ErwinBlock(6, 2, B, backend="reference")
     assert block.attention.backend == "reference"
     x, pos, ball_len = (t.float() if t.is_floating_point() else t for t in inputs())
     pos.requires_grad_()
@@ -120,18 +119,6 @@ def test_a_stage_with_another_layer_for_attention():
     for block in stage.blocks:
         block.attention = OwnAttention()
     assert stage(x, pos, ball_len, PERM).shape == x.shape
-
-
-def test_a_stage_whose_blocks_see_positions_differently():
-    stage = randomised(ErwinStage(2, 6, 2, B, backend="reference"))
-    stage.blocks[1].attention.differentiable_pos = True
-    x, pos, ball_len = inputs()
-    expected = stage.blocks[0](x, pos, ball_len)
-    pos.requires_grad_()
-    stage.blocks[1](expected.detach(), pos, ball_len, PERM).sum().backward()
-    expected, pos.grad = pos.grad, None
-    stage(x, pos, ball_len, PERM).sum().backward()
-    torch.testing.assert_close(pos.grad, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("step", ["forward", "forward_pre"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 # No ball is longer than ball_size: a number that is known without asking the device.
 _BALLS = (
@@ -226,7 +227,14 @@ def _backward(
     if grad is None:
         return (None,) * (len(qkv) + 6)
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
-        return _differentiable_backward(ctx, grad, packed)
+        # Not at the top of the file: the backends import it.
+        from torch_geometric_erwin.nn.attention.backends import reference
+
+        def function(*inputs: Any) -> Tensor:
+            return reference.run(*(inputs if packed else (inputs[:3], *inputs[3:])))
+
+        inputs = (*qkv, pos, ball_len, sigma, perm, ctx.ball_size, ctx.scale)
+        return differentiable_grads(function, inputs, ctx.needs_input_grad, grad)
     pos_grad = ctx.needs_input_grad[len(qkv)]
     q, k, v = qkv[0].unbind(1) if packed else qkv
     grad_qkv, grad_sigma, grad_pos = torch.ops.erwin.ball_attention_backward(
@@ -236,29 +244,6 @@ def _backward(
     grads = (grad_qkv,) if packed else grad_qkv.unbind(1)
     grad_pos = grad_pos.to(pos.dtype) if pos_grad else None
     return (*grads, grad_pos, None, grad_sigma, None, None, None)
-
-
-def _differentiable_backward(
-    ctx: Any, grad: Tensor, packed: bool
-) -> tuple[Optional[Tensor], ...]:
-    # Not at the top of the file: the backends import it.
-    from torch_geometric_erwin.nn.attention.backends import reference
-
-    *qkv, pos, ball_len, sigma, perm = ctx.saved_tensors[4:]
-    with torch.amp.autocast(grad.device.type, enabled=False):
-        out = reference.run(
-            qkv[0] if packed else tuple(qkv),
-            *(pos, ball_len, sigma, perm, ctx.ball_size, ctx.scale),
-        )
-        inputs = (*qkv, pos, None, sigma, None, None, None)
-        needed = [i for i, needs in enumerate(ctx.needs_input_grad) if needs]
-        grads = torch.autograd.grad(
-            out, [inputs[i] for i in needed], grad.to(out.dtype), create_graph=True
-        )
-    result: list[Optional[Tensor]] = [None] * len(inputs)
-    for i, value in zip(needed, grads):
-        result[i] = value
-    return tuple(result)
 
 
 def _separate_backward(ctx: Any, grad: Optional[Tensor], *_: None) -> tuple[Any, ...]:

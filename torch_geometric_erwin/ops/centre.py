@@ -49,7 +49,7 @@ def centre(x: Tensor, lengths: Tensor, perm: Optional[Tensor], limit: int) -> Te
         >>> centre(x, torch.tensor([2, 1]), perm, limit=2).flatten().tolist()
         [-1.0, 0.0, 1.0]
     """
-    if _is_served(x):
+    if _is_served(x, lengths, perm):
         return torch.ops.erwin.centre(x, lengths, perm, limit, False)[0]
     rows = x if perm is None else take_rows(x, perm)
     dense, _ = _centre_dense(rows, lengths, dense_width(lengths, limit))
@@ -74,7 +74,7 @@ def centre_dense(x: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor
         (tensor([[[-1.],
                  [ 1.]]]), tensor([[2.]]))
     """
-    if _is_served(x):
+    if _is_served(x, lengths):
         return torch.ops.erwin.centre(x, lengths, None, width, True)
     return _centre_dense(x, lengths, width)
 
@@ -88,8 +88,8 @@ def _centre_dense(x: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tenso
     return (offset - mean) * mask, (first + mean).squeeze(1)
 
 
-def _is_served(x: Tensor) -> bool:
-    return x.dtype in (torch.float32, torch.float64) and triton.serves(x)
+def _is_served(x: Tensor, *others: Optional[Tensor]) -> bool:
+    return x.dtype in (torch.float32, torch.float64) and triton.serves(x, *others)
 
 
 @torch.library.impl("erwin::centre", "CUDA")

@@ -4,13 +4,14 @@ One kernel, and one for the gradient, that keep nothing but their input; PyTorch
 two and four, and keeps the open gate too. Compiled code fuses the formula itself.
 """
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 torch.library.define("erwin::gate", "(Tensor x) -> Tensor")
 torch.library.define("erwin::gate_backward", "(Tensor grad, Tensor x) -> Tensor")
@@ -72,12 +73,12 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> Tensor:
+def _backward(ctx: Any, grad: Tensor) -> Optional[Tensor]:
     (x,) = ctx.saved_tensors
     if not torch.is_grad_enabled():
         return torch.ops.erwin.gate_backward(grad, x)
     # The gradient will be differentiated in its turn.
-    return torch.autograd.grad(_plain(x), x, grad, create_graph=True)[0]
+    return differentiable_grads(_plain, (x,), (True,), grad)[0]
 
 
 torch.library.register_autograd("erwin::gate", _backward, setup_context=_setup_context)

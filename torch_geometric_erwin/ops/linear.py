@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_geometric_erwin.utils.checks import is_transformed
+from torch_geometric_erwin.ops import dispatch
 
 # oneDNN takes 10 µs to start: a BLAS is faster below this many multiplications.
 _SMALL = 1 << 20
@@ -38,17 +38,12 @@ def serves(*tensors: Optional[Tensor]) -> bool:
     """
     return (
         _HAS_ONEDNN
-        and not is_transformed()
         and not torch.is_autocast_enabled("cpu")
         and all(
-            t is None
-            or (
-                type(t) in (Tensor, torch.nn.Parameter)
-                and t.device.type == "cpu"
-                and t.dtype == torch.float32
-            )
+            t is None or (t.device.type == "cpu" and t.dtype == torch.float32)
             for t in tensors
         )
+        and not dispatch.why_not(*tensors)
     )
 
 

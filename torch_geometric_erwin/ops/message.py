@@ -14,6 +14,7 @@ from torch import Tensor
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops import triton
 from torch_geometric_erwin.ops.edges import Edges, check_nodes
+from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 _ROW = 16  # ERWIN_ROW
 
@@ -229,8 +230,13 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     saved = ctx.saved_tensors
     rows, (source, target, target_ptr, target_order, *leaving) = saved[:6], saved[6:]
-    if torch.is_grad_enabled():  # for second derivatives
-        return _differentiable_backward(ctx, grad, rows, source, target)
+    if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
+
+        def function(*rows: Tensor) -> Tensor:
+            return composite(rows, ctx.eps, source, target)
+
+        grads = differentiable_grads(function, rows, ctx.needs_input_grad[:6], grad)
+        return *grads, *[None] * 7
     if leaving[0] is None:
         leaving = torch.ops.erwin.group(source, rows[0].size(0))
     grads = torch.ops.erwin.message_backward(
@@ -242,20 +248,6 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
         # The offset of an edge adds to its message what its ends do.
         grad_pos = ((grad_source - grad_target) @ rows[3]).to(rows[2].dtype)
     return grad_source, grad_target, grad_pos, *grad_weights, *[None] * 7
-
-
-def _differentiable_backward(
-    ctx: Any, grad: Tensor, rows: tuple[Tensor, ...], source: Tensor, target: Tensor
-) -> tuple[Optional[Tensor], ...]:
-    needed = [i for i in range(6) if ctx.needs_input_grad[i]]
-    with torch.amp.autocast(grad.device.type, enabled=False):
-        out = composite(rows, ctx.eps, source, target)
-        inputs = [rows[i] for i in needed]
-        grads = torch.autograd.grad(out, inputs, grad, create_graph=True)
-    result: list[Optional[Tensor]] = [None] * 13
-    for i, value in zip(needed, grads):
-        result[i] = value
-    return tuple(result)
 
 
 torch.library.register_autograd(

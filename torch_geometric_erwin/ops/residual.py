@@ -52,7 +52,7 @@ def serves(x: Tensor, y: Tensor, weight: Tensor) -> bool:
         and x.size(1) <= _CHANNELS
         and x.numel() >= triton.SMALL
         and y.dtype in _DTYPES
-        and triton.serves(x)
+        and triton.serves(x, y, weight)
     )
 
 

@@ -5,7 +5,7 @@ that nothing of the hidden width is ever allocated for all rows. The backward pa
 computes them again.
 """
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torch_geometric_erwin.ops.gate import silu_gate
 from torch_geometric_erwin.ops.linear import is_small, product, serves
+from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 # Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
 # matrix product falls.
@@ -137,13 +138,11 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     if not torch.is_grad_enabled():
         return torch.ops.erwin.swiglu_backward(grad, *ctx.saved_tensors[:-1])
     # The gradient will be differentiated in its turn.
-    return torch.autograd.grad(
-        _plain(*ctx.saved_tensors), ctx.saved_tensors, grad, create_graph=True
-    )
+    return differentiable_grads(_plain, ctx.saved_tensors, ctx.needs_input_grad, grad)
 
 
 torch.library.register_autograd(

@@ -3,19 +3,47 @@ r"""Checks at the public boundary: a bad argument is named once, here.
 Checks that read values are skipped while a graph is traced, where there are none.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
 from numbers import Integral, Real
 from typing import Optional, Union
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
 
 from torch_geometric_erwin import _native
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+def reads_values(check: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+    r"""Lets a check of rows look at what :mod:`torch.func` has wrapped.
+
+    Args:
+        check: The check; of a batch of samples it sees the rows of all.
+
+    Example:
+        >>> @reads_values
+        ... def check(x):
+        ...     print(x.tolist())
+        >>> torch.func.grad(lambda x: check(x) or x.sum())(torch.ones(1, 2)).shape
+        [[1.0, 1.0]]
+        torch.Size([1, 2])
+    """
+    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+    @wraps(check)
+    def wrapper(x: Tensor) -> None:
+        if not is_wrapped(x):
+            return check(x)
+        while is_wrapped(x):
+            x = torch._C._functorch.get_unwrapped(x)
+        with torch._C._DisableFuncTorch():
+            return check(x.flatten(0, -2))
+
+    return wrapper
 
 
 def check_pos(pos: Tensor, values: bool = True) -> Tensor:
@@ -53,6 +81,7 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
     return pos
 
 
+@reads_values
 def check_finite(pos: Tensor) -> None:
     r"""Checks the values of positions.
 
@@ -266,21 +295,6 @@ def per_level(
     return tuple(int(v) for v in values)
 
 
-def is_transformed() -> bool:
-    r"""Whether :mod:`torch.func` or forward-mode differentiation is at work.
-
-    Native operators have no rules for them.
-
-    Example:
-        >>> is_transformed()
-        False
-    """
-    if torch.compiler.is_compiling():
-        return False
-    transforms = torch._C._are_functorch_transforms_active()
-    return transforms or forward_ad._current_level >= 0
-
-
 _HOOKS = (
     "_forward_pre_hooks",
     "_forward_hooks",
@@ -337,6 +351,25 @@ def flag_per_level(
     return tuple(values)
 
 
+def is_readable(x: Tensor) -> bool:
+    r"""Whether a check can look at single values, and without waiting for a GPU.
+
+    Args:
+        x: The tensor.
+
+    Example:
+        >>> is_readable(torch.ones(2))
+        True
+        >>> torch.vmap(lambda x: x * is_readable(x))(torch.ones(2)).tolist()
+        [0.0, 0.0]
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and x.device.type == "cpu"
+        and not torch._C._functorch.is_batchedtensor(x)
+    )
+
+
 def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None:
     r"""Checks the lengths of the runs, balls or groups, that rows are divided into.
 
@@ -360,7 +393,7 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
             f"'{name}' must be int64 with one dimension (got {lengths.dtype}, "
             f"{list(lengths.shape)})"
         )
-    if torch.compiler.is_compiling() or lengths.device.type != "cpu":
+    if not is_readable(lengths):
         return
     total = int(lengths.sum())
     if total != num_rows:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from torch_geometric_erwin.nn import (
     BallAttention,
@@ -11,6 +12,7 @@ from torch_geometric_erwin.nn.attention.backends import triton
 from torch_geometric_erwin.ops import triton as kernels
 
 Q, POS = torch.rand(6, 2, 4), torch.rand(6, 3)
+MOVING = POS.clone().requires_grad_()
 
 
 NO_GRADIENT = "it has no gradient to positions"
@@ -18,7 +20,7 @@ NOT_CUDA = "it runs on CUDA devices (got cpu)"
 
 
 def test_explains_every_backend():
-    reasons = explain_backends(Q, POS, False)
+    reasons = explain_backends(Q, POS)
     assert [*reasons.items()] == [
         ("native", ""),
         ("triton", NOT_CUDA),
@@ -28,7 +30,7 @@ def test_explains_every_backend():
 
 
 def test_explains_what_has_no_gradient_to_positions():
-    reasons = explain_backends(Q, POS, True)
+    reasons = explain_backends(Q, MOVING)
     assert [*reasons.items()] == [
         ("native", ""),
         ("triton", NOT_CUDA),
@@ -54,23 +56,16 @@ def test_function_transforms_and_forward_mode_take_another_backend():
 
 def test_explains_what_native_does_not_serve():
     for dtype in (torch.float64, torch.float16):
-        reason = explain_backends(Q.to(dtype), POS, False)["native"]
+        reason = explain_backends(Q.to(dtype), POS)["native"]
         assert reason == f"it serves float32 and bfloat16 (got {dtype})"
-    reason = explain_backends(Q.to("meta"), POS.to("meta"), False)["native"]
+    reason = explain_backends(Q.to("meta"), POS.to("meta"))["native"]
     assert reason == "it runs on the CPU (got meta)"
 
 
-class Rows:
-    """What the choice reads of queries on a GPU, which this machine may not have."""
-
-    device = torch.device("cuda", 0)
-    dtype = torch.bfloat16
-
-    def __init__(self, channels=32):
-        self.channels = channels
-
-    def size(self, _):
-        return self.channels
+def rows(channels=32, dtype=torch.bfloat16):
+    """Queries on a GPU, which this machine may not have."""
+    with FakeTensorMode():
+        return torch.empty(6, 2, channels, dtype=dtype, device="cuda:0")
 
 
 @pytest.fixture
@@ -91,35 +86,36 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("differentiable", [False, True])
-def test_chooses_triton_on_a_gpu(gpu, monkeypatch, dtype, differentiable):
+def test_chooses_triton_on_a_gpu(gpu, dtype, differentiable):
     gpu((9, 0))
-    monkeypatch.setattr(Rows, "dtype", dtype)
-    assert choose_backend(Rows(), POS, differentiable) == "triton"
+    assert (
+        choose_backend(rows(dtype=dtype), MOVING if differentiable else POS) == "triton"
+    )
 
 
-def test_explains_what_triton_does_not_serve(gpu, monkeypatch):
+def test_explains_what_triton_does_not_serve(gpu):
     gpu((9, 0))
-    assert triton.why_not(Rows(128), POS, False) == ""
+    assert triton.why_not(rows(128), POS) == ""
     reason = "it serves heads of 128 channels at most (got 129)"
-    assert triton.why_not(Rows(129), POS, False) == reason
-    assert choose_backend(Rows(129), POS, False) == "sdpa"
-    monkeypatch.setattr(Rows, "dtype", torch.float64)
+    assert triton.why_not(rows(129), POS) == reason
+    assert choose_backend(rows(129), POS) == "sdpa"
+    exact = rows(dtype=torch.float64)
     reason = "it serves float32, bfloat16 and float16 (got torch.float64)"
-    assert triton.why_not(Rows(), POS, False) == reason
-    assert choose_backend(Rows(), POS, True) == "reference"
+    assert triton.why_not(exact, POS) == reason
+    assert choose_backend(exact, MOVING) == "reference"
 
 
 def test_explains_where_triton_does_not_run(gpu):
     gpu((7, 5))
     reason = "it needs an NVIDIA GPU of compute capability 8.0 or more (got A GPU, 7.5)"
-    assert triton.why_not(Rows(), POS, False) == reason
+    assert triton.why_not(rows(), POS) == reason
     gpu((9, 0), installed=False)
-    assert triton.why_not(Rows(), POS, False) == "Triton is not installed"
-    assert choose_backend(Rows(), POS, False) == "sdpa"
+    assert triton.why_not(rows(), POS) == "Triton is not installed"
+    assert choose_backend(rows(), POS) == "sdpa"
     with pytest.raises(
         ValueError, match="'triton' cannot run: Triton is not installed"
     ):
-        choose_backend(Rows(), POS, False, "triton")
+        choose_backend(rows(), POS, wanted="triton")
 
 
 def test_a_traced_graph_holds_what_the_machine_is(gpu):
@@ -150,21 +146,21 @@ def test_a_layer_for_a_gpu_can_be_made_without_one():
     ],
 )
 def test_chooses_first_that_can_run(dtype, differentiable, expected):
-    reasons = explain_backends(Q.to(dtype), POS, differentiable)
-    chosen = choose_backend(Q.to(dtype), POS, differentiable)
+    args = (Q.to(dtype), MOVING if differentiable else POS)
+    reasons, chosen = explain_backends(*args), choose_backend(*args)
     assert chosen == expected
     assert chosen == next(name for name, reason in reasons.items() if not reason)
 
 
 @pytest.mark.parametrize("wanted", ["native", "sdpa", "reference"])
 def test_wanted_backend_is_chosen(wanted):
-    assert choose_backend(Q, POS, False, wanted) == wanted
+    assert choose_backend(Q, POS, wanted=wanted) == wanted
 
 
 def test_wanted_backend_that_cannot_run():
     message = f"the backend 'sdpa' cannot run: {NO_GRADIENT}"
     with pytest.raises(ValueError, match=message):
-        choose_backend(Q, POS, True, "sdpa")
+        choose_backend(Q, MOVING, wanted="sdpa")
 
 
 def test_unknown_backend():
@@ -173,11 +169,11 @@ def test_unknown_backend():
         r"\(got 'flash'\)"
     )
     with pytest.raises(ValueError, match=message):
-        choose_backend(Q, POS, False, "flash")
+        choose_backend(Q, POS, wanted="flash")
 
 
-def run(**kwargs):
-    q, pos = Q.clone().requires_grad_(), POS.clone().requires_grad_()
+def run(moving=True, **kwargs):
+    q, pos = Q.clone().requires_grad_(), POS.clone().requires_grad_(moving)
     ball_len, sigma = torch.tensor([4, 2]), torch.full((2,), -1.0)
     out = ball_attention(q, q, q, pos, ball_len, sigma, ball_size=4, **kwargs)
     return out, q, pos
@@ -185,7 +181,7 @@ def run(**kwargs):
 
 def test_ball_attention_refuses_what_the_backend_cannot():
     with pytest.raises(ValueError, match="'sdpa' cannot run"):
-        run(differentiable_pos=True, backend="sdpa")
+        run(backend="sdpa")
 
 
 @pytest.mark.parametrize(
@@ -202,12 +198,12 @@ def test_ball_attention_runs_the_chosen_backend(monkeypatch, wanted, chosen):
         return original(*args)
 
     monkeypatch.setattr(BACKENDS[chosen], "run", spy)
-    run(backend=wanted)
+    run(moving=False, backend=wanted)
     assert calls == [chosen]
 
 
 def test_differentiable_positions_have_second_gradients():
-    out, q, pos = run(differentiable_pos=True)
+    out, q, pos = run()
     (force,) = torch.autograd.grad(out.square().sum(), pos, create_graph=True)
     (grad,) = torch.autograd.grad(force.square().sum(), q)
     assert grad.abs().max() > 0

@@ -289,7 +289,7 @@ DIFFERENTIABLE = [
 
 @pytest.mark.parametrize("kwargs", DIFFERENTIABLE, ids=str)
 def test_forces_equal_finite_differences(kwargs):
-    model, data = make(**kwargs, differentiable_pos=True), ragged([13, 1, 5])
+    model, data = make(**kwargs), ragged([13, 1, 5])
     force, _ = forces(model, data)
     tree, step = tree_of(model, data), 1e-5
     direction = torch.randn(3, *data.pos.shape, dtype=torch.float64)
@@ -310,7 +310,7 @@ def test_forces_equal_finite_differences(kwargs):
 
 @pytest.mark.parametrize("kwargs", DIFFERENTIABLE, ids=str)
 def test_second_gradient_through_forces(kwargs):
-    model, data = make(**kwargs, differentiable_pos=True), ragged([13, 1, 5])
+    model, data = make(**kwargs), ragged([13, 1, 5])
     force, energy = forces(model, data, create_graph=True)
     (energy + force.square().sum()).backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]
@@ -346,7 +346,7 @@ def test_checkpoint_changes_no_result(checkpoint):
 def test_checkpoint_keeps_what_leads_to_second_derivatives():
     runs = []
     for flag in (False, True):
-        model = make(checkpoint=flag, differentiable_pos=True)
+        model = make(checkpoint=flag)
         force, energy = forces(model, ragged([13, 1, 5]), create_graph=True)
         (energy + force.square().sum()).backward()
         runs.append([p.grad for p in model.parameters()])
@@ -367,16 +367,11 @@ def test_checkpoint_keeps_less():
     assert max(fine, coarse) < none
 
 
-def test_positions_get_no_gradient_unless_asked():
-    model, data = make(), cloud(13)
-    data.pos.requires_grad_()
-    model(data).sum().backward()
-    assert data.pos.grad is None
-
-
-def test_differentiable_positions_do_not_change_the_output():
+def test_positions_that_ask_for_a_gradient_do_not_change_the_output():
     data = ragged([13, 1, 22])
-    assert_close(make(differentiable_pos=True)(data), make()(data), 1e-12)
+    expected = make()(data)
+    data.pos.requires_grad_()
+    assert_close(make()(data), expected, 1e-12)
 
 
 def test_far_from_origin_in_float64():
@@ -398,7 +393,7 @@ def test_far_from_origin_in_float32():
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
 def test_coincident_points(layout):
-    model = make(layout=layout, differentiable_pos=True)
+    model = make(layout=layout)
     data = ragged([22])
     data.pos[:] = data.pos[0].clone()
     out = model(data)

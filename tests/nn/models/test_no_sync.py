@@ -21,7 +21,7 @@ MODELS = {
     "perfect": {"mp_steps": 1, "layout": "perfect"},
     "coarse": {"mp_steps": 0, "decode": False},
     "recomputed": {"mp_steps": 1, "checkpoint": True},
-    "forces": {"mp_steps": 1, "differentiable_pos": True, "backend": "reference"},
+    "forces": {"mp_steps": 1, "backend": "reference"},
     "reference": {"mp_steps": 0, "backend": "reference"},
     "preferred": {"mp_steps": 0, "backend": None},
 }
@@ -87,7 +87,7 @@ def test_training_step_reads_nothing(name, training):
     with without_values("meta") as move:
         model, data = move(model.train(training)), move(data)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-        data.pos.requires_grad_(model.differentiable_pos)
+        data.pos.requires_grad_(name == "forces")
         rows_of(model(data)).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -45,7 +45,7 @@ def reference(args, grad):
     leaves = [t.double().requires_grad_() for t in (qkv, sigma, pos)]
     qkv, sigma, pos = leaves
     rows = (*qkv.unbind(1), pos, balls, sigma)
-    options = {"scale": scale, "differentiable_pos": True, "backend": "reference"}
+    options = {"scale": scale, "backend": "reference"}
     out = ball_attention(*rows, ball_size=ball_size, perm=perm, **options)
     return out.detach(), *torch.autograd.grad(out, leaves, grad.double())
 

@@ -25,17 +25,16 @@ def inputs(balls, heads=2, channels=8, dim=3, dtype=torch.float32, permuted=Fals
     return qkv, pos, torch.tensor(balls, dtype=torch.int64).cuda(), sigma, perm
 
 
-def attend(args, ball_size, backend="triton", differentiable_pos=True):
+def attend(args, ball_size, backend="triton", pos_grad=True):
     qkv, pos, ball_len, sigma, perm = args
-    options = {"differentiable_pos": differentiable_pos, "backend": backend}
-    rows = (*qkv.unbind(1), pos, ball_len, sigma)
-    return ball_attention(*rows, ball_size=ball_size, perm=perm, **options)
+    rows = (*qkv.unbind(1), pos if pos_grad else pos.detach(), ball_len, sigma)
+    return ball_attention(*rows, ball_size=ball_size, perm=perm, backend=backend)
 
 
-def results(args, ball_size, backend="triton", differentiable_pos=True):
+def results(args, ball_size, backend="triton", pos_grad=True):
     """The output and the gradients of q, k, v together, of sigma and of positions."""
-    out = attend(args, ball_size, backend, differentiable_pos)
-    leaves = (args[0], args[3], args[1])[: 3 if differentiable_pos else 2]
+    out = attend(args, ball_size, backend, pos_grad)
+    leaves = (args[0], args[3], args[1])[: 3 if pos_grad else 2]
     weight = torch.linspace(-1, 1, out.numel(), device="cuda").view_as(out)
     return out.detach(), *torch.autograd.grad(out, leaves, weight.to(out.dtype))
 
@@ -56,8 +55,8 @@ def assert_close(actual, expected, tolerance):
     assert (actual.double() - expected).abs().max().item() <= allowed
 
 
-def assert_equals_reference(args, ball_size, eps, differentiable_pos):
-    actual = results(args, ball_size, differentiable_pos=differentiable_pos)
+def assert_equals_reference(args, ball_size, eps, pos_grad):
+    actual = results(args, ball_size, pos_grad=pos_grad)
     expected = results(in_float64(args), ball_size, "reference")
     rows, _, _, channels = args[0].shape
     root = channels**0.5
@@ -73,8 +72,8 @@ BALLS = [[1], [0, 2, 15], [16, 17, 33], [64, 100], [256, 0, 255], [257], [1030]]
 @pytest.mark.parametrize("balls", BALLS, ids=str)
 @pytest.mark.parametrize("channels", [8, 20, 32, 64, 128])
 @pytest.mark.parametrize("dtype", [*DTYPES, "tf32"], ids=str)
-@pytest.mark.parametrize("differentiable_pos", [False, True])
-def test_equals_reference(monkeypatch, balls, channels, dtype, differentiable_pos):
+@pytest.mark.parametrize("pos_grad", [False, True])
+def test_equals_reference(monkeypatch, balls, channels, dtype, pos_grad):
     tf32 = dtype == "tf32"
     precision = "tf32" if tf32 else "ieee"
     monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
@@ -85,16 +84,16 @@ def test_equals_reference(monkeypatch, balls, channels, dtype, differentiable_po
     eps = eps if dtype == torch.float32 and not tf32 else eps / 4
     dim = {20: 2, 64: 5}.get(channels, 3)
     args = inputs(balls, 2, channels, dim, dtype, permuted=channels != 32)
-    assert_equals_reference(args, max(balls), eps, differentiable_pos)
+    assert_equals_reference(args, max(balls), eps, pos_grad)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("differentiable_pos", [False, True])
-def test_same_bits_in_every_run(dtype, differentiable_pos):
+@pytest.mark.parametrize("pos_grad", [False, True])
+def test_same_bits_in_every_run(dtype, pos_grad):
     args = inputs([256] * 50 + [100, 0, 17], 8, 32, 3, dtype, permuted=True)
-    expected = results(args, 256, differentiable_pos=differentiable_pos)
+    expected = results(args, 256, pos_grad=pos_grad)
     for _ in range(5):
-        actual = results(args, 256, differentiable_pos=differentiable_pos)
+        actual = results(args, 256, pos_grad=pos_grad)
         for a, e in zip(actual, expected, strict=True):
             assert torch.equal(a, e)
 

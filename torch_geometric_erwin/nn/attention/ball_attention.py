@@ -12,7 +12,12 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.residual import add_linear
 from torch_geometric_erwin.ops.centre import centre
-from torch_geometric_erwin.utils.checks import check_choice, check_int, check_lengths
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_int,
+    check_lengths,
+    is_readable,
+)
 
 
 def ball_attention(
@@ -26,7 +31,6 @@ def ball_attention(
     ball_size: int,
     perm: Optional[Tensor] = None,
     scale: Optional[float] = None,
-    differentiable_pos: bool = False,
     backend: Optional[str] = None,
 ) -> Tensor:
     r"""Multi-head attention inside balls with a distance bias, from `"Erwin: A
@@ -40,7 +44,8 @@ def ball_attention(
         \sigma_h \, \lVert p_i - p_j \rVert_2 \right) v_j
 
     with :math:`s = 1 / \sqrt{d}`. Distances are direct differences, so an offset of all
-    positions does no harm. Nothing outside a ball is attended.
+    positions does no harm. Nothing outside a ball is attended. Positions that ask for a
+    gradient get one, to any order (forces as :math:`-\partial E / \partial p`).
 
     Args:
         q: The queries.
@@ -54,8 +59,6 @@ def ball_attention(
             values are not checked, rows of a ball beyond it are not computed.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
-        differentiable_pos: Whether :obj:`pos` gets a gradient, to any order (forces as
-            :math:`-\partial E / \partial p`).
         backend: :obj:`"native"` (CPU), :obj:`"triton"` (CUDA, no GPU has run it yet),
             :obj:`"sdpa"` or :obj:`"reference"`; see
             :func:`~torch_geometric_erwin.nn.attention.explain_backends` for which can
@@ -78,10 +81,7 @@ def ball_attention(
         torch.Size([5, 2, 4])
     """
     _check(q, k, v, pos, ball_len, sigma, ball_size, perm)
-    return _attend(
-        *((q, k, v), pos, ball_len, sigma, perm, ball_size, scale),
-        *(differentiable_pos, backend),
-    )
+    return _attend((q, k, v), pos, ball_len, sigma, perm, ball_size, scale, backend)
 
 
 def _attend(
@@ -92,12 +92,10 @@ def _attend(
     perm: Optional[Tensor],
     ball_size: int,
     scale: Optional[float],
-    differentiable_pos: bool,
     backend: Optional[str],
 ) -> Tensor:
-    q = qkv[:, 0] if isinstance(qkv, Tensor) else qkv[0]
-    name = choose_backend(q, pos, differentiable_pos, backend)
-    pos = pos if differentiable_pos else pos.detach()
+    q, k, v = qkv.unbind(1) if isinstance(qkv, Tensor) else qkv
+    name = choose_backend(q, pos, k, v, ball_len, sigma, perm, wanted=backend)
     scale = q.size(-1) ** -0.5 if scale is None else scale
     out = BACKENDS[name].run(qkv, pos, ball_len, sigma, perm, ball_size, scale)
     return out.to(q.dtype)
@@ -148,7 +146,7 @@ def _check_balls(
     if perm is not None and perm.dtype != torch.int64:
         raise TypeError(f"'perm' must be int64 (got {perm.dtype})")
     check_lengths("ball_len", ball_len, num_rows, ball_size)
-    if perm is None or torch.compiler.is_compiling() or perm.device.type != "cpu":
+    if perm is None or not is_readable(perm):
         return
     if num_rows > 0:
         low, high = (int(t) for t in perm.aminmax())
@@ -169,7 +167,6 @@ class BallAttention(torch.nn.Module):
         heads: The number of heads; it divides :obj:`channels`.
         ball_size: The largest number of rows in a ball.
         dim: The number of coordinates :math:`D`.
-        differentiable_pos: Whether positions get a gradient.
         backend: The backend, see :func:`ball_attention`.
 
     Shapes:
@@ -194,7 +191,6 @@ class BallAttention(torch.nn.Module):
         heads: int,
         ball_size: int,
         dim: int = 3,
-        differentiable_pos: bool = False,
         backend: Optional[str] = None,
     ) -> None:
         super().__init__()
@@ -210,7 +206,6 @@ class BallAttention(torch.nn.Module):
         self.channels = channels
         self.heads = heads
         self.ball_size = ball_size
-        self.differentiable_pos = differentiable_pos
         self.backend = backend
         self.lin_pos = Linear(dim, channels)
         self.lin_qkv = Linear(channels, 3 * channels)  # (q, k, v | head | channel)
@@ -247,7 +242,7 @@ class BallAttention(torch.nn.Module):
         # Distances are those of the positions, and the kernels need no origin.
         out = _attend(
             *(qkv, offset, ball_len, self.sigma, perm, self.ball_size, None),
-            *(self.differentiable_pos, self.backend),
+            self.backend,
         )
         return self.lin_out(out.flatten(1))
 
@@ -260,7 +255,6 @@ class BallAttention(torch.nn.Module):
             - **output:** :math:`(N, D)`.
         """
         _check_balls(pos, ball_len, self.ball_size, perm, pos.size(0))
-        pos = pos if self.differentiable_pos else pos.detach()
         return centre(pos, ball_len, perm, self.ball_size)
 
     def __repr__(self) -> str:

@@ -12,10 +12,10 @@ from torch_geometric.typing import Adj
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops import dispatch, triton
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
-from torch_geometric_erwin.utils.checks import check_int, is_plain, is_transformed
+from torch_geometric_erwin.utils.checks import check_int, is_plain
 
 _STEPS = ("propagate", "message", "aggregate", "update")
 _HOOKS = [
@@ -123,7 +123,6 @@ class MPNNConv(MessagePassing):
         # Whether the native operator computes what `propagate` would.
         return (
             self._is_unchanged()
-            and not is_transformed()
             and isinstance(edge_index, Tensor)
             and not isinstance(edge_index, EdgeIndex)
             and edge_index.layout == torch.strided
@@ -136,6 +135,7 @@ class MPNNConv(MessagePassing):
             and pos.shape == (source.size(0), self.dim)
             and source.device == pos.device == edge_index.device
             and _is_served(source.device)
+            and not dispatch.why_not(source, pos, edge_index, *self._weights())
         )
 
     def _is_unchanged(self) -> bool:
@@ -157,19 +157,14 @@ class MPNNConv(MessagePassing):
     def _fused(
         self, source: Tensor, target: Tensor, pos: Tensor, edges: Edges
     ) -> Tensor:
-        norm = self.norm_message
-        out = mean_message(
-            source.float(),
-            target.float(),
-            pos,
-            self.lin_offset.weight.float(),
-            norm.weight.float(),
-            norm.bias.float(),
-            norm.eps,
-            edges,
-            self.flow,
-        )
+        rows = (source.float(), target.float(), pos)
+        weights = [weight.float() for weight in self._weights()]
+        out = mean_message(*rows, *weights, self.norm_message.eps, edges, self.flow)
         return out.to(source.dtype)
+
+    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        norm = self.norm_message
+        return self.lin_offset.weight, norm.weight, norm.bias
 
     def message(
         self, source_j: Tensor, target_i: Tensor, pos_i: Tensor, pos_j: Tensor

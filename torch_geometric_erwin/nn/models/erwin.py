@@ -82,9 +82,8 @@ class ErwinStage(torch.nn.Module):
     ) -> list[Optional[Tensor]]:
         # Once for all blocks, unless one of them may see positions differently.
         layers = [getattr(block, "attention", None) for block in self.blocks]
-        kinds = {(type(a), getattr(a, "differentiable_pos", None)) for a in layers}
         first = layers[0]
-        if len(kinds) > 1 or type(first) is not BallAttention:
+        if not all(type(layer) is BallAttention for layer in layers):
             return [None] * len(trees)
         return [first.offset(pos, ball_len, perm) for perm in trees]
 
@@ -99,7 +98,9 @@ class Erwin(torch.nn.Module):
     A ball tree orders the nodes of every cloud. On each level of a U-Net, rows attend
     to the rows of their ball; every second block uses the balls of a rotated tree, so
     that balls exchange information. Between levels, groups of consecutive rows are
-    pooled. The cost is linear in the number of nodes.
+    pooled. The cost is linear in the number of nodes. Positions that ask for a gradient
+    get one, to any order (forces as :math:`-\partial E / \partial p`); the tree does
+    not depend on them smoothly and passes none on.
 
     The levels are those of the longest list among the arguments: one value per level
     for :obj:`hidden_channels`, :obj:`ball_sizes`, :obj:`enc_depths` and
@@ -129,8 +130,6 @@ class Erwin(torch.nn.Module):
             returned.
         layout: :obj:`"balanced"`, or :obj:`"perfect"` to pad as the original does:
             repeated points are rows that are attended and enter statistics.
-        differentiable_pos: Whether positions get a gradient, to any order (forces as
-            :math:`-\partial E / \partial p`).
         backend: The backend of :func:`~torch_geometric_erwin.nn.ball_attention`.
         checkpoint: Whether the blocks of a level, and for level 0 the message-passing
             steps too, keep their inputs alone and compute the rest again in the
@@ -175,7 +174,6 @@ class Erwin(torch.nn.Module):
         mlp_ratio: int = 4,
         decode: bool = True,
         layout: str = "balanced",
-        differentiable_pos: bool = False,
         backend: Optional[str] = None,
         checkpoint: Union[bool, Sequence[bool]] = False,
     ) -> None:
@@ -236,7 +234,6 @@ class Erwin(torch.nn.Module):
         self.dim = dim
         self.mp_steps = mp_steps
         self.decode = decode
-        self.differentiable_pos = differentiable_pos
 
         def stage(depth: int, heads: int, level: int) -> ErwinStage:
             return ErwinStage(
@@ -247,7 +244,6 @@ class Erwin(torch.nn.Module):
                 mlp_ratio,
                 dim,
                 checkpoint=checkpoint[level],
-                differentiable_pos=differentiable_pos,
                 backend=backend,
             )
 
@@ -385,7 +381,7 @@ class Erwin(torch.nn.Module):
             needs_edges=self.mp_steps > 0,
         )
         tree = self._tree(inputs, tree)
-        pos = inputs.pos if self.differentiable_pos else inputs.pos.detach()
+        pos = inputs.pos
         x = self.embed(inputs.x, pos, inputs.edge_index)
         perm, perm_rot = tree.global_perms(inputs.ptr)
         if tree.mask is None:

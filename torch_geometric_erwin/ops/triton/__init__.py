@@ -6,12 +6,12 @@ package does not need Triton.
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.utils.checks import is_transformed
+from torch_geometric_erwin.ops import dispatch
 
 # Elements below which a kernel that is launched from Python takes longer than the few
 # of PyTorch whose place it takes: 20 µs on the host against 7, counted on a CPU.
@@ -38,17 +38,20 @@ def why_not(device: int) -> str:
     return ""
 
 
-def serves(x: Tensor) -> bool:
-    r"""Whether kernels run where a tensor is, and no transform asks for their rules.
+def serves(x: Tensor, *others: Optional[Tensor]) -> bool:
+    r"""Whether kernels run where a tensor is, and can read it and others.
 
     Args:
         x: The tensor.
+        *others: Further tensors of the call.
 
     Example:
         >>> serves(torch.ones(2))
         False
     """
-    return x.is_cuda and not is_transformed() and not why_not(x.device.index)
+    return (
+        x.is_cuda and not dispatch.why_not(x, *others) and not why_not(x.device.index)
+    )
 
 
 def launch(module: str, function: str, on: Tensor, *args: Any) -> Any:

@@ -25,14 +25,14 @@ BACKENDS: dict[str, ModuleType] = {
 
 
 def explain_backends(
-    q: Tensor, pos: Tensor, differentiable_pos: bool
+    q: Tensor, pos: Tensor, *others: Optional[Tensor]
 ) -> dict[str, str]:
     r"""Says for every backend of ball attention why it cannot serve a call.
 
     Args:
         q: The queries.
-        pos: The row positions.
-        differentiable_pos: Whether positions need a gradient.
+        pos: The row positions, which may ask for a gradient.
+        *others: Further tensors of the call.
 
     Shapes:
         - **q:** :math:`(N, H, d)`; **pos:** :math:`(N, D)`.
@@ -42,8 +42,8 @@ def explain_backends(
 
     Example:
         >>> import torch
-        >>> q, pos = torch.rand(8, 2, 4), torch.rand(8, 3)
-        >>> for name, reason in explain_backends(q, pos, True).items():
+        >>> q, pos = torch.rand(8, 2, 4), torch.rand(8, 3, requires_grad=True)
+        >>> for name, reason in explain_backends(q, pos).items():
         ...     print(f"{name}: {reason or 'can run'}")
         native: can run
         triton: it runs on CUDA devices (got cpu)
@@ -51,20 +51,19 @@ def explain_backends(
         reference: can run
     """
     return {
-        name: backend.why_not(q, pos, differentiable_pos)
-        for name, backend in BACKENDS.items()
+        name: backend.why_not(q, pos, *others) for name, backend in BACKENDS.items()
     }
 
 
 def choose_backend(
-    q: Tensor, pos: Tensor, differentiable_pos: bool, wanted: Optional[str] = None
+    q: Tensor, pos: Tensor, *others: Optional[Tensor], wanted: Optional[str] = None
 ) -> str:
     r"""The wanted backend, or the preferred one of those that can serve a call.
 
     Args:
         q: The queries.
-        pos: The row positions.
-        differentiable_pos: Whether positions need a gradient.
+        pos: The row positions, which may ask for a gradient.
+        *others: Further tensors of the call.
         wanted: A backend's name.
 
     Shapes:
@@ -75,10 +74,10 @@ def choose_backend(
 
     Example:
         >>> import torch
-        >>> choose_backend(torch.rand(8, 2, 4).double(), torch.rand(8, 3), True)
-        'reference'
+        >>> choose_backend(torch.rand(8, 2, 4).double(), torch.rand(8, 3))
+        'sdpa'
     """
-    reasons = explain_backends(q, pos, differentiable_pos)
+    reasons = explain_backends(q, pos, *others)
     if wanted is None:
         return next(name for name, reason in reasons.items() if not reason)
     if wanted not in reasons:

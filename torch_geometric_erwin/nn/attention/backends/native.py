@@ -4,23 +4,23 @@ It computes in float32 and never holds the scores, so the memory of a step is
 :math:`O(N H d)`; that of a second derivative is the reference's.
 """
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
 from torch_geometric_erwin.nn.attention.backends.fused import run
-from torch_geometric_erwin.utils.checks import is_transformed
+from torch_geometric_erwin.ops import dispatch
 
 __all__ = ["run", "why_not"]
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
+def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
     r"""It computes in float32 on a CPU."""
     if q.device.type != "cpu":
         return f"it runs on the CPU (got {q.device.type})"
-    if is_transformed():
-        return "it has no rule for function transforms and forward-mode derivatives"
     if q.dtype not in _DTYPES:
         return f"it serves float32 and bfloat16 (got {q.dtype})"
-    return ""
+    return dispatch.why_not(q, pos, *others)

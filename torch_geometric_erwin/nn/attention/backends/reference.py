@@ -22,7 +22,7 @@ from torch_geometric_erwin.utils.rows import (
 )
 
 
-def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
+def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
     r"""It can serve every call."""
     return ""
 

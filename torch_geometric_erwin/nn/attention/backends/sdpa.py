@@ -14,7 +14,7 @@ from torch_geometric_erwin.nn.attention.backends.rows import (
     in_row_order,
     in_tree_order,
 )
-from torch_geometric_erwin.utils.checks import is_transformed
+from torch_geometric_erwin.ops.dispatch import is_transformed
 from torch_geometric_erwin.utils.rows import (
     dense_width,
     from_dense,
@@ -23,11 +23,13 @@ from torch_geometric_erwin.utils.rows import (
 )
 
 
-def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
+def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
     r"""It is differentiable once, and not to positions."""
     if is_transformed():
         return "it has no rule for function transforms and forward-mode derivatives"
-    return "it has no gradient to positions" if differentiable_pos else ""
+    if pos.requires_grad and torch.is_grad_enabled():
+        return "it has no gradient to positions"
+    return ""
 
 
 def run(

@@ -7,12 +7,14 @@ GPU has run the kernels yet: they are tested in Triton's interpreter, and compil
 compute capability 8.0 and 9.0.
 """
 
+from typing import Optional
+
 import torch
 from torch import Tensor
 
 from torch_geometric_erwin.nn.attention.backends.fused import run
+from torch_geometric_erwin.ops import dispatch
 from torch_geometric_erwin.ops import triton as kernels
-from torch_geometric_erwin.utils.checks import is_transformed
 
 __all__ = ["run", "why_not"]
 
@@ -20,14 +22,12 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _CHANNELS = 128
 
 
-def why_not(q: Tensor, pos: Tensor, differentiable_pos: bool) -> str:
+def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
     r"""It serves heads of common sizes on CUDA devices that have tensor cores."""
     if q.device.type != "cuda":
         return f"it runs on CUDA devices (got {q.device.type})"
-    if is_transformed():
-        return "it has no rule for function transforms and forward-mode derivatives"
     if q.dtype not in _DTYPES:
         return f"it serves float32, bfloat16 and float16 (got {q.dtype})"
     if q.size(-1) > _CHANNELS:
         return f"it serves heads of {_CHANNELS} channels at most (got {q.size(-1)})"
-    return kernels.why_not(q.device.index)
+    return dispatch.why_not(q, pos, *others) or kernels.why_not(q.device.index)

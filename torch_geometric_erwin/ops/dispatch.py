@@ -1,0 +1,57 @@
+r"""Whether native code can read tensors: asked before every path that is not PyTorch's.
+
+Everything else takes a formulation by operators of PyTorch, which know every kind of
+tensor and every transform.
+"""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.autograd import forward_ad
+from torch.nn import Parameter
+
+# The last two stand for plain tensors while a graph is traced.
+_PLAIN = (Tensor, Parameter, FakeTensor, FunctionalTensor)
+_DEVICES = ("cpu", "cuda")
+
+
+def why_not(*tensors: Optional[Tensor]) -> str:
+    r"""Why native code cannot read tensors, empty if it can.
+
+    Args:
+        *tensors: The tensors of a call, or :obj:`None` for those that are left out.
+
+    Example:
+        >>> why_not(torch.rand(3), None)
+        ''
+        >>> why_not(torch.eye(3).to_sparse())
+        'it reads dense tensors (got torch.sparse_coo)'
+    """
+    if is_transformed():
+        return "it has no rule for function transforms and forward-mode derivatives"
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        if type(tensor) not in _PLAIN:
+            return f"it reads plain tensors (got '{type(tensor).__name__}')"
+        if tensor.layout != torch.strided:
+            return f"it reads dense tensors (got {tensor.layout})"
+        if tensor.device.type not in _DEVICES:
+            return f"it runs on the CPU and CUDA devices (got {tensor.device.type})"
+    return ""
+
+
+def is_transformed() -> bool:
+    r"""Whether :mod:`torch.func` or forward-mode differentiation is at work.
+
+    Example:
+        >>> is_transformed()
+        False
+    """
+    if torch.compiler.is_compiling():
+        return False
+    transforms = torch._C._are_functorch_transforms_active()
+    return transforms or forward_ad._current_level >= 0

@@ -1,0 +1,91 @@
+r"""Batching rules for :func:`torch.vmap`: to trees and searches, samples are clouds.
+
+Sizes follow from the offsets, which all samples share: only the order of rows differs.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import torch_geometric_erwin.ops.ball_tree
+import torch_geometric_erwin.ops.neighbors  # noqa: F401  (both register the operators)
+
+
+def _as_clouds(
+    samples: int, dims: tuple[Any, ...], pos: Tensor, ptr: Tensor
+) -> tuple[Tensor, Tensor]:
+    # The positions of all samples, one after the other, and where their clouds start.
+    if dims[1] is not None:
+        raise ValueError("'ptr' must be the same for all samples of a vmap")
+    if dims[0] is None:
+        pos = pos.expand(samples, *pos.shape)
+    else:
+        pos = pos.movedim(dims[0], 0)
+    points = pos.size(1)
+    start = torch.arange(samples, device=ptr.device)[:, None] * points
+    ptr = torch.cat([(start + ptr[:-1]).flatten(), ptr.new_tensor([samples * points])])
+    return pos.flatten(0, 1), ptr
+
+
+def _ball_tree(
+    info: Any, dims: tuple[Any, ...], pos: Tensor, ptr: Tensor, *config: Any
+) -> tuple[list[Tensor], list[Any]]:
+    samples, levels = info.batch_size, len(config[0])
+    pos, ptr = _as_clouds(samples, dims, pos, ptr)
+    perm, *tables = torch.ops.erwin.ball_tree(pos, ptr, *config)
+    # The tables of the first sample are those of all.
+    fixed = 2 * levels + 1
+    rotated = tables[fixed:]
+    shared = [table[: table.size(0) // samples] for table in tables[:fixed]]
+    batched = [t.view(samples, t.size(0) // samples) for t in (perm, *rotated)]
+    dims = (0, *[None] * len(shared), *[0] * len(rotated))
+    return [batched[0], *shared, *batched[1:]], [*dims]
+
+
+def _ball_tree_order(
+    info: Any,
+    dims: tuple[Any, ...],
+    pos: Tensor,
+    ptr: Tensor,
+    num_rows: list[int],
+    *config: Any,
+) -> tuple[list[Tensor], list[Any]]:
+    samples = info.batch_size
+    pos, ptr = _as_clouds(samples, dims, pos, ptr)
+    total = [samples * rows for rows in num_rows]
+    perm, mask, *rotated = torch.ops.erwin.ball_tree_order(pos, ptr, total, *config)
+    batched = [t.view(samples, t.size(0) // samples) for t in (perm, *rotated)]
+    mask = mask[: mask.size(0) // samples]
+    return [batched[0], mask, *batched[1:]], [0, None, *[0] * len(rotated)]
+
+
+def _knn(
+    info: Any,
+    dims: tuple[Any, ...],
+    pos: Tensor,
+    ptr: Tensor,
+    perm: Tensor,
+    *args: Any,
+) -> tuple[Tensor, int]:
+    samples = info.batch_size
+    pos, ptr = _as_clouds(samples, dims, pos, ptr)
+    # The tree's order is counted in its own cloud.
+    perm = perm.expand(samples, -1) if dims[2] is None else perm.movedim(dims[2], 0)
+    edge_index = torch.ops.erwin.knn(pos, ptr, perm.flatten(), *args)
+    edges = edge_index.view(2, samples, edge_index.size(1) // samples)
+    first = torch.arange(samples, device=pos.device) * (pos.size(0) // samples)
+    return edges - first[:, None], 1
+
+
+def _radius(*_: Any) -> None:
+    raise ValueError(
+        "samples of a vmap have different numbers of neighbours within a radius; find "
+        "the edges outside of it, or use 'knn_graph'"
+    )
+
+
+torch.library.register_vmap("erwin::ball_tree", _ball_tree)
+torch.library.register_vmap("erwin::ball_tree_order", _ball_tree_order)
+torch.library.register_vmap("erwin::knn", _knn)
+torch.library.register_vmap("erwin::radius", _radius)

@@ -1,0 +1,254 @@
+"""Forces, and gradients of losses on forces, of whole compositions in training's dtype.
+
+In float64 no native operator runs, so that a test there says nothing about a model in
+float32. Here every composition runs in float32, compared with its copy in float64,
+whose derivatives are compared with finite differences.
+"""
+
+import copy
+
+import pytest
+import torch
+from clouds import randomised
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from torch_geometric_erwin import ball_tree, knn_graph
+from torch_geometric_erwin.nn import (
+    BallAttention,
+    BallPooling,
+    BallUnpooling,
+    Erwin,
+    ErwinBlock,
+    MPNNConv,
+    SwiGLU,
+)
+from torch_geometric_erwin.nn.linear import Linear
+from torch_geometric_erwin.nn.models.erwin import ErwinStage
+from torch_geometric_erwin.ops import linear
+
+C, SIZES = 8, [13, 0, 1, 9, 2]
+PTR = torch.tensor([0, *SIZES]).cumsum(0)
+GENERATOR = torch.Generator().manual_seed(0)
+# In tree order, for layers that know no tree.
+POS = torch.randn(int(PTR[-1]), 3, generator=GENERATOR, dtype=torch.float64)
+TREE = ball_tree(POS, PTR, ball_sizes=[8, 4], strides=[2])
+POS = POS[TREE.global_perm(PTR)]
+TREE = TREE.update(POS)
+EDGES = knn_graph(POS, 3, PTR)
+BALLS, GROUPS = TREE.ball_len[0], TREE.group_len[0]
+PERM = TREE.global_perms(PTR)[1][0]
+
+
+class Composition(torch.nn.Module):
+    """An energy of positions; features are made of positions, as are distances."""
+
+    def __init__(self, **layers):
+        super().__init__()
+        self.layers = torch.nn.ModuleDict(layers)
+        self.start = torch.nn.Linear(3, C)
+
+    def forward(self, pos):
+        out = self.rows(self.start(pos), pos)
+        return out.square().sum() / out.numel()
+
+
+class Attention(Composition):
+    def rows(self, x, pos):
+        return self.layers["a"](x, pos, BALLS)
+
+
+class Blocks(Composition):
+    def rows(self, x, pos):
+        return self.layers["b"](self.layers["a"](x, pos, BALLS), pos, BALLS, PERM)
+
+
+class Stage(Composition):
+    def rows(self, x, pos):
+        return self.layers["stage"](x, pos, BALLS, PERM)
+
+
+class Convs(Composition):
+    def rows(self, x, pos):
+        return self.layers["b"](self.layers["a"](x, pos, EDGES), pos, EDGES)
+
+
+class Hybrid(Composition):
+    def rows(self, x, pos):
+        x = x + self.layers["conv"](x, pos, EDGES) + self.layers["ball"](x, pos, BALLS)
+        return self.layers["mlp"](x)
+
+
+class Twice(Composition):
+    """One layer, whose input is made of its own weights the second time."""
+
+    def rows(self, x, pos):
+        return self.layers["a"](self.layers["a"](x))
+
+
+class UNet(Composition):
+    def rows(self, x, pos):
+        coarse, _ = self.layers["down"](x, pos, GROUPS)
+        return self.layers["up"](coarse, x, pos, GROUPS)
+
+
+class Whole(Composition):
+    def rows(self, x, pos):
+        return self.layers["model"](x, pos, EDGES, ptr=PTR)
+
+
+def erwin(**kwargs):
+    options = {"ball_sizes": [8, 4], "mp_steps": 2, **kwargs}
+    return Whole(model=Erwin(C, [C, 2 * C], 4, **options).eval())
+
+
+COMPOSITIONS = {
+    "attention": lambda: Attention(a=BallAttention(C, 2, 8)),
+    "blocks": lambda: Blocks(a=ErwinBlock(C, 2, 8), b=ErwinBlock(C, 4, 8)),
+    "stage": lambda: Stage(stage=ErwinStage(3, C, 2, 8)),
+    "convs": lambda: Convs(a=MPNNConv(C), b=MPNNConv(C)),
+    "conv to source": lambda: Convs(
+        a=MPNNConv(C, flow="target_to_source"), b=MPNNConv(C)
+    ),
+    "hybrid": lambda: Hybrid(
+        conv=MPNNConv(C), ball=BallAttention(C, 2, 8), mlp=SwiGLU(C, 2 * C)
+    ),
+    "feed-forward": lambda: Twice(a=SwiGLU(C, 2 * C)),
+    "linear": lambda: Twice(a=Linear(C, C)),
+    "pooling": lambda: UNet(
+        down=BallPooling(C, 2 * C, 2), up=BallUnpooling(2 * C, C, 2)
+    ).eval(),
+    "model": erwin,
+    "training": lambda: erwin().train(),
+    "recomputed": lambda: erwin(checkpoint=True),
+    "repeated points": lambda: erwin(layout="perfect"),
+}
+NATIVE = {
+    **{name: {"ball_attention_packed"} for name in ("attention", "blocks", "stage")},
+    **{name: {"message"} for name in ("convs", "conv to source")},
+    **{name: {"linear"} for name in ("linear", "pooling")},
+    "feed-forward": {"swiglu"},
+}
+EVERY = {"ball_attention_packed", "message", "swiglu", "linear"}
+every_composition = pytest.mark.parametrize("name", COMPOSITIONS)
+
+
+@pytest.fixture(autouse=True)
+def native_at_any_size(monkeypatch):
+    monkeypatch.setattr(linear, "_SMALL", 0)
+
+
+class Operators(TorchDispatchMode):
+    """Notes which native operators are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        namespace, _, name = func.name().partition("::")
+        if namespace == "erwin":
+            self.names.add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def composition(name, dtype):
+    return randomised(COMPOSITIONS[name]()).to(dtype)
+
+
+def force_of(module, pos, **kwargs):
+    return -torch.autograd.grad(module(pos), pos, **kwargs)[0]
+
+
+WEIGHT = torch.randn(POS.shape, generator=GENERATOR, dtype=torch.float64)
+
+
+def force_loss(module, pos):
+    """Of the force, also linear in it, and a penalty of the gradients of weights."""
+    leaves = [pos, *module.parameters()]
+    options = {"create_graph": True, "materialize_grads": True}
+    slope, *grads = torch.autograd.grad(module(pos), leaves, **options)
+    penalty = sum(g.square().sum() for g in (slope, *grads))
+    return -slope, (WEIGHT.to(slope.dtype) * slope).sum() + penalty
+
+
+def derivatives(module, dtype):
+    """The force, and the gradients of a loss on it in positions and weights."""
+    pos = POS.to(dtype).requires_grad_()
+    force, loss = force_loss(module, pos)
+    leaves = [pos, *module.parameters()]
+    grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
+    return [force.detach(), *grads]
+
+
+def assert_close(actual, expected, tolerance):
+    """Up to a part of the norm of all, which a vanishing gradient has no part in."""
+    scale = max(float(e.norm()) for e in expected)
+    for a, e in zip(actual, expected, strict=True):
+        assert (a.double() - e.double()).norm() <= tolerance * scale
+
+
+@every_composition
+def test_float32_equals_float64(name):
+    with Operators() as operators:
+        actual = derivatives(composition(name, torch.float32), torch.float32)
+    assert operators.names >= NATIVE.get(name, EVERY - {"linear"})
+    expected = derivatives(composition(name, torch.float64), torch.float64)
+    # Rounding errors of 6e-8, in the second derivative of a few normalised layers.
+    assert_close(actual[:1], expected[:1], 1e-4)
+    assert_close(actual[1:], expected[1:], 1e-4)
+
+
+@every_composition
+def test_force_is_the_same_with_and_without_a_graph(name):
+    module, pos = composition(name, torch.float32), POS.float().requires_grad_()
+    plain = force_of(copy.deepcopy(module), pos)
+    assert_close([force_of(module, pos, create_graph=True)], [plain], 1e-4)
+
+
+@every_composition
+def test_float64_equals_finite_differences(name):
+    module, pos = composition(name, torch.float64), POS.clone().requires_grad_()
+    force, *grads = derivatives(module, torch.float64)
+    generator = torch.Generator().manual_seed(1)
+    directions = [torch.randn(g.shape, generator=generator).double() for g in grads]
+    step = 1e-6
+
+    def moved(sign):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            for parameter, d in zip(other.parameters(), directions[1:]):
+                parameter += sign * step * d
+            return other, (pos + sign * step * directions[0]).requires_grad_()
+
+    def slope(function):
+        ends = [function(*moved(sign)).detach() for sign in (1, -1)]
+        return (ends[0] - ends[1]) / (2 * step)
+
+    actual = sum((g * d).sum() for g, d in zip(grads, directions))
+    expected = slope(lambda *at: force_loss(*at)[1])
+    # A central difference of step 1e-6: its own error, and rounding over the step.
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+    ends = [module(pos + sign * step * directions[0]) for sign in (1, -1)]
+    torch.testing.assert_close(
+        -(force * directions[0]).sum(),
+        (ends[0] - ends[1]).detach() / (2 * step),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize("name", ["attention", "convs", "hybrid", "feed-forward"])
+def test_compositions_pass_gradgradcheck(name):
+    module = composition(name, torch.float64)
+    pos = POS.clone().requires_grad_()
+    assert torch.autograd.gradcheck(module, (pos,), fast_mode=True)
+    assert torch.autograd.gradgradcheck(module, (pos,), fast_mode=True)
+
+
+@pytest.mark.parametrize("name", ["blocks", "convs", "model"])
+def test_mixed_precision_is_close(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        actual = derivatives(composition(name, torch.float32), torch.float32)
+    expected = derivatives(composition(name, torch.float64), torch.float64)
+    # bfloat16 has 8 bits; a path that counts twice is off by a half and more.
+    assert_close(actual[:1], expected[:1], 0.1)

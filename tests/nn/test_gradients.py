@@ -1,0 +1,138 @@
+"""A tensor that asks for a gradient gets the right one, or there is an error."""
+
+import pytest
+import torch
+from clouds import randomised
+
+from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin.nn import (
+    MPNN,
+    BallAttention,
+    BallPooling,
+    BallUnpooling,
+    Erwin,
+    ErwinBlock,
+    MPNNConv,
+    SwiGLU,
+    ball_attention,
+)
+from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
+from torch_geometric_erwin.nn.models.erwin import ErwinStage
+from torch_geometric_erwin.nn.norm import BatchNorm
+from torch_geometric_erwin.ops import linear
+from torch_geometric_erwin.utils.padding import masked_mean
+
+N, C, PTR = 11, 4, torch.tensor([0, 6, 6, 11])
+GENERATOR = torch.Generator().manual_seed(0)
+BALLS, GROUPS = torch.tensor([4, 2, 4, 1]), torch.tensor([2, 2, 2, 2, 2, 1])
+PERM = torch.tensor([1, 3, 0, 2, 5, 4, 10, 6, 8, 7, 9])
+EDGES = torch.randint(N, (2, 20), generator=GENERATOR)
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
+
+
+X, POS, WIDE, COARSE = normal(N, C), normal(N, 3), normal(N, 2 * C), normal(6, 2 * C)
+QKV, SIGMA = [normal(N, 2, 3) for _ in range(3)], normal(2)
+TREE = ball_tree(POS, PTR, ball_sizes=[4, 2], strides=[2])
+
+
+def attend(perm=None):
+    def function(q, k, v, pos, sigma):
+        return ball_attention(q, k, v, pos, BALLS, sigma, ball_size=4, perm=perm)
+
+    return function
+
+
+def layer(module, *args, **kwargs):
+    """A function of those arguments that are `...` here."""
+    module = randomised(module).eval()
+
+    def function(*tensors):
+        given = iter(tensors)
+        values = [next(given) if arg is ... else arg for arg in args]
+        return module.to(tensors[-1].dtype)(*values, **kwargs)
+
+    return function
+
+
+ERWIN = {"ball_sizes": [4, 2], "dec_depths": 1}
+FUNCTIONS = {
+    "ball_attention": (attend(), (*QKV, POS, SIGMA)),
+    "ball_attention, rotated": (attend(PERM), (*QKV, POS, SIGMA)),
+    "BallAttention": (layer(BallAttention(C, 2, 4), ..., ..., BALLS), (X, POS)),
+    "BallAttention, offset": (
+        layer(BallAttention(C, 2, 4), ..., POS, BALLS, PERM, ...),
+        (X, POS / 2),
+    ),
+    "ErwinBlock": (layer(ErwinBlock(C, 2, 4), ..., ..., BALLS, PERM), (X, POS)),
+    "ErwinStage": (layer(ErwinStage(2, C, 2, 4), ..., ..., BALLS, PERM), (X, POS)),
+    "BallPooling": (layer(BallPooling(C, C, 2), ..., ..., GROUPS), (X, POS)),
+    "BallUnpooling": (
+        layer(BallUnpooling(2 * C, C, 2), ..., ..., ..., GROUPS),
+        (COARSE, X, POS),
+    ),
+    "SwiGLU": (layer(SwiGLU(C, 8), ...), (X,)),
+    "BatchNorm": (layer(BatchNorm(C), ...), (X,)),
+    "MPNNConv": (layer(MPNNConv(C), ..., ..., EDGES), (X, POS)),
+    "MPNNEmbedding": (layer(MPNNEmbedding(C, 6, 2), ..., ..., EDGES), (X, POS)),
+    "MPNN": (layer(MPNN(C, 8, 3, num_layers=2), ..., ..., EDGES), (X, POS)),
+    "Erwin": (
+        layer(Erwin(C, [C, 8], 3, **ERWIN), ..., ..., EDGES, ptr=PTR, tree=TREE),
+        (X, POS),
+    ),
+    "Erwin, tree built inside": (
+        layer(Erwin(C, [C, 8], 3, **ERWIN, mp_steps=0), ..., ..., ptr=PTR),
+        (X, POS),
+    ),
+    "Erwin, repeated points": (
+        layer(Erwin(C, [C, 8], 3, **ERWIN, layout="perfect"), ..., ..., EDGES),
+        (X, POS),
+    ),
+    "masked_mean": (lambda x: masked_mean(x, torch.arange(N) < 7), (X,)),
+}
+every_function = pytest.mark.parametrize("name", FUNCTIONS)
+
+
+def leaves_of(tensors, dtype):
+    return [t.to(dtype).requires_grad_() for t in tensors]
+
+
+def gradients(function, leaves):
+    outs = function(*leaves)
+    outs = outs if isinstance(outs, tuple) else (outs,)
+    loss = sum(
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)).sum()
+        for out in outs
+    )
+    return torch.autograd.grad(loss, leaves)  # raises where a leaf has no part in it
+
+
+@every_function
+def test_passes_gradcheck(name):
+    function, tensors = FUNCTIONS[name]
+    leaves = leaves_of(tensors, torch.float64)
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+@every_function
+def test_float32_equals_float64(name, monkeypatch):
+    monkeypatch.setattr(linear, "_SMALL", 0)  # native at any size
+    function, tensors = FUNCTIONS[name]
+    actual = gradients(function, leaves_of(tensors, torch.float32))
+    expected = gradients(function, leaves_of(tensors, torch.float64))
+    for a, e in zip(actual, expected, strict=True):
+        assert e.abs().max() > 0
+        assert (a - e).norm() <= 1e-4 * e.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_backend_without_a_gradient_to_positions_says_so(dtype):
+    q, k, v, pos, sigma = leaves_of((*QKV, POS, SIGMA), dtype)
+    args = (q, k, v, pos, BALLS, sigma)
+    with pytest.raises(ValueError, match="it has no gradient to positions"):
+        ball_attention(*args, ball_size=4, backend="sdpa")
+    with torch.no_grad():  # where no tensor asks for one
+        out = ball_attention(*args, ball_size=4, backend="sdpa")
+    assert out.shape == q.shape

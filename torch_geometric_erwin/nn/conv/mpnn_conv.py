@@ -157,9 +157,11 @@ class MPNNConv(MessagePassing):
     def _fused(
         self, source: Tensor, target: Tensor, pos: Tensor, edges: Edges
     ) -> Tensor:
-        rows = (source.float(), target.float(), pos)
-        weights = [weight.float() for weight in self._weights()]
-        out = mean_message(*rows, *weights, self.norm_message.eps, edges, self.flow)
+        offset, scale, shift = (weight.float() for weight in self._weights())
+        out = mean_message(
+            *(source.float(), target.float(), pos, offset, scale, shift),
+            *(self.norm_message.eps, edges, self.flow),
+        )
         return out.to(source.dtype)
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor]:

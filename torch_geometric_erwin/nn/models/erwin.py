@@ -82,10 +82,10 @@ class ErwinStage(torch.nn.Module):
     ) -> list[Optional[Tensor]]:
         # Once for all blocks, unless one of them may see positions differently.
         layers = [getattr(block, "attention", None) for block in self.blocks]
-        first = layers[0]
-        if not all(type(layer) is BallAttention for layer in layers):
+        shared = [layer for layer in layers if type(layer) is BallAttention]
+        if len(shared) < len(layers):
             return [None] * len(trees)
-        return [first.offset(pos, ball_len, perm) for perm in trees]
+        return [shared[0].offset(pos, ball_len, perm) for perm in trees]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"

@@ -15,7 +15,7 @@ from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.data.data import BaseData
 from tqdm import tqdm
 
-from torch_geometric_erwin.datasets.linear_velocity import UNIT_BOX
+from torch_geometric_erwin.datasets.linear_velocity import UNIT_BOX, check_positive
 from torch_geometric_erwin.datasets.lpt import LPTSimulation
 from torch_geometric_erwin.utils.checks import check_choice
 from torch_geometric_erwin.utils.files import read_weights, written_whole
@@ -145,10 +145,7 @@ class CosmologyLPT(InMemoryDataset):
                 raise ValueError(
                     f"'{name}' must be an integer of at least {least} (got {value!r})"
                 )
-        if not _is_number(box_size, Real) or not 0 < box_size < math.inf:
-            raise ValueError(
-                f"'box_size' must be positive and finite (got {box_size!r})"
-            )
+        check_positive("box_size", box_size)
         if not _is_number(redshift, Real) or not 0 <= redshift < math.inf:
             raise ValueError(
                 f"'redshift' must be non-negative and finite (got {redshift!r})"

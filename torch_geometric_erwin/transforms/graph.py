@@ -160,7 +160,7 @@ def _attach(
 ) -> Union[Data, Batch]:
     data.edge_index, data.edge_attr = edge_index, None
     if ptr is not None and is_collated(data):
-        # Counted from 1. Offsets that are not contiguous would be copied with a warning.
+        # Counted from 1. Offsets that are not contiguous are copied with a warning.
         cloud = torch.searchsorted(ptr.contiguous(), edge_index[0], right=True)
         slices = {"edge_index": torch.bincount(cloud, minlength=ptr.size(0)).cumsum(0)}
         record_slices(data, data.stores[0], slices, {"edge_index": ptr[:-1]})

@@ -7,6 +7,8 @@ from typing import Any, Optional
 
 import numpy as np
 
+from torch_geometric_erwin.utils.files import written_whole
+
 Record = dict[str, Any]
 
 _UNITS = {"time": "time", "memory": "memory", "contention": "slowdown"}
@@ -22,7 +24,8 @@ def write(result: Record, folder: Path, machine: str) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['case']}-{machine}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    with written_whole(path) as file:
+        file.write((json.dumps(result, indent=1) + "\n").encode())
     return path
 
 

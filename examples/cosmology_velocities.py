@@ -23,6 +23,7 @@ from torch_geometric_erwin.datasets import (
 )
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import TreeKNNGraph
+from torch_geometric_erwin.utils.files import written_whole
 from torch_geometric_erwin.visualization import plot_ball_tree
 
 
@@ -178,7 +179,8 @@ def main() -> None:
         )
     # Erwin(**checkpoint["arguments"]).load_state_dict(checkpoint["state_dict"])
     checkpoint = {"arguments": arguments, "state_dict": erwin.state_dict()}
-    torch.save(checkpoint, args.out / "erwin.pt")
+    with written_whole(args.out / "erwin.pt") as file:
+        torch.save(checkpoint, file)
     picture = args.out / "velocities.png"
     draw(picture, test[0], prediction[: test[0].num_nodes], rows[-1]["R2"])
 

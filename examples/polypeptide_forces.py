@@ -14,6 +14,7 @@ distance. As molecules tumble, training frames are turned at random.
 
 import argparse
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -152,20 +153,26 @@ def read_trajectory(folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     r"""Positions in nm and forces in kJ/mol/nm of all frames, and the elements."""
     elements = read_elements(only_file(folder, "*.pdb"))
     path = only_file(folder, "*.npz")
-    with np.load(path) as arrays:
-        missing = {"positions", "forces"} - set(arrays.files)
-        if missing:
-            raise SystemExit(f"'{path}' lacks the array '{missing.pop()}'")
-        positions, forces = (
-            torch.from_numpy(arrays[name]).float() for name in ("positions", "forces")
-        )
-    expected = [positions.size(0), len(elements), 3]
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            missing = {"positions", "forces"} - set(arrays.files)
+            if missing:
+                raise SystemExit(f"'{path}' lacks the array '{missing.pop()}'")
+            positions, forces = (
+                torch.from_numpy(arrays[name]).float()
+                for name in ("positions", "forces")
+            )
+    except (BadZipFile, EOFError, TypeError, ValueError) as error:
+        raise SystemExit(f"'{path}' holds no arrays of numbers: {error}") from error
+    expected = [*positions.shape[:1], len(elements), 3]
     for name, array in (("positions", positions), ("forces", forces)):
         if [*array.shape] != expected:
             raise SystemExit(
                 f"'{name}' must have shape {expected} for {len(elements)} atoms (got "
                 f"{[*array.shape]})"
             )
+        if not bool(torch.isfinite(array).all()):
+            raise SystemExit(f"'{name}' in '{path}' must be finite")
     return positions, forces, elements
 
 

@@ -1,8 +1,6 @@
 import ctypes
-import os
 import re
 import shutil
-import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -365,32 +363,6 @@ def test_radius_fill_refuses_a_degree_that_was_not_counted(wrong, context):
 def test_every_header_compiles_alone(header):
     flags = ["-std=c++17", "-fsyntax-only", "-x", "c++"]
     subprocess.run(["c++", *flags, header], check=True, capture_output=True)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_runs_on_one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        # Enough points for two threads, too few for a second one in PyTorch's kernels.
-        pos = torch.rand(5000, 3)
-        expected = ball_tree(pos, ball_sizes=16, strides=[2])
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                signal.alarm(30)  # ends a child that waits for threads it has not
-                assert _native.context(pos).num_threads == 1
-                tree = ball_tree(pos, ball_sizes=16, strides=[2])
-                assert torch.equal(tree.perm, expected.perm)
-                status = 0
-            finally:
-                os._exit(status)
-        assert os.waitpid(child, 0)[1] == 0
-        assert _native.context(pos).num_threads == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_a_status_without_a_name(monkeypatch):

@@ -174,6 +174,9 @@ _forked = False  # whether this process was forked from one that had loaded the 
 def _after_fork() -> None:
     global _forked
     _forked = True
+    # Nor are PyTorch's threads there, and its next parallel operator, wherever it is
+    # called, would wait for them. Workers of a `DataLoader` do the same.
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):

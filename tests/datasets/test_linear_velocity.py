@@ -150,7 +150,8 @@ def test_mesh_size_of_numpy():
 )
 def test_bad_sizes(name, value):
     options = {"smoothing": 0.1, name: value}
-    with pytest.raises(ValueError, match=f"'{name}' must be positive and finite"):
+    message = rf"'{name}' must be (positive and finite|at least 1) \(got {value}\)"
+    with pytest.raises(ValueError, match=message):
         linear_velocity(torch.rand(5, 3), **options)
 
 
@@ -159,3 +160,66 @@ def test_fit_of_nothing():
         fit_linear_velocity([])
     with pytest.raises(ValueError, match="'smoothings' is empty"):
         fit_linear_velocity([Data(pos=points(), y=points())], [])
+
+
+@pytest.mark.parametrize("name", ["smoothing", "amplitude", "box_size"])
+@pytest.mark.parametrize("value", ["1", None, math.nan, torch.ones(1)])
+def test_numbers_that_are_none(name, value):
+    options = {"smoothing": 0.1, name: value}
+    with pytest.raises(ValueError, match=rf"'{name}' must be .*\(got "):
+        linear_velocity(points(), **options)
+
+
+def test_positions_beyond_the_precision_of_a_box():
+    with pytest.raises(ValueError, match="'pos' lies too far from the origin"):
+        linear_velocity(1e20 * points(), 0.1)
+    with pytest.raises(TypeError, match="'pos' must be a tensor"):
+        linear_velocity(points().numpy(), 0.1)
+
+
+def test_gradient_of_positions():
+    def velocity(pos):
+        return linear_velocity(pos, 0.2, box_size=1.0, mesh_size=8)
+
+    assert torch.autograd.gradcheck(velocity, points(5).requires_grad_())
+
+
+def cloud(**changes):
+    return Data(**{"pos": points(20), "y": points(20) - 0.5, **changes})
+
+
+@pytest.mark.parametrize(
+    "data, error, message",
+    [
+        (cloud(y=torch.full((20, 3), math.nan)), ValueError, "'y' .* 1 must be finite"),
+        (cloud(y=torch.full((20, 3), math.inf)), ValueError, "'y' .* 1 must be finite"),
+        (cloud(pos=torch.full((20, 3), math.nan)), ValueError, "'pos' must be finite"),
+        (cloud(y=None), ValueError, "'y' of cloud 1 .* floating-point .*None"),
+        (cloud(pos=None), ValueError, "'pos' of cloud 1 .* floating-point .*None"),
+        (cloud(y=points(20).long()), ValueError, "'y' of cloud 1 .* floating-point"),
+        (cloud(y=points(20)[:, :1]), ValueError, r"'y' .* the shape \[20, 3\] .*1\]"),
+        (cloud(y=points(1)), ValueError, r"'y' .* the shape \[20, 3\] .*\[1, 3\]"),
+        (points(20), TypeError, r"must hold Data \(entry 1 is a 'Tensor'\)"),
+    ],
+)
+def test_fit_of_bad_clouds(data, error, message):
+    with pytest.raises(error, match=message):
+        fit_linear_velocity([cloud(), data], mesh_size=8)
+
+
+def test_fit_where_nothing_moves():
+    empty = cloud(pos=torch.empty(0, 3), y=torch.empty(0, 3))
+    with pytest.raises(ValueError, match="no amplitude to fit"):
+        fit_linear_velocity([empty], mesh_size=8)
+    with pytest.raises(ValueError, match="no amplitude to fit"):
+        fit_linear_velocity([cloud()], [100.0], mesh_size=8)
+    # A smoothing that leaves nothing does not stop the others.
+    assert fit_linear_velocity([cloud()], [0.3, 100.0], mesh_size=8)[0] == 0.3
+
+
+def test_fit_beyond_the_range_of_float32():
+    large = cloud(pos=points(20).float(), y=1e38 * (points(20).float() - 0.5))
+    one = cloud(pos=points(20).float(), y=points(20).float() - 0.5)
+    _, amplitude = fit_linear_velocity([large], [0.3], mesh_size=8)
+    _, unit = fit_linear_velocity([one], [0.3], mesh_size=8)
+    assert amplitude == pytest.approx(1e38 * unit)

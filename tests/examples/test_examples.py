@@ -105,6 +105,14 @@ def test_forces_need_both_files(tmp_path):
     )
 
 
+def test_forces_are_not_read_from_code(tmp_path):
+    write_trajectory(tmp_path)
+    np.savez(tmp_path / "arrays.npz", positions=np.array([print]), forces=0)
+    assert "arrays.npz' holds no arrays of numbers: Object arrays" in fails(
+        "polypeptide_forces.py", "--data", tmp_path
+    )
+
+
 def test_velocities_of_haloes(tmp_path):
     arguments = [
         *("--root", tmp_path / "data", "--out", tmp_path / "out"),

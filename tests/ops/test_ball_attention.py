@@ -1,6 +1,3 @@
-import os
-import signal
-
 import pytest
 import torch
 from hypothesis import given
@@ -332,24 +329,6 @@ def test_values_that_a_traced_graph_cannot_check(index, change):
     message = "erwin_attention_(workspace|forward): invalid argument"
     with pytest.raises(RuntimeError, match=message):
         OPS.ball_attention_packed(*args, 20, 1.0)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_runs_in_a_forked_process(threads):
-    threads(2)
-    args = [t if t is None else t.detach() for t in inputs([128, 100], 4, 16)]
-    expected = attend(*args)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            signal.alarm(30)  # ends a child that waits for threads it has not
-            assert torch.equal(attend(*args), expected)
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_instruction_set_by_environment(monkeypatch):

@@ -1,19 +1,24 @@
+import io
 import math
 import os
-import uuid
+import re
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch_geometric.data import Data, InMemoryDataset
+from torch_geometric.data.data import BaseData
 from tqdm import tqdm
 
-from torch_geometric_erwin.datasets.linear_velocity import UNIT_BOX
+from torch_geometric_erwin.datasets.linear_velocity import UNIT_BOX, check_positive
 from torch_geometric_erwin.datasets.lpt import LPTSimulation
+from torch_geometric_erwin.utils.checks import check_choice
+from torch_geometric_erwin.utils.files import read_weights, written_whole
 
 SPLITS = ("train", "val", "test")
 
@@ -32,6 +37,11 @@ class CosmologyLPT(InMemoryDataset):
     takes about 0.4 CPU seconds each at the default mesh and 200 MB of memory per
     thread, and are then read from :obj:`root`.
 
+    Each configuration has one file, :obj:`data.pt`, which is there when all of it is:
+    a generation that was interrupted, or ran out of memory or disk, starts again next
+    time, and processes may share a root. Reading it never runs code. A file that is
+    damaged, or that another configuration or program wrote, is refused and left alone.
+
     :obj:`pos` and :obj:`y` are standardised by constants that do not depend on
     the data:
 
@@ -47,7 +57,7 @@ class CosmologyLPT(InMemoryDataset):
     of :obj:`pos`. There are no edges; add them by :obj:`pre_transform`.
 
     Args:
-        root (str): Directory where the dataset is saved.
+        root (str or os.PathLike): Directory where the dataset is saved.
         split (str, optional): :obj:`"train"`, :obj:`"val"` or :obj:`"test"`.
             (default: :obj:`"train"`)
         num_clouds (int, optional): Number of clouds. If :obj:`None`, 128 for
@@ -68,12 +78,14 @@ class CosmologyLPT(InMemoryDataset):
             :class:`~torch_geometric.data.Data` object and returns a transformed
             version, applied at every access. (default: :obj:`None`)
         pre_transform (callable, optional): Such a function, applied once before
-            saving. (default: :obj:`None`)
+            saving. What it adds must be tensors, plain values, or of classes that
+            :func:`torch.serialization.add_safe_globals` knows.
+            (default: :obj:`None`)
         pre_filter (callable, optional): A function that takes a
             :class:`~torch_geometric.data.Data` object and returns whether it
             belongs in the dataset. (default: :obj:`None`)
-        force_reload (bool, optional): Whether to generate again.
-            (default: :obj:`False`)
+        force_reload (bool, optional): Whether to generate again, and to replace the
+            file there is unread. (default: :obj:`False`)
 
     Shapes:
         - **pos:** :math:`(\mathtt{num\_halos}, 3)`, float32, within
@@ -81,8 +93,11 @@ class CosmologyLPT(InMemoryDataset):
         - **y:** :math:`(\mathtt{num\_halos}, 3)`, float32, peculiar velocity
 
     Raises:
+        TypeError: If :obj:`root` is no path, if a function is not callable, or if
+            :obj:`pre_transform` returns no data, or data that cannot be saved.
         ValueError: If an argument is out of range, if the density has fewer than
-            :obj:`num_halos` peaks, or if :obj:`pre_filter` keeps no cloud.
+            :obj:`num_halos` peaks, if :obj:`pre_filter` keeps no cloud, or if the
+            file there is refused.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -112,8 +127,9 @@ class CosmologyLPT(InMemoryDataset):
         pre_filter: Callable[[Data], bool] | None = None,
         force_reload: bool = False,
     ) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"'split' must be one of {SPLITS} (got {split!r})")
+        if not isinstance(root, (str, os.PathLike)) or not str(root):
+            raise TypeError(f"'root' must be the path of a folder (got {root!r})")
+        check_choice("split", split, SPLITS)
         if num_clouds is None:
             num_clouds = 128 if split == "train" else 16
         if num_workers is None:
@@ -125,39 +141,51 @@ class CosmologyLPT(InMemoryDataset):
             ("seed", seed, 0),
             ("num_workers", num_workers, 1),
         ):
-            if not isinstance(value, int) or value < least:
+            if not _is_number(value, Integral) or value < least:
                 raise ValueError(
-                    f"'{name}' must be an integer of at least {least} (got {value})"
+                    f"'{name}' must be an integer of at least {least} (got {value!r})"
                 )
-        if not 0 < box_size < math.inf:
-            raise ValueError(f"'box_size' must be positive and finite (got {box_size})")
-        if not 0 <= redshift < math.inf:
+        check_positive("box_size", box_size)
+        if not _is_number(redshift, Real) or not 0 <= redshift < math.inf:
             raise ValueError(
-                f"'redshift' must be non-negative and finite (got {redshift})"
+                f"'redshift' must be non-negative and finite (got {redshift!r})"
             )
+        for name, function in (
+            ("transform", transform),
+            ("pre_transform", pre_transform),
+            ("pre_filter", pre_filter),
+        ):
+            if function is not None and not callable(function):
+                raise TypeError(f"'{name}' must be callable (got {function!r})")
 
         self.split = split
-        self.num_clouds = num_clouds
-        self.num_halos = num_halos
+        self.num_clouds = int(num_clouds)
+        self.num_halos = int(num_halos)
         self.box_size = float(box_size)
-        self.mesh_size = mesh_size
-        self.redshift = float(redshift)
-        self.seed = seed
-        self.num_workers = num_workers
+        self.mesh_size = int(mesh_size)
+        self.redshift = float(redshift) + 0.0  # no negative zero: it names a folder
+        self.seed = int(seed)
+        self.num_workers = int(num_workers)
         super().__init__(
-            root, transform, pre_transform, pre_filter, force_reload=force_reload
+            os.fspath(root),
+            transform,
+            pre_transform,
+            pre_filter,
+            force_reload=force_reload,
         )
         self.load(self.processed_paths[0])
 
     @property
-    def processed_dir(self) -> str:
-        # A folder for each configuration, so that PyG's record of the
-        # `pre_transform` that was applied is that of the configuration too.
-        return os.path.join(
-            super().processed_dir,
+    def _configuration(self) -> str:
+        # What the clouds depend on, as the name of a folder.
+        return (
             f"{self.split}-{self.num_clouds}x{self.num_halos}-box{self.box_size}"
-            f"-mesh{self.mesh_size}-z{self.redshift}-seed{self.seed}",
+            f"-mesh{self.mesh_size}-z{self.redshift}-seed{self.seed}"
         )
+
+    @property
+    def processed_dir(self) -> str:
+        return os.path.join(super().processed_dir, self._configuration)
 
     @property
     def processed_file_names(self) -> str:
@@ -200,6 +228,10 @@ class CosmologyLPT(InMemoryDataset):
                         continue
                     if self.pre_transform is not None:
                         data = self.pre_transform(data)
+                    if not isinstance(data, BaseData):
+                        raise TypeError(
+                            f"'pre_transform' must return data (got {data!r})"
+                        )
                     data_list.append(data)
             finally:
                 executor.shutdown(cancel_futures=True)
@@ -209,13 +241,75 @@ class CosmologyLPT(InMemoryDataset):
                 f"{self.split} split; at least one is needed"
             )
 
-        # The file takes its name only when it is complete, so an interruption or
-        # another process that writes the same leaves no half of it.
-        path = self.processed_paths[0]
-        partial = f"{path}.{uuid.uuid4().hex}"
+        data, slices = self.collate(data_list)
+        record = {
+            "configuration": self._configuration,
+            "pre_transform": _name(self.pre_transform),
+            "pre_filter": _name(self.pre_filter),
+            "clouds": (data.to_dict(), slices, data.__class__),
+        }
+        buffer = io.BytesIO()
+        torch.save(record, buffer)
         try:
-            self.save(data_list, partial)
-            os.replace(partial, path)
-        finally:
-            with suppress(FileNotFoundError):
-                os.remove(partial)
+            read_weights(buffer)
+        except ValueError as error:
+            raise TypeError(
+                f"'pre_transform' returns data that cannot be read back: {error}"
+            ) from error
+        with written_whole(self.processed_paths[0]) as file:
+            file.write(buffer.getbuffer())
+
+    def _process(self) -> None:
+        # PyG's own unpickles two files beside the data, and writes them after it: they
+        # can run code, and a disk that is full leaves them empty. Their content is in
+        # the record.
+        if self.force_reload or not os.path.exists(self.processed_paths[0]):
+            os.makedirs(self.processed_dir, exist_ok=True)
+            self.process()
+
+    def load(self, path: str, data_cls: type[BaseData] = Data) -> None:
+        r"""Loads the dataset from a file, which must be of its configuration."""
+        try:
+            record = self._read(path)
+        except ValueError as error:
+            raise ValueError(
+                f"'{path}' is not used: {error}; delete it, or generate it again by "
+                f"'force_reload=True'"
+            ) from error
+        for name in ("pre_transform", "pre_filter"):
+            if record[name] != _name(getattr(self, name)):
+                warnings.warn(
+                    f"The `{name}` argument differs from the one used in '{path}' "
+                    f"({record[name]}). Pass `force_reload=True` to apply it.",
+                    stacklevel=3,
+                )
+        data, self.slices, data_cls = record["clouds"]
+        self.data = data_cls.from_dict(data)
+
+    def _read(self, path: str) -> dict[str, Any]:
+        with open(path, "rb") as file:
+            record = read_weights(file)
+        match record:
+            case {
+                "configuration": str(configuration),
+                "pre_transform": str(),
+                "pre_filter": str(),
+                "clouds": (dict(), _, type() as data_cls),
+            } if issubclass(data_cls, BaseData):
+                pass
+            case _:
+                raise ValueError("it was not written by this version of the package")
+        if configuration != self._configuration:
+            raise ValueError(
+                f"it is of '{configuration}', needed is '{self._configuration}'"
+            )
+        return record
+
+
+def _is_number(value: object, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _name(function: Callable[..., Any] | None) -> str:
+    # As in PyG: without the address that the text of a function ends with.
+    return re.sub(r"(<.*?)\s.*(>)", r"\1\2", str(function))

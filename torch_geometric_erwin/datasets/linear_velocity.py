@@ -1,15 +1,33 @@
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Integral
+from numbers import Real
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from torch_geometric_erwin.utils.checks import check_finite
+from torch_geometric_erwin.utils.checks import check_finite, check_int
 
 #: The side of the box of :class:`CosmologyLPT` in the units of its positions.
 UNIT_BOX = math.sqrt(12)
+
+
+def check_positive(name: str, value: float) -> None:
+    r"""Checks an argument that is a positive, finite number.
+
+    Args:
+        name: The argument's name, for messages.
+        value: Its value.
+
+    Raises:
+        ValueError: If it is anything else.
+
+    Example:
+        >>> check_positive("box_size", 250.0)
+    """
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not 0 < value < math.inf:
+        raise ValueError(f"'{name}' must be positive and finite (got {value!r})")
 
 
 def linear_velocity(
@@ -48,34 +66,37 @@ def linear_velocity(
         - **output:** :math:`(N, 3)`, velocities, in the dtype of :obj:`pos`
 
     Raises:
-        TypeError: If :obj:`mesh_size` is not an integer.
+        TypeError: If :obj:`pos` is not a tensor, or :obj:`mesh_size` not an integer.
         ValueError: If :obj:`pos` is not of shape :math:`(N, 3)`, floating point and
-            finite, or if a size is not positive.
+            finite, if it lies so many boxes away that no place in the box is left, if
+            a size is not positive, or :obj:`amplitude` not a finite number.
 
     Example:
         >>> pos = torch.rand(100, 3)
         >>> linear_velocity(pos, smoothing=0.1, box_size=1.0).shape
         torch.Size([100, 3])
     """
+    if not isinstance(pos, Tensor):
+        raise TypeError(f"'pos' must be a tensor (got '{type(pos).__name__}')")
     if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point():
         raise ValueError(
             f"'pos' must be a floating-point tensor of shape [N, 3] "
             f"(got {pos.dtype} of shape {list(pos.shape)})"
         )
     check_finite(pos)
-    if not isinstance(mesh_size, Integral) or isinstance(mesh_size, bool):
-        raise TypeError(f"'mesh_size' must be an integer (got {mesh_size!r})")
-    mesh_size = int(mesh_size)
-    for name, value in (
-        ("smoothing", smoothing),
-        ("box_size", box_size),
-        ("mesh_size", mesh_size),
-    ):
-        if not 0 < value < math.inf:
-            raise ValueError(f"'{name}' must be positive and finite (got {value})")
+    mesh_size = check_int("mesh_size", mesh_size, 1)
+    check_positive("smoothing", smoothing)
+    check_positive("box_size", box_size)
+    if not isinstance(amplitude, Real) or not math.isfinite(amplitude):
+        raise ValueError(f"'amplitude' must be a finite number (got {amplitude!r})")
 
     # Each point shares itself among the 8 mesh points around it. [N, 8]
-    cells = pos.double() * (mesh_size / box_size)
+    cells = pos.double().contiguous() * (mesh_size / box_size)
+    if not bool((cells.abs() < 2**52).all()):
+        raise ValueError(
+            f"'pos' lies too far from the origin (up to {float(pos.abs().max())}) for "
+            f"a box of 'box_size' {box_size}"
+        )
     corner = cells.floor()
     shift = torch.cartesian_prod(*[torch.arange(2, device=pos.device)] * 3)
     weight = 1 - (cells - corner)[:, None, :] - shift
@@ -135,7 +156,9 @@ def fit_linear_velocity(
         The smoothing and its least-squares amplitude.
 
     Raises:
-        ValueError: If there is no cloud or no smoothing.
+        TypeError: If an entry of :obj:`clouds` is not data.
+        ValueError: If there is no cloud or no smoothing, if positions or velocities
+            are malformed or not finite, or if no point of any cloud moves.
 
     Example:
         >>> cloud = Data(pos=torch.rand(100, 3), y=torch.randn(100, 3))
@@ -146,10 +169,13 @@ def fit_linear_velocity(
     clouds = list(clouds)
     if not clouds:
         raise ValueError("'clouds' is empty; at least one cloud is needed for a fit")
+    for i, data in enumerate(clouds):
+        _check_velocities(i, data)
+    check_positive("box_size", box_size)
     if smoothings is None:
         separation = box_size / max(clouds[0].num_nodes, 1) ** (1 / 3)
         smoothings = [0.3 * separation * 5 ** (i / 9) for i in range(10)]
-    if not smoothings:
+    if len(smoothings) == 0:
         raise ValueError("'smoothings' is empty; at least one is needed for a fit")
 
     best = (-math.inf, 0.0, 0.0)
@@ -159,9 +185,37 @@ def fit_linear_velocity(
             unit = linear_velocity(
                 data.pos, smoothing, box_size=box_size, mesh_size=mesh_size
             )
-            product += float((unit * data.y).sum())
+            unit, y = unit.double(), data.y.double().contiguous()
+            product += float((unit * y).sum())
             square += float((unit * unit).sum())
         # The amplitude product/square explains product^2/square of the sum of
         # the squared velocities.
-        best = max(best, (product**2 / square, smoothing, product / square))
+        if square > 0:
+            ratio = product / square
+            best = max(best, (product * ratio, smoothing, ratio))
+    if best[0] == -math.inf:
+        raise ValueError(
+            "linear theory moves no point of 'clouds' with any of 'smoothings'; there "
+            "is no amplitude to fit"
+        )
     return best[1], best[2]
+
+
+def _check_velocities(index: int, data: Data) -> None:
+    if not isinstance(data, Data):
+        kind = type(data).__name__
+        raise TypeError(f"'clouds' must hold Data (entry {index} is a '{kind}')")
+    pos, y = data.pos, data.y
+    for name, value in (("pos", pos), ("y", y)):
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise ValueError(
+                f"'{name}' of cloud {index} must be a floating-point tensor (got "
+                f"{value.dtype if isinstance(value, Tensor) else value})"
+            )
+    if y.shape != pos.shape:
+        raise ValueError(
+            f"'y' of cloud {index} must have the shape {list(pos.shape)} of 'pos' (got "
+            f"{list(y.shape)})"
+        )
+    if not bool(torch.isfinite(y).all()):
+        raise ValueError(f"'y' of cloud {index} must be finite")

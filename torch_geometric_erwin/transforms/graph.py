@@ -160,7 +160,8 @@ def _attach(
 ) -> Union[Data, Batch]:
     data.edge_index, data.edge_attr = edge_index, None
     if ptr is not None and is_collated(data):
-        cloud = torch.searchsorted(ptr, edge_index[0], right=True)  # counted from 1
+        # Counted from 1. Offsets that are not contiguous are copied with a warning.
+        cloud = torch.searchsorted(ptr.contiguous(), edge_index[0], right=True)
         slices = {"edge_index": torch.bincount(cloud, minlength=ptr.size(0)).cumsum(0)}
         record_slices(data, data.stores[0], slices, {"edge_index": ptr[:-1]})
     return data

@@ -93,7 +93,7 @@ def plot_ball_tree(
     ball = torch.empty(pos.size(0), dtype=torch.long, device=pos.device)
     ball[tree.global_perm(ptr)] = ball_of_row(tree, level)
     keep = slice(None) if mask is None else mask.cpu()
-    x, y = (pos[:, axis].detach().cpu()[keep] for axis in axes)
+    x, y = (pos[:, axis].detach().cpu()[keep].resolve_neg() for axis in axes)
     ax = plt.gca() if ax is None else ax
     # Neighbouring balls have neighbouring numbers: steps of a golden ratio keep their
     # colours apart.

@@ -1,0 +1,398 @@
+"""Every public function takes tensors of any layout, and gives the same bits."""
+
+import copy
+import inspect
+from functools import partial
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch_geometric.data import Batch, Data
+
+import torch_geometric_erwin as package
+from torch_geometric_erwin import (
+    CapturedStep,
+    ball_tree,
+    batch_to_ptr,
+    datasets,
+    global_perm,
+    knn_graph,
+    masked_mean,
+    nn,
+    pad_batch,
+    radius_graph,
+    read_tree,
+    transforms,
+    visualization,
+)
+from torch_geometric_erwin.utils import checks, rows
+
+SIZES = [40, 1, 23]
+N, E, C, H, BALL = sum(SIZES), 150, 8, 2, 8
+CONTIGUOUS = torch.contiguous_format
+
+
+def other(t: Tensor) -> Tensor:
+    return -t - 1 if t.is_floating_point() else ~t
+
+
+def column_major(t: Tensor) -> Tensor:
+    return t.movedim(-1, 0).contiguous().movedim(0, -1)
+
+
+def every_second_row(t: Tensor) -> Tensor:
+    return torch.stack([t, other(t)], dim=1).flatten(0, 1)[::2]
+
+
+def every_second_entry(t: Tensor) -> Tensor:
+    return torch.stack([t, other(t)], dim=-1)[..., 0]
+
+
+def leading_columns(t: Tensor) -> Tensor:
+    return torch.cat([t, other(t)], dim=-1)[..., : t.size(-1)]
+
+
+def at_an_odd_address(t: Tensor) -> Tensor:
+    return torch.cat([t.new_zeros(1), t.flatten()])[1:].view(t.shape)
+
+
+def negated_in_memory(t: Tensor) -> Tensor:
+    return torch._neg_view(-t)
+
+
+VIEWS = {
+    f.__name__: f
+    for f in (
+        *(column_major, every_second_row, every_second_entry, leading_columns),
+        *(at_an_odd_address, negated_in_memory),
+    )
+}
+
+
+def inputs(dtype):
+    """Tensors by name, all of them contiguous."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    pos = normal(N, 3)
+    ptr = torch.tensor([0, *SIZES]).cumsum(0)
+    tree = ball_tree(pos, ptr, ball_sizes=BALL, strides=[2])
+    return {
+        "x": normal(N, C),
+        "pos": pos,
+        "y": normal(N, 3),
+        "q": normal(N, H, C),
+        "k": normal(N, H, C),
+        "v": normal(N, H, C),
+        "sigma": normal(H),
+        "coarse": normal(tree.num_rows(1), C),
+        "edge_index": torch.randint(N, (2, E), generator=generator),
+        "ptr": ptr,
+        "batch": torch.arange(3).repeat_interleave(torch.tensor(SIZES)),
+        "ball_len": tree.ball_len[0],
+        "group_len": tree.group_len[0],
+        "perm": tree.global_perm_rot(0),
+        "mask": pos[:, 0] > 0,
+        "coarse_mask": torch.arange(tree.num_rows(1)) % 3 > 0,
+    }
+
+
+def tree_of(pos, ptr):
+    return ball_tree(pos, ptr, ball_sizes=BALL, strides=[2])
+
+
+def tree_values(pos, ptr):
+    tree = tree_of(pos, ptr)
+    padded = tree.pad(N + 5, 5)
+    moved = padded.update(torch.cat([pos, pos[:5]]).flip(-1))
+    return [
+        *(tree, padded, moved, tree.update(-pos, ptr), tree.global_perm(ptr)),
+        *(tree.global_perms(ptr), tree.global_perm_rot(1), tree.batch(1)),
+        *(padded.real_rows(1), visualization.ball_of_row(tree, 0)),
+    ]
+
+
+def data_of(x=None, pos=None, edge_index=None, ptr=None):
+    batch = Batch.from_data_list([Data(pos=torch.zeros(n, 3)) for n in SIZES])
+    values = {"x": x, "pos": pos, "edge_index": edge_index, "ptr": ptr}
+    batch._store.update({k: v for k, v in values.items() if v is not None})
+    return batch
+
+
+def transformed(make, pos, ptr):
+    return make()(data_of(pos=pos, ptr=ptr)).to_dict()
+
+
+def padded(x, pos, edge_index, ptr):
+    batch = transforms.BallTree(BALL, [2])(data_of(x, pos, edge_index, ptr))
+    batch = pad_batch(batch, N + 7, 5, num_edges=E + 9)
+    return batch.to_dict(), global_perm(batch)
+
+
+def captured(x, pos):
+    step = CapturedStep(lambda batch: batch.x.sum(0) + batch.pos.sum())
+    return step(data_of(x=x, pos=pos))
+
+
+def averaged(x, mask):
+    return masked_mean(x, mask)
+
+
+def plotted(pos):
+    pytest.importorskip("matplotlib").use("Agg")
+    tree, axes = ball_tree(pos, ball_sizes=BALL), Figure().subplots()
+    visualization.plot_ball_tree(pos, tree, ax=axes)
+    return [torch.tensor(c.get_offsets().data) for c in axes.collections]
+
+
+def fitted(pos, y):
+    clouds = [Data(pos=pos, y=y)]
+    return torch.tensor(datasets.fit_linear_velocity(clouds, [0.5], mesh_size=8))
+
+
+def erwin():
+    return nn.Erwin(C, [C, C], 3, ball_sizes=BALL, strides=[2], mp_steps=1)
+
+
+def forces():
+    options = {"ball_sizes": BALL, "strides": [2], "differentiable_pos": True}
+    return nn.Erwin(C, [C, C], 3, mp_steps=1, **options)
+
+
+# Keys begin with the public name. The arguments are those of `inputs`.
+FUNCTIONS = {
+    "Tree": tree_values,
+    "ball_tree": lambda pos, ptr: ball_tree(
+        pos, ptr, ball_sizes=BALL, ties="coordinates", validate=True
+    ),
+    "ball_tree of the original": lambda pos, ptr: ball_tree(
+        pos, ptr, ball_sizes=BALL, layout="perfect"
+    ).update(-pos),
+    "batch_to_ptr": lambda batch: batch_to_ptr(batch),
+    "knn_graph": lambda pos, ptr: knn_graph(pos, 4, ptr=ptr, loop=True),
+    "knn_graph with a tree": lambda pos, ptr: knn_graph(
+        pos, 4, ptr=ptr, tree=tree_of(pos, ptr)
+    ),
+    "radius_graph": lambda pos, ptr: radius_graph(pos, 1.0, ptr=ptr),
+    "radius_graph with a cap": lambda pos, ptr: radius_graph(
+        pos, 1.0, ptr=ptr, max_num_neighbors=4
+    ),
+    "masked_mean": averaged,
+    "pad_batch": padded,
+    "CapturedStep": captured,
+    "BallTree": partial(transformed, lambda: transforms.BallTree(BALL, [2])),
+    "TreeKNNGraph": partial(transformed, lambda: transforms.TreeKNNGraph(3)),
+    "TreeRadiusGraph": partial(transformed, lambda: transforms.TreeRadiusGraph(0.5)),
+    "linear_velocity": lambda pos: datasets.linear_velocity(pos, 0.5, mesh_size=8),
+    "fit_linear_velocity": fitted,
+    "plot_ball_tree": plotted,
+    "ball_attention": lambda q, k, v, pos, ball_len, sigma, perm: nn.ball_attention(
+        q, k, v, pos, ball_len, sigma, ball_size=BALL, perm=perm
+    ),
+    "ball_attention and forces": lambda q, k, v, pos, ball_len, sigma: (
+        nn.ball_attention(
+            *(q, k, v, pos, ball_len, sigma), ball_size=BALL, differentiable_pos=True
+        )
+    ),
+    "explain_backends": lambda q, pos: [*nn.explain_backends(q, pos, True)],
+    "choose_backend": lambda q, pos: [nn.choose_backend(q, pos, True, None)],
+    "to_dense": lambda x, ball_len: rows.to_dense(x, ball_len, BALL),
+    "put_rows": lambda x, perm: rows.put_rows(x, perm, N),
+    "take_rows": lambda x, perm: rows.take_rows(x, perm),
+    "row_mask": lambda ball_len: rows.row_mask(ball_len, BALL),
+    "slots_of": lambda ball_len: rows.slots_of(ball_len, N, BALL),
+    "check_pos": lambda pos: checks.check_pos(pos),
+}
+# Per module, its arguments and where their name differs the input they get.
+MODULES = {
+    "BallAttention": (lambda: nn.BallAttention(C, H, BALL), "x pos ball_len perm"),
+    "BallAttention and forces": (
+        lambda: nn.BallAttention(C, H, BALL, differentiable_pos=True),
+        "x pos ball_len",
+    ),
+    "ErwinBlock": (lambda: nn.ErwinBlock(C, H, BALL), "x pos ball_len perm"),
+    "ErwinStage": (lambda: nn.ErwinStage(2, C, H, BALL), "x pos ball_len perm"),
+    "BallPooling": (
+        lambda: nn.BallPooling(C, C, 2),
+        "x pos group_len mask=coarse_mask",
+    ),
+    "BallUnpooling": (
+        lambda: nn.BallUnpooling(C, C, 2),
+        "x=coarse skip=x pos group_len mask",
+    ),
+    "BatchNorm": (lambda: nn.BatchNorm(C), "input=x mask"),
+    "MPNNConv": (lambda: nn.MPNNConv(C), "x pos edge_index"),
+    "MPNNEmbedding": (lambda: nn.MPNNEmbedding(C, C, 1), "x pos edge_index"),
+    "MPNN": (lambda: nn.MPNN(C, C, 3, num_layers=1), "x pos edge_index"),
+    "SwiGLU": (lambda: nn.SwiGLU(C, 2 * C), "x"),
+    "Erwin": (erwin, "x pos edge_index ptr"),
+    "Erwin and forces": (forces, "x pos edge_index ptr"),
+}
+
+
+@pytest.fixture(autouse=True)
+def every_warning():
+    """Warnings of PyTorch's that come once in a process come every time."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Nothing here is large enough for more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def nest(value):
+    """The tensors and constants of a result, in one list."""
+    return pytree.tree_leaves(value)
+
+
+def largest(value):
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return 0
+    return float(value.detach().abs().max()) if value.numel() > 0 else 0
+
+
+def assert_same(actual, expected, exact=True):
+    floats = [
+        t for t in nest(expected) if isinstance(t, Tensor) and t.is_floating_point()
+    ]
+    scale = max((float(t.detach().abs().max()) for t in floats if t.numel()), default=0)
+    for a, b in zip(nest(actual), nest(expected), strict=True):
+        if not isinstance(b, Tensor):
+            assert a == b
+        elif exact or not b.is_floating_point():
+            torch.testing.assert_close(a, b, rtol=0, atol=0)
+        else:
+            atol = 100 * torch.finfo(b.dtype).eps * scale
+            torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+def check(call, tensors, exact):
+    """Compares results for one argument at a time in another layout."""
+    expected = call(**tensors)
+    for name, tensor in tensors.items():
+        for view in VIEWS.values():
+            if tensor.dtype == torch.bool and view is negated_in_memory:
+                continue
+            assert torch.equal(view(tensor), tensor)
+            assert_same(call(**{**tensors, name: view(tensor)}), expected, exact)
+        if tensor.is_floating_point():
+            row = tensor[:1].expand_as(tensor)
+            copied = call(**{**tensors, name: row.clone(memory_format=CONTIGUOUS)})
+            assert_same(call(**{**tensors, name: row}), copied, exact)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name, dtype):
+    call, tensors = FUNCTIONS[name], inputs(dtype)
+    tensors = {name: tensors[name] for name in inspect.signature(call).parameters}
+    # A sum over all rows is PyTorch's, whose order follows the layout.
+    check(call, tensors, exact=call not in (captured, averaged))
+
+
+def run(module, args, layout):
+    """The outputs of a module, and the gradients of inputs and weights."""
+    leaves = {
+        name: t.detach().requires_grad_(t.is_floating_point())
+        for name, t in args.items()
+    }
+    module = copy.deepcopy(module)
+    outputs = [t for t in nest(module(**leaves)) if t.requires_grad]
+    wanted = [t for t in leaves.values() if t.requires_grad] + [*module.parameters()]
+    grads = [layout(torch.linspace(-1, 1, t.numel()).view_as(t).to(t)) for t in outputs]
+    return outputs, torch.autograd.grad(outputs, wanted, grads, allow_unused=True)
+
+
+def module_of(name, dtype):
+    torch.manual_seed(0)
+    make, arguments = MODULES[name]
+    pairs = [argument.partition("=") for argument in arguments.split()]
+    tensors = inputs(dtype)
+    return make().to(dtype), {a: tensors[b or a] for a, _, b in pairs}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", MODULES)
+def test_inputs_of_modules(name, dtype):
+    module, tensors = module_of(name, dtype)
+    check(lambda **args: run(module, args, torch.clone), tensors, exact=False)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_weights_of_modules(name):
+    module, tensors = module_of(name, torch.float32)
+    expected = run(module, tensors, torch.clone)
+    for view in VIEWS.values():
+        other = copy.deepcopy(module)
+        for parameter in other.parameters():
+            parameter.data = view(parameter.data)
+        assert_same(run(other, tensors, torch.clone), expected, exact=False)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_gradients_of_outputs_of_modules(name):
+    module, tensors = module_of(name, torch.float32)
+    expected = run(module, tensors, torch.clone)
+    for view in VIEWS.values():
+        assert_same(run(module, tensors, view), expected, exact=False)
+
+    def expanded(t):  # as the gradient of a sum arrives
+        return t.new_ones(()).expand_as(t)
+
+    expected = run(module, tensors, torch.ones_like)
+    assert_same(run(module, tensors, expanded), expected, exact=False)
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=[*VIEWS])
+def test_tables_of_trees(view):
+    tensors = inputs(torch.float32)
+    x, pos, ptr = (tensors[name] for name in ("x", "pos", "ptr"))
+    model = nn.Erwin(C, [C, C], 3, ball_sizes=BALL, strides=[2], mp_steps=0).eval()
+
+    def uses(tree):
+        return [
+            *(tree.update(-pos), tree.pad(N + 5, 5), tree.global_perms(ptr)),
+            *(tree.global_perm(ptr), tree.global_perm_rot(1), tree.batch(1)),
+            knn_graph(pos, 3, ptr=ptr, tree=tree),
+            radius_graph(pos, 1.0, ptr=ptr, tree=tree),
+            model(x, pos, ptr=ptr, tree=tree),
+            visualization.ball_of_row(tree, 1),
+        ]
+
+    tree = tree_of(pos, ptr)
+    assert_same(uses(pytree.tree_map_only(Tensor, view, tree)), uses(tree))
+
+
+@pytest.mark.parametrize("view", VIEWS.values(), ids=[*VIEWS])
+def test_tables_of_data(view):
+    transform = transforms.BallTree(BALL, [2])
+    tensors = inputs(torch.float32)
+    batch = transform(data_of(pos=tensors["pos"]))
+    odd = copy.copy(batch).apply(view)
+    for use in (global_perm, lambda b: read_tree(b, transform.config)):
+        assert_same(use(odd), use(batch))
+    assert_same(
+        pad_batch(odd, N + 7, 5).to_dict(), pad_batch(batch, N + 7, 5).to_dict()
+    )
+
+
+def test_no_public_name_is_left_out():
+    public = {
+        *(*package.__all__, *nn.__all__, *transforms.__all__),
+        *(*datasets.__all__, *visualization.__all__),
+    }
+    elsewhere = {"global_perm", "read_tree", "ball_of_row"}
+    without_tensors = {"TreeConfig", "CosmologyLPT"}
+    keys = {key.partition(" ")[0] for key in (*FUNCTIONS, *MODULES)}
+    assert public - elsewhere - without_tensors <= keys

@@ -221,7 +221,10 @@ class Messages {
     for (int64_t k = first; k < last; ++k) {
       if (k + kAhead < m_.edges) {
         const int64_t edge = at.order[k + kAhead];
-        if (is_below(edge, m_.edges) && is_below(at.other[edge], m_.nodes)) ahead(edge, at.other[edge]);
+        if (is_below(edge, m_.edges)) {
+          __builtin_prefetch(at.own + edge);
+          if (is_below(at.other[edge], m_.nodes)) ahead(edge, at.other[edge]);
+        }
       }
       const int64_t edge = at.order[k];
       if (edge <= before || edge >= m_.edges || at.own[edge] != node) return false;
@@ -233,7 +236,9 @@ class Messages {
     return true;
   }
 
-  static ERWIN_INLINE bool is_below(int64_t index, int64_t count) { return index >= 0 && index < count; }
+  static ERWIN_INLINE bool is_below(int64_t index, int64_t count) {
+    return static_cast<uint64_t>(index) < static_cast<uint64_t>(count);
+  }
 
   // Of the source j from the target i.
   ERWIN_INLINE void subtract(int64_t j, int64_t i, float* offset) const {

@@ -124,12 +124,12 @@ CLOUDS = [
     [(128, 20), (70, 40), (3, 0), (300, 9)],
 ]
 # Lengths of rows that stay in registers, and others.
-WIDTHS = [(1, 3), (16, 3), (32, 3), (64, 3), (64, 2), (40, 3), (100, 5)]
+WIDTHS = [(1, 3), (16, 3), (32, 3), (64, 3), (64, 2), (100, 5)]
+WIDTHS = [(*width, torch.float32) for width in WIDTHS] + [(40, 3, torch.float64)]
 
 
 @pytest.mark.parametrize("clouds", CLOUDS, ids=str)
-@pytest.mark.parametrize("channels, dim", WIDTHS)
-@pytest.mark.parametrize("pos_dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("channels, dim, pos_dtype", WIDTHS)
 def test_clouds_of_a_batch(clouds, channels, dim, pos_dtype):
     """The right numbers, and those of a cloud whatever is beside it, to the bit."""
     args = Arguments(clouds, channels, dim, pos_dtype)

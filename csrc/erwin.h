@@ -64,7 +64,8 @@ ERWIN_API const char* erwin_last_error(void);
 ERWIN_API int32_t erwin_has_openmp(void);
 ERWIN_API int32_t erwin_has_cuda(void);
 
-// `finite`: 1 if none of `count` values, float32 or float64, is infinite or NaN, else 0. Host pointers, one thread.
+// `finite`: 1 if none of `count` values, float32 or float64, is infinite or NaN, else 0. Host pointers, one thread;
+// `values` may lie at any address.
 ERWIN_API int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite);
 
 // ---- Tree -----------------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ typedef struct {
   int32_t dtype;      // of every erwin_heads: ERWIN_FLOAT32 or ERWIN_BFLOAT16
   int32_t pos_dtype;  // ERWIN_FLOAT32 or ERWIN_FLOAT64
   float scale;
-  int64_t rows, heads, channels, dim, balls;
+  int64_t rows, heads, channels, dim, balls;  // heads, channels and dim at most 2^24
   const int64_t* ball_len;  // [balls], not negative, sums to rows; a ball is a run of places
   const int64_t* perm;      // [rows]: the row at every place, each once; NULL: its own
   const void* pos;          // [rows, dim] in pos_dtype
@@ -176,7 +177,8 @@ typedef struct {
   erwin_heads q, k, v;
 } erwin_attention;
 
-// Of a forward call; of a backward call if `backward`; of one with a gradient of positions if `backward` is 2.
+// Of a forward call; of a backward call if `backward`; of one with a gradient of positions if `backward` is 2. Reads
+// `ball_len`, and of other arrays only whether there is a `perm`.
 ERWIN_API int32_t erwin_attention_workspace(const erwin_context* context, const erwin_attention* attention,
                                             int32_t backward, int64_t* bytes);
 
@@ -194,10 +196,11 @@ ERWIN_API int32_t erwin_attention_backward(const erwin_context* context, const e
 
 // ---- Message passing ------------------------------------------------------------------------------------------------
 // Along every edge from node j to node i, GELU(source_j + target_i + weight (pos_j - pos_i)), normalised over the
-// channels (LayerNorm), and its mean over the edges into every node, in float32. The bits depend on the instruction set.
+// channels (LayerNorm), and its mean over the edges into every node, in float32. The bits depend on the instruction
+// set; those of a cloud's rows depend on no other cloud. What is said of arguments above holds here too.
 
 // Sorts items by their keys, 0 <= key < groups: the items of group g are `order` [count] from `ptr[g]` up to
-// `ptr[g + 1]`, in ascending order. Another key is an invalid argument. Host pointers.
+// `ptr[g + 1]`, in ascending order; `ptr` is [groups + 1]. Another key is an invalid argument. Host pointers.
 ERWIN_API int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* ptr, int64_t* order);
 
 #define ERWIN_ROW 16  // rows of channels are padded with zeros to a multiple of this
@@ -208,8 +211,8 @@ typedef struct {
   float eps;                    // of the normalisation
   int64_t nodes;
   int64_t edges;
-  int64_t channels;             // without padding
-  int64_t dim;
+  int64_t channels;             // without padding; 1 .. 2^24
+  int64_t dim;                  // 1 .. 2^24
   const int64_t* source;        // [edges]: the node that an edge leaves
   const int64_t* target;        // [edges]: the node that it enters
   const int64_t* target_ptr;    // [nodes + 1], by erwin_group with key `target`
@@ -224,9 +227,12 @@ typedef struct {
   const float* norm_bias;       // [padded channels]
 } erwin_message;
 
+// An end that is no node, or a table that is not that of erwin_group, is an invalid argument.
+//
 // `mean` [nodes, padded channels]: zero for a node without edges; padding is unspecified, as in all outputs.
 ERWIN_API int32_t erwin_message_forward(const erwin_context* context, const erwin_message* message, float* mean);
 
+// Of a backward call. Reads no array.
 ERWIN_API int32_t erwin_message_workspace(const erwin_message* message, int64_t* bytes);
 
 // Gradients of `source_rows`, `target_rows`, and, one after the other, of `weight`, `norm_weight`, `norm_bias`:

@@ -2,7 +2,10 @@
 #include "attention.h"
 
 #include <algorithm>
+#include <initializer_list>
 
+#include "arena.h"
+#include "checks.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
@@ -10,41 +13,75 @@
 namespace erwin {
 namespace {
 
-constexpr int64_t kLine = 64;                 // bytes
 constexpr int64_t kSerialProducts = 1 << 20;  // calls of fewer products of channels are not worth a second thread
 constexpr int64_t kTasksPerThread = 4;        // fewer balls than that are split by heads
 constexpr int64_t kLongestDimension = 1 << 24;
 
-constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2(kAttentionAvx2), ERWIN_AVX512(kAttentionAvx512)};
-
-// How a call is divided, and where its parts lie in the workspace.
-struct Plan {
-  int64_t longest = 0;
-  int64_t head_groups = 1;
-  int32_t threads = 1;
-  int64_t starts, seen, partial, scratch;  // offsets into the workspace
-  int64_t scratch_bytes;                   // of one thread
-  int64_t bytes;
-};
-
-int64_t aligned(int64_t bytes) { return ceil_div(bytes, kLine) * kLine; }
+constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2(kAttentionAvx2),
+                                                 ERWIN_AVX512(kAttentionAvx512)};
 
 int32_t check(const erwin_context* context, const erwin_attention* a) {
-  if (context == nullptr || a == nullptr || context->num_threads < 1) return ERWIN_INVALID_ARGUMENT;
-  if (context->device >= 0) return ERWIN_UNSUPPORTED;
-  if (a->isa > erwin_cpu_isa()) return ERWIN_UNSUPPORTED;
+  if (a == nullptr) return ERWIN_INVALID_ARGUMENT;
+  for (const int32_t status : {check_context(context), check_isa(a->isa)}) {
+    if (status != ERWIN_OK) return status;
+  }
   if (a->dtype != ERWIN_FLOAT32 && a->dtype != ERWIN_BFLOAT16) return ERWIN_INVALID_ARGUMENT;
   if (a->pos_dtype != ERWIN_FLOAT32 && a->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
-  if (a->rows < 0 || a->balls < 0) return ERWIN_INVALID_ARGUMENT;
+  if (!is_count(a->rows) || !is_count(a->balls)) return ERWIN_INVALID_ARGUMENT;
   for (const int64_t size : {a->heads, a->channels, a->dim}) {
     if (size < 0 || size > kLongestDimension) return ERWIN_INVALID_ARGUMENT;
   }
+  if (!is_array(a->ball_len, a->balls, 1)) return ERWIN_INVALID_ARGUMENT;
   int64_t rows = 0;
   for (int64_t i = 0; i < a->balls; ++i) {
     if (a->ball_len[i] < 0 || a->ball_len[i] > a->rows - rows) return ERWIN_INVALID_ARGUMENT;
     rows += a->ball_len[i];
   }
   return rows == a->rows ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
+}
+
+// Elements from the first to the last, gaps included; negative if that is no tensor.
+int64_t extent(const erwin_attention& a, const erwin_heads* x) {
+  if (x == nullptr) return -1;
+  if (a.rows == 0 || a.heads == 0 || a.channels == 0) return 0;
+  if (x->data == nullptr || x->row_stride < 0 || x->head_stride < 0) return -1;
+  int64_t rows, heads, all;
+  if (__builtin_mul_overflow(a.rows - 1, x->row_stride, &rows) ||
+      __builtin_mul_overflow(a.heads - 1, x->head_stride, &heads) || __builtin_add_overflow(rows, heads, &all) ||
+      !is_count(all)) {
+    return -1;
+  }
+  return all + a.channels;
+}
+
+bool are_tensors(const erwin_attention& a, std::initializer_list<const erwin_heads*> tensors) {
+  return std::all_of(tensors.begin(), tensors.end(), [&](const erwin_heads* x) { return extent(a, x) >= 0; });
+}
+
+bool has_inputs(const erwin_attention& a) {
+  return is_array(a.pos, a.rows, a.dim) && is_array(a.sigma, 1, a.heads) && are_tensors(a, {&a.q, &a.k, &a.v});
+}
+
+// How a call is divided.
+struct Plan {
+  int64_t longest = 0;
+  int64_t head_groups = 1;
+  int32_t threads = 1;
+  int64_t scratch_bytes;  // of one thread
+  int64_t bytes;          // of the workspace
+};
+
+// The parts of a call's workspace.
+struct Workspace {
+  int64_t* starts;  // [balls + 1]
+  char* seen;       // [rows] if there is a permutation
+  float* partial;   // [balls, heads] of a backward call: what every ball adds to the gradient of sigma
+  char* scratch;    // [threads, scratch bytes]
+};
+
+Workspace lay_out(const erwin_attention& a, const Plan& plan, int32_t backward, Arena& arena) {
+  return {arena.take<int64_t>(a.balls + 1), arena.take<char>(a.perm != nullptr ? a.rows : 0),
+          arena.take<float>(backward ? a.balls : 0, a.heads), arena.take<char>(plan.threads, plan.scratch_bytes)};
 }
 
 Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t backward) {
@@ -62,22 +99,18 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
   }
   p.threads = static_cast<int32_t>(std::max<int64_t>(1, std::min<int64_t>(p.threads, a.balls * p.head_groups)));
   const AttentionKernel& kernel = kVariants.choose(a.isa);
-  const auto size = static_cast<int64_t>(sizeof(int64_t));
-  p.starts = 0;
-  p.seen = aligned((a.balls + 1) * size);
-  p.partial = p.seen + aligned(a.perm != nullptr ? a.rows : 0);
-  p.scratch = p.partial + aligned(backward ? a.balls * a.heads * static_cast<int64_t>(sizeof(float)) : 0);
   p.scratch_bytes =
-      aligned(backward ? kernel.backward_scratch(a, p.longest, backward == 2) : kernel.forward_scratch(a, p.longest));
-  p.bytes = p.scratch + p.threads * p.scratch_bytes + kLine;  // the workspace may start anywhere
+      backward ? kernel.backward_scratch(a, p.longest, backward == 2) : kernel.forward_scratch(a, p.longest);
+  Arena arena{nullptr};
+  arena.take<char>(kLine);  // the workspace may start anywhere
+  lay_out(a, p, backward, arena);
+  p.bytes = arena.used;
   return p;
 }
 
 // Outputs are mostly fresh memory, whose first writes may take half as long as the kernel.
 void expect_writes(const erwin_attention& a, const erwin_heads& x) {
-  if (a.rows == 0 || a.heads == 0) return;
-  const int64_t items = (a.rows - 1) * x.row_stride + (a.heads - 1) * x.head_stride + a.channels;
-  use_large_pages(static_cast<char*>(x.data), items * (a.dtype == ERWIN_FLOAT32 ? 4 : 2));
+  use_large_pages(static_cast<char*>(x.data), extent(a, &x) * (a.dtype == ERWIN_FLOAT32 ? 4 : 2));
 }
 
 bool is_permutation(const int64_t* perm, int64_t rows, char* seen) {
@@ -91,38 +124,37 @@ bool is_permutation(const int64_t* perm, int64_t rows, char* seen) {
 
 // A call whose arguments are checked, with its workspace.
 struct Call {
-  const erwin_attention* attention;
-  Plan plan;
-  char* base;
+  const erwin_attention& attention;
+  Plan plan{};
+  Workspace workspace{};
 
-  int64_t* starts() const { return reinterpret_cast<int64_t*>(base + plan.starts); }
-  // What every ball adds to the gradient of sigma, [balls, heads].
-  float* partial() const { return reinterpret_cast<float*>(base + plan.partial); }
-
-  int32_t open(const erwin_context* context, int32_t backward, void* workspace, int64_t workspace_bytes) {
-    const int32_t status = check(context, attention);
-    if (status != ERWIN_OK) return status;
-    plan = plan_of(*context, *attention, backward);
-    if (workspace_bytes < plan.bytes) return ERWIN_WORKSPACE_TOO_SMALL;
-    base = static_cast<char*>(workspace) + (-reinterpret_cast<intptr_t>(workspace) & (kLine - 1));
-    if (attention->perm != nullptr && !is_permutation(attention->perm, attention->rows, base + plan.seen)) {
+  int32_t open(const erwin_context& context, int32_t backward, void* memory, int64_t bytes) {
+    plan = plan_of(context, attention, backward);
+    if (memory == nullptr || plan.bytes == kTooLarge) return ERWIN_INVALID_ARGUMENT;
+    if (bytes < plan.bytes) return ERWIN_WORKSPACE_TOO_SMALL;
+    Arena arena{aligned(memory)};
+    workspace = lay_out(attention, plan, backward, arena);
+    if (attention.perm != nullptr && !is_permutation(attention.perm, attention.rows, workspace.seen)) {
       return ERWIN_INVALID_ARGUMENT;
     }
-    starts()[0] = 0;
-    for (int64_t i = 0; i < attention->balls; ++i) starts()[i + 1] = starts()[i] + attention->ball_len[i];
+    workspace.starts[0] = 0;
+    for (int64_t i = 0; i < attention.balls; ++i) {
+      workspace.starts[i + 1] = workspace.starts[i] + attention.ball_len[i];
+    }
     return ERWIN_OK;
   }
 
   // Calls run(kernel, task, scratch) for all balls and heads.
   template <typename F>
   void for_tasks(const F& run) const {
-    const AttentionKernel& kernel = kVariants.choose(attention->isa);
-    const int64_t groups = plan.head_groups, heads = attention->heads;
-    parallel_for(plan.threads, attention->balls * groups, 1, [&](int32_t worker, int64_t i) {
+    const AttentionKernel& kernel = kVariants.choose(attention.isa);
+    const int64_t groups = plan.head_groups, heads = attention.heads;
+    parallel_for(plan.threads, attention.balls * groups, 1, [&](int32_t worker, int64_t i) {
       const int64_t ball = i / groups, group = i % groups;
-      const AttentionTask task = {ball, starts()[ball], attention->ball_len[ball], group * heads / groups,
+      const AttentionTask task = {ball, workspace.starts[ball], attention.ball_len[ball], group * heads / groups,
                                   (group + 1) * heads / groups};
-      if (task.length > 0) run(kernel, task, base + plan.scratch + worker * plan.scratch_bytes);
+      const AttentionScratch scratch = {workspace.scratch + worker * plan.scratch_bytes, plan.longest};
+      if (task.length > 0) run(kernel, task, scratch);
     });
   }
 };
@@ -132,22 +164,29 @@ struct Call {
 
 int32_t erwin_attention_workspace(const erwin_context* context, const erwin_attention* attention, int32_t backward,
                                   int64_t* bytes) {
-  const int32_t status = erwin::check(context, attention);
+  using namespace erwin;
+  const int32_t status = check(context, attention);
   if (status != ERWIN_OK) return status;
-  if (backward < 0 || backward > 2) return ERWIN_INVALID_ARGUMENT;
-  *bytes = erwin::plan_of(*context, *attention, backward).bytes;
+  if (backward < 0 || backward > 2 || bytes == nullptr) return ERWIN_INVALID_ARGUMENT;
+  const Plan plan = plan_of(*context, *attention, backward);
+  if (plan.bytes == kTooLarge) return ERWIN_INVALID_ARGUMENT;
+  *bytes = plan.bytes;
   return ERWIN_OK;
 }
 
 int32_t erwin_attention_forward(const erwin_context* context, const erwin_attention* attention, void* workspace,
                                 int64_t workspace_bytes, const erwin_heads* out, float* lse) {
   using namespace erwin;
-  Call call{attention, {}, nullptr};
-  const int32_t status = call.open(context, 0, workspace, workspace_bytes);
+  int32_t status = check(context, attention);
   if (status != ERWIN_OK) return status;
-  expect_writes(*attention, *out);
-  call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, char* scratch) {
-    kernel.forward(*attention, task, *out, lse, scratch);
+  const erwin_attention& a = *attention;
+  if (!has_inputs(a) || !are_tensors(a, {out}) || !is_array(lse, a.rows, a.heads)) return ERWIN_INVALID_ARGUMENT;
+  Call call{a};
+  status = call.open(*context, 0, workspace, workspace_bytes);
+  if (status != ERWIN_OK) return status;
+  expect_writes(a, *out);
+  call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, const AttentionScratch& scratch) {
+    kernel.forward(a, task, *out, lse, scratch);
   });
   return ERWIN_OK;
 }
@@ -157,19 +196,27 @@ int32_t erwin_attention_backward(const erwin_context* context, const erwin_atten
                                  const erwin_heads* grad_out, const erwin_heads* grad_q, const erwin_heads* grad_k,
                                  const erwin_heads* grad_v, float* grad_sigma, float* grad_pos) {
   using namespace erwin;
-  Call call{attention, {}, nullptr};
-  const int32_t status = call.open(context, grad_pos != nullptr ? 2 : 1, workspace, workspace_bytes);
+  int32_t status = check(context, attention);
   if (status != ERWIN_OK) return status;
-  const AttentionGradients gradients = {*out, *grad_out, *grad_q, *grad_k, *grad_v, call.partial(), grad_pos};
-  for (const erwin_heads* x : {grad_q, grad_k, grad_v}) expect_writes(*attention, *x);
-  call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, char* scratch) {
-    kernel.backward(*attention, task, gradients, lse, scratch);
+  const erwin_attention& a = *attention;
+  if (!has_inputs(a) || !are_tensors(a, {out, grad_out, grad_q, grad_k, grad_v}) || !is_array(lse, a.rows, a.heads) ||
+      !is_array(grad_sigma, 1, a.heads)) {
+    return ERWIN_INVALID_ARGUMENT;
+  }
+  Call call{a};
+  status = call.open(*context, grad_pos != nullptr ? 2 : 1, workspace, workspace_bytes);
+  if (status != ERWIN_OK) return status;
+  const float* const partial = call.workspace.partial;
+  const AttentionGradients gradients = {*out, *grad_out, *grad_q, *grad_k, *grad_v, call.workspace.partial, grad_pos};
+  for (const erwin_heads* x : {grad_q, grad_k, grad_v}) expect_writes(a, *x);
+  call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, const AttentionScratch& scratch) {
+    kernel.backward(a, task, gradients, lse, scratch);
   });
-  for (int64_t head = 0; head < attention->heads; ++head) {
+  for (int64_t head = 0; head < a.heads; ++head) {
     double sum = 0;
-    for (int64_t ball = 0; ball < attention->balls; ++ball) {
+    for (int64_t ball = 0; ball < a.balls; ++ball) {
       // An empty ball has no task and adds nothing.
-      if (attention->ball_len[ball] > 0) sum += call.partial()[ball * attention->heads + head];
+      if (a.ball_len[ball] > 0) sum += partial[ball * a.heads + head];
     }
     grad_sigma[head] = static_cast<float>(sum);
   }

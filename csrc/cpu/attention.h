@@ -25,15 +25,20 @@ struct AttentionTask {
   int64_t first_head, last_head;
 };
 
+// The memory of one thread, aligned to 64 bytes and laid out for balls of up to `longest` rows.
+struct AttentionScratch {
+  char* memory;
+  int64_t longest;
+};
+
 struct AttentionKernel {
-  // Scratch bytes of the largest task.
+  // Bytes of the scratch; kTooLarge if they do not fit an int64.
   int64_t (*forward_scratch)(const erwin_attention& attention, int64_t longest);
   int64_t (*backward_scratch)(const erwin_attention& attention, int64_t longest, bool grad_pos);
-  // `scratch` is aligned to 64 bytes.
   void (*forward)(const erwin_attention& attention, const AttentionTask& task, const erwin_heads& out, float* lse,
-                  char* scratch);
+                  const AttentionScratch& scratch);
   void (*backward)(const erwin_attention& attention, const AttentionTask& task, const AttentionGradients& gradients,
-                   const float* lse, char* scratch);
+                   const float* lse, const AttentionScratch& scratch);
 };
 
 extern const AttentionKernel kAttentionBaseline;

@@ -7,6 +7,7 @@
 #ifndef ERWIN_CPU_ATTENTION_KERNEL_H_
 #define ERWIN_CPU_ATTENTION_KERNEL_H_
 
+#include "arena.h"
 #include "attention.h"
 #include "vector_math.h"
 
@@ -28,7 +29,6 @@ constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, its row s
 constexpr int64_t kForwardKeys = 128;            // keys of a tile
 constexpr int64_t kBackwardKeys = 64;            // two tiles are alive
 constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
-constexpr int64_t kLine = 64;                    // bytes of a cache line
 constexpr int64_t kFetchChannels = 16;           // channels of a product of scores between two fetches of rows
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.40282347e+38f;
@@ -156,36 +156,37 @@ ERWIN_INLINE void to_bfloat16(const float* from, int64_t count, uint16_t* to) {
   }
 }
 
-// The memory of one thread, dealt out in lines of 64 bytes; from NULL it only counts.
-struct Arena {
-  char* base;
-  int64_t used = 0;
-
-  float* take(int64_t floats) {
-    float* const here = base == nullptr ? nullptr : reinterpret_cast<float*>(base + used);
-    used += round_up(floats * static_cast<int64_t>(sizeof(float)), kLine);
-    return here;
-  }
-};
-
 // What a ball's heads share: where its rows lie and how far they are from each other.
+//
+// Scratch is laid out once, for the longest ball of a call, and every ball uses the front of its arrays: no array of a
+// shorter ball may be larger than that of a longer one.
 struct Ball {
   const erwin_attention& attention;
+  int64_t stride;     // of a row of channels in scratch
+  float* place;       // [dim, padded] coordinates; queries beyond the length stand on the first row
+  float* distance;    // [length, padded] or, if not cached, [keys of a tile, kQueries]
   int64_t start = 0, length = 0;
-  int64_t stride;   // of a row of channels in scratch
-  int64_t padded;   // length, up to whole tiles
-  bool cached;
-  float* place;     // [dim, padded] coordinates; queries beyond the length stand on the first row
-  float* distance;  // [length, padded] or, if not cached, [keys of a tile, kQueries]
+  int64_t padded = 0;  // length, up to whole tiles
+  bool cached = false;
 
-  Ball(const erwin_attention& a, int64_t rows, int64_t tile_keys, Arena& arena)
+  Ball(const erwin_attention& a, int64_t longest, Arena& arena)
       : attention(a),
-        length(rows),
         stride(round_up(a.channels, kLanes)),
-        padded(round_up(rows, kQueries)),
-        cached(rows <= kCachedLength),
-        place(arena.take(a.dim * padded)),
-        distance(arena.take(cached ? rows * padded : tile_keys * kQueries)) {}
+        place(arena.take<float>(a.dim, round_up(longest, kQueries))),
+        distance(take_distances(least(longest, kCachedLength), arena)) {}
+
+  // Enough for every ball that is cached, and for a tile of one that is not.
+  static float* take_distances(int64_t longest_cached, Arena& arena) {
+    static_assert(kForwardKeys <= kCachedLength && kBackwardKeys <= kCachedLength && kQueries <= kCachedLength);
+    return arena.take<float>(longest_cached, round_up(longest_cached, kQueries));
+  }
+
+  void begin(const AttentionTask& task) {
+    start = task.start;
+    length = task.length;
+    padded = round_up(length, kQueries);
+    cached = length <= kCachedLength;
+  }
 
   int64_t row(int64_t i) const { return attention.perm == nullptr ? start + i : attention.perm[start + i]; }
 
@@ -358,33 +359,33 @@ ERWIN_INLINE void with_columns(int64_t queries, const Body& body) {
 
 struct Forward {
   Ball ball;
-  float *keys, *values;  // [length, stride]: where rows are read to that cannot be used where they lie
+  float *key_rows, *value_rows;  // [length, stride]: where rows are read to that cannot be used where they lie
   float* rows;           // [kQueries, stride]: the same for the block's queries and outputs
   float* query;          // [stride, kQueries]: transposed, in units of log(2)
   float* out;            // [stride, kQueries]: transposed
   float* tile;           // [kForwardKeys, kQueries]
   Rows key, value;       // of the head
 
-  Forward(const erwin_attention& a, int64_t length, Arena& arena)
-      : ball(a, length, kForwardKeys, arena),
-        keys(arena.take(length * ball.stride)),
-        values(arena.take(length * ball.stride)),
-        rows(arena.take(kQueries * ball.stride)),
-        query(arena.take(kQueries * ball.stride)),
-        out(arena.take(kQueries * ball.stride)),
-        tile(arena.take(kForwardKeys * kQueries)) {}
+  Forward(const erwin_attention& a, int64_t longest, Arena& arena)
+      : ball(a, longest, arena),
+        key_rows(arena.take<float>(longest, ball.stride)),
+        value_rows(arena.take<float>(longest, ball.stride)),
+        rows(arena.take<float>(kQueries, ball.stride)),
+        query(arena.take<float>(kQueries, ball.stride)),
+        out(arena.take<float>(kQueries, ball.stride)),
+        tile(arena.take<float>(kForwardKeys, kQueries)) {}
 
   void run(const AttentionTask& task, const erwin_heads& to, float* lse) {
     const erwin_attention& a = ball.attention;
-    ball.start = task.start;
+    ball.begin(task);
     Ahead<4> ahead{ball, {&a.q, &a.k, &a.v, &to}};
     ahead.begin(task.first_head, task.last_head);
     ahead.fetch(ball.length);
     ball.locate();
     for (int64_t head = task.first_head; head < task.last_head; ++head) {
       ahead.begin(head + 1, task.last_head);
-      key = ball.view(a.k, head, 0, ball.length, keys);
-      value = ball.view(a.v, head, 0, ball.length, values);
+      key = ball.view(a.k, head, 0, ball.length, key_rows);
+      value = ball.view(a.v, head, 0, ball.length, value_rows);
       for (int64_t first = 0; first < ball.length; first += kQueries) {
         const int64_t queries = least(kQueries, ball.length - first);
         with_columns<kColumns>(queries, [&](auto columns) {
@@ -481,7 +482,7 @@ struct Forward {
 
 struct Backward {
   Ball ball;
-  float *keys, *values;                        // [length, stride]: as in the forward pass
+  float *key_rows, *value_rows;                // [length, stride]: as in the forward pass
   float *grad_key, *grad_value;                // [length, stride]
   float *rows, *grad_rows, *other;             // [kQueries, stride]: the same for what a block reads and writes
   float *query, *grad, *grad_query;            // [stride, kQueries]: transposed
@@ -491,28 +492,28 @@ struct Backward {
   float* grad_place;                           // [dim, padded] or NULL
   Rows key, value;                             // of the head
 
-  Backward(const erwin_attention& a, int64_t length, bool grad_pos, Arena& arena)
-      : ball(a, length, kBackwardKeys, arena),
-        keys(arena.take(length * ball.stride)),
-        values(arena.take(length * ball.stride)),
-        grad_key(arena.take(length * ball.stride)),
-        grad_value(arena.take(length * ball.stride)),
-        rows(arena.take(kQueries * ball.stride)),
-        grad_rows(arena.take(kQueries * ball.stride)),
-        other(arena.take(kQueries * ball.stride)),
-        query(arena.take(kQueries * ball.stride)),
-        grad(arena.take(kQueries * ball.stride)),
-        grad_query(arena.take(kQueries * ball.stride)),
-        weight(arena.take(kBackwardKeys * kQueries)),
-        slope(arena.take(kBackwardKeys * kQueries)),
-        lse(arena.take(kQueries)),
-        offset(arena.take(kQueries)),
-        pull(grad_pos ? arena.take(length * ball.padded) : nullptr),
-        grad_place(grad_pos ? arena.take(a.dim * ball.padded) : nullptr) {}
+  Backward(const erwin_attention& a, int64_t longest, bool grad_pos, Arena& arena)
+      : ball(a, longest, arena),
+        key_rows(arena.take<float>(longest, ball.stride)),
+        value_rows(arena.take<float>(longest, ball.stride)),
+        grad_key(arena.take<float>(longest, ball.stride)),
+        grad_value(arena.take<float>(longest, ball.stride)),
+        rows(arena.take<float>(kQueries, ball.stride)),
+        grad_rows(arena.take<float>(kQueries, ball.stride)),
+        other(arena.take<float>(kQueries, ball.stride)),
+        query(arena.take<float>(kQueries, ball.stride)),
+        grad(arena.take<float>(kQueries, ball.stride)),
+        grad_query(arena.take<float>(kQueries, ball.stride)),
+        weight(arena.take<float>(kBackwardKeys, kQueries)),
+        slope(arena.take<float>(kBackwardKeys, kQueries)),
+        lse(arena.take<float>(kQueries)),
+        offset(arena.take<float>(kQueries)),
+        pull(grad_pos ? arena.take<float>(longest, round_up(longest, kQueries)) : nullptr),
+        grad_place(grad_pos ? arena.take<float>(a.dim, round_up(longest, kQueries)) : nullptr) {}
 
   void run(const AttentionTask& task, const AttentionGradients& to, const float* saved_lse) {
     const erwin_attention& a = ball.attention;
-    ball.start = task.start;
+    ball.begin(task);
     Ahead<8> ahead{ball, {&a.q, &a.k, &a.v, &to.out, &to.grad_out, &to.grad_q, &to.grad_k, &to.grad_v}};
     ahead.begin(task.first_head, task.last_head);
     ahead.fetch(ball.length);
@@ -520,8 +521,8 @@ struct Backward {
     if (pull != nullptr) fill(pull, ball.length * ball.padded, 0);
     for (int64_t head = task.first_head; head < task.last_head; ++head) {
       ahead.begin(head + 1, task.last_head);
-      key = ball.view(a.k, head, 0, ball.length, keys);
-      value = ball.view(a.v, head, 0, ball.length, values);
+      key = ball.view(a.k, head, 0, ball.length, key_rows);
+      value = ball.view(a.v, head, 0, ball.length, value_rows);
       float grad_sigma = 0;
       for (int64_t first = 0; first < ball.length; first += kQueries) {
         const int64_t queries = least(kQueries, ball.length - first);
@@ -678,15 +679,15 @@ int64_t backward_scratch(const erwin_attention& attention, int64_t longest, bool
 }
 
 void forward(const erwin_attention& attention, const AttentionTask& task, const erwin_heads& out, float* lse,
-             char* scratch) {
-  Arena arena{scratch};
-  Forward(attention, task.length, arena).run(task, out, lse);
+             const AttentionScratch& scratch) {
+  Arena arena{scratch.memory};
+  Forward(attention, scratch.longest, arena).run(task, out, lse);
 }
 
 void backward(const erwin_attention& attention, const AttentionTask& task, const AttentionGradients& gradients,
-              const float* lse, char* scratch) {
-  Arena arena{scratch};
-  Backward(attention, task.length, gradients.grad_pos != nullptr, arena).run(task, gradients, lse);
+              const float* lse, const AttentionScratch& scratch) {
+  Arena arena{scratch.memory};
+  Backward(attention, scratch.longest, gradients.grad_pos != nullptr, arena).run(task, gradients, lse);
 }
 
 constexpr AttentionKernel kKernel = {forward_scratch, backward_scratch, forward, backward};

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "../erwin.h"
+#include "checks.h"
 
 namespace erwin {
 namespace {
@@ -30,7 +31,8 @@ bool is_finite(const char* values, int64_t count, int32_t mantissa) {
 }  // namespace erwin
 
 int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite) {
-  if (count < 0 || (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64)) return ERWIN_INVALID_ARGUMENT;
+  if (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::is_count(count) || !erwin::is_array(values, count, 1) || finite == nullptr) return ERWIN_INVALID_ARGUMENT;
   const auto* const bytes = static_cast<const char*>(values);
   *finite = dtype == ERWIN_FLOAT64 ? erwin::is_finite<uint64_t>(bytes, count, 52)
                                    : erwin::is_finite<uint32_t>(bytes, count, 23);

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <vector>
 
+#include "arena.h"
+#include "checks.h"
 #include "isa.h"
 #include "parallel.h"
 
@@ -18,16 +20,32 @@ constexpr int64_t kLongestDimension = 1 << 24;
 constexpr Variants<MessageKernel> kVariants = {&kMessageBaseline, ERWIN_AVX2(kMessageAvx2),
                                               ERWIN_AVX512(kMessageAvx512)};
 
-int32_t check(const erwin_context* context, const erwin_message* m) {
-  if (context == nullptr || m == nullptr || context->num_threads < 1) return ERWIN_INVALID_ARGUMENT;
-  if (context->device >= 0) return ERWIN_UNSUPPORTED;
-  if (m->isa > erwin_cpu_isa()) return ERWIN_UNSUPPORTED;
+int32_t check_sizes(const erwin_message* m) {
+  if (m == nullptr) return ERWIN_INVALID_ARGUMENT;
   if (m->pos_dtype != ERWIN_FLOAT32 && m->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
-  if (m->nodes < 0 || m->edges < 0) return ERWIN_INVALID_ARGUMENT;
+  if (!is_count(m->nodes) || !is_count(m->edges)) return ERWIN_INVALID_ARGUMENT;
   for (const int64_t size : {m->channels, m->dim}) {
     if (size < 1 || size > kLongestDimension) return ERWIN_INVALID_ARGUMENT;
   }
   return ERWIN_OK;
+}
+
+// Whether a table may be that of erwin_group; what it lists is checked where it is read.
+bool is_table(const erwin_message& m, const int64_t* ptr, const int64_t* order) {
+  return ptr != nullptr && is_array(order, m.edges, 1) && ptr[0] == 0 && ptr[m.nodes] == m.edges;
+}
+
+int32_t check(const erwin_context* context, const erwin_message* message) {
+  int32_t status = check_sizes(message);
+  if (status == ERWIN_OK) status = check_context(context);
+  if (status == ERWIN_OK) status = check_isa(message->isa);
+  if (status != ERWIN_OK) return status;
+  const erwin_message& m = *message;
+  const bool edges = is_array(m.source, m.edges, 1) && is_array(m.target, m.edges, 1);
+  const bool nodes = is_array(m.source_rows, m.nodes, 1) && is_array(m.target_rows, m.nodes, 1) &&
+                     is_array(m.pos, m.nodes, 1);
+  const bool weights = m.weight != nullptr && m.norm_weight != nullptr && m.norm_bias != nullptr;
+  return edges && nodes && weights && is_table(m, m.target_ptr, m.target_order) ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
 
 // One call: its kernel, its threads and their scratch.
@@ -36,7 +54,7 @@ class Run {
   Run(const erwin_context& context, const erwin_message& message)
       : kernel_(kVariants.choose(message.isa)),
         nodes_(message.nodes),
-        threads_(message.edges * message.channels < kSerialChannels ? 1 : context.num_threads),
+        threads_(static_cast<int32_t>(std::min<int64_t>(wanted(context, message), ceil_div(nodes_, kChunk)))),
         stride_(ceil_div(kernel_.scratch(message), 16) * 16),
         scratch_(static_cast<size_t>(stride_ * threads_)) {}
 
@@ -52,6 +70,10 @@ class Run {
   }
 
  private:
+  static int32_t wanted(const erwin_context& context, const erwin_message& message) {
+    return message.edges < ceil_div(kSerialChannels, message.channels) ? 1 : context.num_threads;
+  }
+
   const MessageKernel& kernel_;
   const int64_t nodes_;
   const int32_t threads_;
@@ -59,24 +81,34 @@ class Run {
   std::vector<float> scratch_;
 };
 
-// Floats of every part of the workspace of a backward call.
-struct Sections {
-  int64_t width, scaled, edge, partial;
-
-  explicit Sections(const erwin_message& m)
-      : width(ceil_div(m.channels, ERWIN_ROW) * ERWIN_ROW),
-        scaled(m.nodes * width),
-        edge(m.edges * static_cast<int64_t>(sizeof(EdgeGradient) / sizeof(float))),
-        partial(ceil_div(m.nodes, kChunk) * (m.dim + 2) * width) {}
-
-  int64_t bytes() const { return (scaled + edge + partial) * static_cast<int64_t>(sizeof(float)); }
+// The parts of a backward call's workspace; rows are padded.
+struct Workspace {
+  float* scaled;       // [nodes]
+  EdgeGradient* edge;  // [edges]
+  float* partial;      // [chunks, dim + 2]
 };
+
+int64_t width_of(const erwin_message& m) { return ceil_div(m.channels, ERWIN_ROW) * ERWIN_ROW; }
+
+Workspace lay_out(const erwin_message& m, Arena& arena) {
+  return {arena.take<float>(m.nodes, width_of(m)), arena.take<EdgeGradient>(m.edges),
+          arena.take<float>(ceil_div(m.nodes, kChunk), (m.dim + 2) * width_of(m))};
+}
+
+int64_t workspace_bytes_of(const erwin_message& m) {
+  Arena arena{nullptr};
+  arena.take<char>(kLine);  // the workspace may start anywhere
+  lay_out(m, arena);
+  return arena.used;
+}
 
 }  // namespace
 }  // namespace erwin
 
 int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* ptr, int64_t* order) {
-  if (count < 0 || groups < 0) return ERWIN_INVALID_ARGUMENT;
+  using namespace erwin;
+  if (!is_count(count) || !is_count(groups) || ptr == nullptr) return ERWIN_INVALID_ARGUMENT;
+  if (!is_array(key, count, 1) || !is_array(order, count, 1)) return ERWIN_INVALID_ARGUMENT;
   std::fill(ptr, ptr + groups + 1, 0);
   for (int64_t i = 0; i < count; ++i) {
     if (key[i] < 0 || key[i] >= groups) return ERWIN_INVALID_ARGUMENT;
@@ -94,6 +126,7 @@ int32_t erwin_message_forward(const erwin_context* context, const erwin_message*
   using namespace erwin;
   int32_t status = check(context, message);
   if (status != ERWIN_OK) return status;
+  if (!is_array(mean, message->nodes, 1)) return ERWIN_INVALID_ARGUMENT;
   const int32_t thrown = guarded([&] {
     status = Run(*context, *message).for_chunks([&](const MessageKernel& kernel, int64_t, int64_t first, int64_t last,
                                                     float* scratch) {
@@ -104,7 +137,12 @@ int32_t erwin_message_forward(const erwin_context* context, const erwin_message*
 }
 
 int32_t erwin_message_workspace(const erwin_message* message, int64_t* bytes) {
-  *bytes = erwin::Sections(*message).bytes();
+  using namespace erwin;
+  const int32_t status = check_sizes(message);
+  if (status != ERWIN_OK) return status;
+  const int64_t needed = workspace_bytes_of(*message);
+  if (bytes == nullptr || needed == kTooLarge) return ERWIN_INVALID_ARGUMENT;
+  *bytes = needed;
   return ERWIN_OK;
 }
 
@@ -114,28 +152,32 @@ int32_t erwin_message_backward(const erwin_context* context, const erwin_message
   using namespace erwin;
   int32_t status = check(context, message);
   if (status != ERWIN_OK) return status;
-  const Sections sections(*message);
-  if (workspace_bytes < sections.bytes()) return ERWIN_WORKSPACE_TOO_SMALL;
-  float* const scaled = static_cast<float*>(workspace);
-  float* const edge = scaled + sections.scaled;
-  float* const partial = edge + sections.edge;
-  const int64_t length = (message->dim + 2) * sections.width;
-  const MessageGradients gradients = {grad_mean, scaled, reinterpret_cast<EdgeGradient*>(edge), grad_source,
-                                      grad_target};
+  const erwin_message& m = *message;
+  if (!is_table(m, m.source_ptr, m.source_order) || !is_array(grad_mean, m.nodes, 1) ||
+      !is_array(grad_source, m.nodes, 1) || !is_array(grad_target, m.nodes, 1) || grad_weights == nullptr) {
+    return ERWIN_INVALID_ARGUMENT;
+  }
+  const int64_t needed = workspace_bytes_of(m);
+  if (workspace == nullptr || needed == kTooLarge) return ERWIN_INVALID_ARGUMENT;
+  if (workspace_bytes < needed) return ERWIN_WORKSPACE_TOO_SMALL;
+  Arena arena{aligned(workspace)};
+  const Workspace parts = lay_out(m, arena);
+  const int64_t length = (m.dim + 2) * width_of(m);
+  const MessageGradients gradients = {grad_mean, parts.scaled, parts.edge, grad_source, grad_target};
   const int32_t thrown = guarded([&] {
-    Run run(*context, *message);
+    Run run(*context, m);
     status = run.for_chunks([&](const MessageKernel& kernel, int64_t chunk, int64_t first, int64_t last,
                                 float* scratch) {
-      return kernel.backward_target(*message, first, last, gradients, scratch, partial + chunk * length);
+      return kernel.backward_target(m, first, last, gradients, scratch, parts.partial + chunk * length);
     });
     if (status != ERWIN_OK) return;
     status = run.for_chunks([&](const MessageKernel& kernel, int64_t, int64_t first, int64_t last, float* scratch) {
-      return kernel.backward_source(*message, first, last, gradients, scratch);
+      return kernel.backward_source(m, first, last, gradients, scratch);
     });
     if (status != ERWIN_OK) return;
     std::fill(grad_weights, grad_weights + length, 0.0f);
-    for (int64_t chunk = 0; chunk < ceil_div(message->nodes, kChunk); ++chunk) {
-      for (int64_t c = 0; c < length; ++c) grad_weights[c] += partial[chunk * length + c];
+    for (int64_t chunk = 0; chunk < ceil_div(m.nodes, kChunk); ++chunk) {
+      for (int64_t c = 0; c < length; ++c) grad_weights[c] += parts.partial[chunk * length + c];
     }
   });
   return thrown != ERWIN_OK ? thrown : status;

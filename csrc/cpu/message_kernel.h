@@ -190,13 +190,13 @@ class Messages {
     float mean, inverse_std;
   };
 
-  // The edges at every node and their other ends.
+  // The edges at every node, which is their end `own`.
   struct Incidence {
-    const int64_t *ptr, *order, *other;
+    const int64_t *ptr, *order, *own, *other;
   };
 
-  ERWIN_INLINE Incidence into() const { return {m_.target_ptr, m_.target_order, m_.source}; }
-  ERWIN_INLINE Incidence out_of() const { return {m_.source_ptr, m_.source_order, m_.target}; }
+  ERWIN_INLINE Incidence into() const { return {m_.target_ptr, m_.target_order, m_.target, m_.source}; }
+  ERWIN_INLINE Incidence out_of() const { return {m_.source_ptr, m_.source_order, m_.source, m_.target}; }
 
   static int64_t round_up(int64_t channels) { return (channels + ERWIN_ROW - 1) / ERWIN_ROW * ERWIN_ROW; }
 
@@ -211,23 +211,33 @@ class Messages {
   }
 
   // Calls body(edge, other end) for the edges of a node, and before that ahead(edge, other end) to fetch what it will
-  // read; false where one is not an edge between nodes.
+  // read; false where one is not an edge between nodes, or the table is not that of erwin_group: an edge of another
+  // node, or not in ascending order. So no edge is met twice.
   template <typename Ahead, typename F>
   ERWIN_INLINE bool for_edges(const Incidence& at, int64_t node, const Ahead& ahead, const F& body) const {
     const int64_t first = at.ptr[node], last = at.ptr[node + 1];
     if (first < 0 || last < first || last > m_.edges) return false;
+    int64_t before = -1;
     for (int64_t k = first; k < last; ++k) {
       if (k + kAhead < m_.edges) {
         const int64_t edge = at.order[k + kAhead];
-        if (edge >= 0 && edge < m_.edges) ahead(edge, at.other[edge]);
+        if (is_below(edge, m_.edges)) {
+          __builtin_prefetch(at.own + edge);
+          if (is_below(at.other[edge], m_.nodes)) ahead(edge, at.other[edge]);
+        }
       }
       const int64_t edge = at.order[k];
-      if (edge < 0 || edge >= m_.edges) return false;
+      if (edge <= before || edge >= m_.edges || at.own[edge] != node) return false;
       const int64_t other = at.other[edge];
-      if (other < 0 || other >= m_.nodes) return false;
+      if (!is_below(other, m_.nodes)) return false;
       body(edge, other);
+      before = edge;
     }
     return true;
+  }
+
+  static ERWIN_INLINE bool is_below(int64_t index, int64_t count) {
+    return static_cast<uint64_t>(index) < static_cast<uint64_t>(count);
   }
 
   // Of the source j from the target i.

@@ -1,0 +1,79 @@
+"""No function that every machine runs is compiled for instructions that few have.
+
+Inline functions are the danger: a file for AVX has its own copy of, say, `std::min`,
+and the linker keeps one for all files.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from torch_geometric_erwin import _native
+
+ROOT = Path(__file__).parents[1]
+PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+TOOLS = {name: shutil.which(name, path=PATH) for name in ("cmake", "c++", "objdump")}
+# An instruction of AVX or AVX-512: all of them, and no others, have names in v.
+AVX = re.compile(r"^\s+[0-9a-f]+:\s+(?:\{\w+\} )?v(?!er[rw]\b)\w+", re.MULTILINE)
+
+pytestmark = [
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="needs x86-64"),
+    pytest.mark.skipif(TOOLS["objdump"] is None, reason="needs objdump"),
+]
+
+
+def shared_functions(library):
+    """The inline functions of the standard library, and whether they use AVX."""
+    command = [TOOLS["objdump"], "-d", "-C", "--no-show-raw-insn", str(library)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    functions = {}
+    for block in text.split("\n\n"):
+        head, _, body = block.lstrip("\n").partition("\n")
+        name = re.match(r"[0-9a-f]+ <(.*)>:$", head)
+        # A name may follow the type of the result.
+        if name and re.match(r"([\w:<>*& ,]+ )?std::", name[1]):
+            functions[name[1]] = AVX.search(body) is not None
+    return functions
+
+
+def test_library():
+    origin = _native.find_spec("torch_geometric_erwin._kernels").origin
+    functions = shared_functions(origin)
+    if not functions:
+        pytest.skip("the library has no symbols")
+    assert not [name for name, uses_avx in functions.items() if uses_avx]
+
+
+SOURCE = """
+#include <algorithm>
+namespace {{ float at(const float* x, int i) {{ return x[i]; }} }}
+extern "C" float largest_{name}(const float* x) {{
+  return std::max(at(x, 0), std::max(at(x, 1), at(x, 2)));
+}}
+"""
+
+
+@pytest.mark.skipif(None in TOOLS.values(), reason="needs CMake and a C++ compiler")
+def test_build(tmp_path):
+    """The project's build of other sources, without optimisation."""
+    shutil.copy(ROOT / "CMakeLists.txt", tmp_path)
+    folder = tmp_path / "csrc" / "cpu"
+    folder.mkdir(parents=True)
+    for name in ("quads_avx512", "search_avx2", "search_avx512", "tree"):
+        source = SOURCE.format(name=name)
+        (folder / f"{name}.cpp").write_text(source, encoding="utf-8")
+    build = tmp_path / "build"
+    configure = [TOOLS["cmake"], "-S", tmp_path, "-B", build]
+    configure += ["-DCMAKE_BUILD_TYPE=Debug", f"-DCMAKE_CXX_COMPILER={TOOLS['c++']}"]
+    for command in (configure, [TOOLS["cmake"], "--build", build]):
+        subprocess.run(command, check=True, capture_output=True)
+    shared = "float const& std::max<float>(float const&, float const&)"
+    for wide in build.rglob("*_avx*.cpp.o"):
+        assert shared_functions(wide) == {shared: True}
+    assert shared_functions(build / "_kernels.so") == {shared: False}

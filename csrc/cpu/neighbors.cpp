@@ -141,7 +141,8 @@ class SearchTree {
         first_edge[i + 1] = checked_sum(first_edge[i], degree[i]);
       }
     }
-    if (!is_given(source, first_edge[points]) || !is_given(target, first_edge[points])) return false;
+    if (first_edge[points] == 0) return true;
+    if (source == nullptr || target == nullptr) return false;
     use_large_pages(source, first_edge[points]);
     use_large_pages(target, first_edge[points]);
     for_each_group(largest_cloud(), largest_cloud(), cap == kNoCap ? 0 : cap,

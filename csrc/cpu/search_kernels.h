@@ -31,7 +31,7 @@ class Search {
       int64_t k = search.k;
       T farthest = std::numeric_limits<T>::infinity();
 
-      static bool wants(int32_t) { return true; }
+      static bool wants(int32_t, int32_t) { return true; }
       int64_t edge(int32_t self) const { return self * search.k; }
     };
     find_nearest(first, last, search, Queries{search});
@@ -50,11 +50,13 @@ class Search {
         if (*std::min_element(own, own + size(leaf)) >= search.most) continue;
         const int64_t near = list_near(leaf, search.limit);
         for (int32_t i = 0; i < size(leaf); ++i) {
+          int64_t found = own[i];
           visit(coords(leaf) + i, near, search.limit, [&](const T* distance, int32_t) {
-            own[i] += count_lanes(lanes_within(distance, search.limit));
-            return own[i] < search.most;
+            found += count_lanes(lanes_within(distance, search.limit));
+            return found < search.most;
           });
-          open |= own[i] < search.most;
+          own[i] = found;
+          open |= found < search.most;
         }
       }
     }
@@ -65,21 +67,24 @@ class Search {
     }
   }
 
-  // Where a query has as many neighbours as are counted, there may be any number of others: these queries look for
-  // their nearest ones. The others sort all that they find.
+  // A query sorts all that is within the radius. But where it has as many neighbours as are counted, there may be any
+  // number of others: with many leaves near, it looks for its nearest ones.
   bool radius_fill(int32_t first, int32_t last, const RadiusFill<T>& search) {
     struct Queries {
       const RadiusFill<T>& search;
+      const int32_t first;
+      uint32_t crowded = 0;  // a bit for each leaf of those with many near
       int64_t k = search.most;
       T farthest = search.limit;
 
-      bool wants(int32_t self) const { return search.degree[self] == search.most; }
+      bool wants(int32_t leaf, int32_t self) const {
+        return (crowded >> (leaf - first) & 1) != 0 && search.degree[self] == search.most;
+      }
       int64_t edge(int32_t self) const { return search.first[self]; }
     };
-    const bool sorted = sort_within(first, last, search);
-    return search.most == std::numeric_limits<int64_t>::max()
-               ? sorted
-               : find_nearest(first, last, search, Queries{search}) && sorted;
+    Queries queries{search, first};
+    const bool counted = sort_within(first, last, search, &queries.crowded);
+    return queries.crowded == 0 ? counted : find_nearest(first, last, search, queries) && counted;
   }
 
  private:
@@ -248,31 +253,32 @@ class Search {
     for (int64_t j = 0; j < count; ++j) target[j] = cloud_.first + self;
   }
 
-  // Writes the edges of the queries that have all their neighbours counted. False where a degree is none that the count
-  // can have given.
-  bool sort_within(int32_t first, int32_t last, const RadiusFill<T>& search) {
-    const auto is_wanted = [&](int32_t leaf) {
-      return std::any_of(index(leaf), index(leaf) + size(leaf),
-                         [&](int32_t self) { return search.degree[self] < search.most; });
-    };
-    bool counted = true, gathered = false;
-    auto* const keys = static_cast<Keys<T>*>(own_.keys);
+  // Writes the edges of the queries that sort what they find. Marks the leaves whose full ones are left to find_nearest.
+  // False where a degree is none that the count can have given.
+  bool sort_within(int32_t first, int32_t last, const RadiusFill<T>& search, uint32_t* crowded) {
+    bool counted = true, full = true;  // whether all of the queries have as many as are counted
     for (int32_t leaf = first; leaf < last; ++leaf) {
       for (int32_t i = 0; i < size(leaf); ++i) {
-        __builtin_prefetch(search.degree + index(leaf)[i]);
+        full &= search.degree[index(leaf)[i]] == search.most;
         __builtin_prefetch(search.first + index(leaf)[i]);
       }
-      if (search.most != std::numeric_limits<int64_t>::max() && !is_wanted(leaf)) continue;
-      if (!gathered) {
-        enclose(first, last, own_.box);
-        gather(own_.box, 0, search.limit, kNoIndex, own_.room);  // the list has room for every leaf
-        gathered = true;
-      }
+    }
+    // The list has room for every leaf. If none needs all of them, one of many is long enough to tell.
+    const int64_t room = full && search.most < own_.room / 4 ? 4 * search.most + kLeaf : own_.room;
+    enclose(first, last, own_.box);
+    if (gather(own_.box, 0, search.limit, kNoIndex, room) < cloud_.num_nodes) {
+      *crowded = ~0u;
+      return true;
+    }
+    auto* const keys = static_cast<Keys<T>*>(own_.keys);
+    for (int32_t leaf = first; leaf < last; ++leaf) {
       const int64_t near = list_near(leaf, search.limit);
+      const bool many = near > search.most;
+      if (many) *crowded |= 1u << (leaf - first);
       for (int32_t i = 0; i < size(leaf); ++i) {
         const int32_t self = index(leaf)[i], excluded = search.loop ? -1 : leaf;
         const int64_t count = search.degree[self], edge = search.first[self];
-        if (count == search.most) continue;
+        if (many && count == search.most) continue;
         expect_writes(search.source + edge, count);
         expect_writes(search.target + edge, count);
         int64_t found = 0;
@@ -353,7 +359,7 @@ class Search {
     const auto for_each = [&](const auto& f) {
       for (int32_t leaf = begin; leaf < end; ++leaf)
         for (int32_t i = 0; i < size(leaf); ++i)
-          if (queries.wants(index(leaf)[i])) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
+          if (queries.wants(leaf, index(leaf)[i])) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
     };
     bool any = false;
     for (int32_t leaf = begin; leaf < end; ++leaf) home[leaf - begin] = find_home(leaf, queries.k + 1);
@@ -399,7 +405,7 @@ class Search {
     T limit = -1;
     int32_t last = 0;
     for (int32_t i = 0; i < size(leaf); ++i)
-      if (queries.wants(index(leaf)[i])) widen(nearest[i], &limit, &last);
+      if (queries.wants(leaf, index(leaf)[i])) widen(nearest[i], &limit, &last);
     if (limit < 0) return;
     const int64_t within = narrow(leaf, limit);
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
@@ -420,7 +426,7 @@ class Search {
     int64_t left = 0;
     int32_t turn = 0;
     for (int32_t i = 0; i < size(leaf); ++i) {
-      if (!queries.wants(index(leaf)[i])) continue;
+      if (!queries.wants(leaf, index(leaf)[i])) continue;
       const T* const query = coords(leaf) + i;
       const Candidates<T>& found = own_.found[turn];
       turn = 1 - turn;

@@ -14,7 +14,7 @@ from torch_geometric_erwin import _native
 OK, INVALID, UNSUPPORTED, TOO_SMALL = 0, 1, 2, 3
 MAX_DIM = int(re.search(r"ERWIN_MAX_DIM (\d+)", header())[1])
 SIZES, DIM = (3, 0, 40), 3
-POINTS, CLOUDS = sum(SIZES), len(SIZES)
+POINTS, CLOUDS, LARGEST = sum(SIZES), len(SIZES), max(SIZES)
 SLACK = 64  # bytes around every output that no call may write
 
 
@@ -77,7 +77,7 @@ def workspace_of(name, *args):
 
 
 def make_sizes(context):
-    pos, ptr, _ = batch()
+    _, ptr, _ = batch()
     layout = _native.layout([8, 4], [2], "balanced")
     return Call(
         "erwin_tree_sizes",
@@ -87,7 +87,7 @@ def make_sizes(context):
 
 
 def make_tables(context):
-    pos, ptr, _ = batch()
+    _, ptr, _ = batch()
     layout = _native.layout([8, 4], [2], "balanced")
     tables = [longs(POINTS) for _ in range(3)]
     call = Call(
@@ -101,7 +101,7 @@ def make_tables(context):
 
 
 def make_tree_workspace(context):
-    pos, ptr, _ = batch()
+    _, ptr, _ = batch()
     layout = _native.layout([8, 4], [2], "balanced")
     return Call(
         "erwin_tree_workspace",
@@ -128,7 +128,7 @@ def make_build(context):
     return call
 
 
-def bounds(clouds=CLOUDS, points=POINTS, largest=max(SIZES), rows=(POINTS, POINTS)):
+def bounds(clouds=CLOUDS, points=POINTS, largest=LARGEST, rows=(POINTS, POINTS)):
     rows = (ctypes.c_int64 * _native.MAX_LEVELS)(*rows)
     return _native.TreeBounds(clouds, points, largest, rows)
 
@@ -175,7 +175,7 @@ def search(name, context, **outputs):
 
 
 def make_neighbors_workspace(context):
-    pos, ptr, _ = batch()
+    _, ptr, _ = batch()
     layout = _native.layout([8], [], "balanced")
     return Call(
         "erwin_neighbors_workspace",
@@ -258,7 +258,7 @@ WRONG = {
     "bounds": [
         None,
         *[bounds(clouds=n) for n in (-1, 2**62)],
-        *[bounds(points=n) for n in (-1, max(SIZES) - 1, 2**62)],
+        *[bounds(points=n) for n in (-1, LARGEST - 1, 2**62)],
         *[bounds(largest=n) for n in (-1, POINTS + 1, 2**31)],
         *[bounds(rows=(n, POINTS)) for n in (-1, 2**62)],
         *[bounds(rows=(POINTS, n)) for n in (-1, 2**62)],
@@ -378,11 +378,11 @@ def test_a_degree_that_no_count_gives_writes_nothing(value, place, device):
 def test_outputs_without_elements_may_be_null(device):
     layout, ptr = _native.layout([8], [], "balanced"), torch.zeros(3).long()
     call = make_knn(CONTEXTS[device])
-    missing = {name: None for name in ("pos", "perm", "source", "target")}
+    missing = dict.fromkeys(("pos", "perm", "source", "target"))
     assert call.status(layout=layout, ptr=ptr, clouds=2, **missing) == OK
     # Nor have lone points any neighbours.
     lone = {"ptr": torch.arange(4), "clouds": 3, "perm": torch.zeros(3).long()}
-    missing = {name: None for name in ("source", "target")}
+    missing = dict.fromkeys(("source", "target"))
     assert call.status(**lone, **missing) == OK
     fill = make_fill(CONTEXTS[device])
     degree = fill.arguments["degree"]

@@ -52,7 +52,9 @@ class Context(Structure):
     r"""Where and how a call runs (``erwin_context``)."""
 
     _fields_ = [
-        *[("device", c_int32), ("num_threads", c_int32), ("stream", c_void_p)],
+        ("device", c_int32),
+        ("num_threads", c_int32),
+        ("stream", c_void_p),
         ("interrupted", c_void_p),
     ]
 
@@ -214,9 +216,9 @@ def _function(name: str) -> Callable[..., int]:
     return function
 
 
-# What long calls ask for, on the thread that made them. A builtin that is called with
-# the GIL and runs no bytecode: no handler of a signal can raise inside of it. It is true
-# once a signal, and in the main thread alone.
+# What long calls ask, on the thread that made them: a builtin, which is called with the
+# GIL and runs no bytecode, so that no handler of a signal can raise inside of it. It is
+# true once a signal, and in the main thread alone.
 _interrupted = CFUNCTYPE(c_int32)(pythonapi.PyOS_InterruptOccurred)
 _INTERRUPTED_ADDRESS = ctypes.cast(_interrupted, c_void_p).value
 

@@ -326,7 +326,7 @@ class Search {
         indices = without_self;
       }
       for (int32_t j = 0; j < kLeaf; ++j)
-        distance[j] = (distance[j] <= infinity) & (j != excluded) ? distance[j] : infinity;
+        distance[j] = ((distance[j] <= infinity) & (j != excluded)) ? distance[j] : infinity;
       for (int32_t j = 0; j < kLeaf; j += kLanes) keys[count++] = Keys<T>::load(distance + j, indices + j);
       if (count >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kLanes)) {
         nearest.merge(keys, count);

@@ -245,10 +245,10 @@ void with_team(int32_t num_threads, Interrupts& interrupts, const F& lead) {
     Team alone(interrupts);
     return lead(alone);
   }
-  using Clock = std::chrono::steady_clock;
   const auto jobs = std::make_shared<Jobs>(interrupts);
   Team team(interrupts, num_threads, jobs.get());
 #if defined(_OPENMP)
+  using Clock = std::chrono::steady_clock;
   static std::atomic<Clock::rep> crowded_until{Clock::time_point::min().time_since_epoch().count()};
   if (Clock::now().time_since_epoch().count() >= crowded_until.load(std::memory_order_relaxed)) {
     Clock::time_point end;

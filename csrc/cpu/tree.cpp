@@ -150,21 +150,21 @@ class Builder {
     const auto pool = [=](int32_t level, int64_t begin, int64_t end) {
       const int64_t stride = layout_.span[level] / layout_.span[level - 1];
       const int64_t children = layout_.rows(root, level - 1);
-      for (int64_t first = ceil_div(begin, stride) * stride; first < end; first += stride) {
-        const int64_t last = std::min(first + stride, children);
+      for (int64_t start = ceil_div(begin, stride) * stride; start < end; start += stride) {
+        const int64_t last = std::min(start + stride, children);
         for (int32_t a = 0; a < dim; ++a) {
-          T sum = row(level - 1, first)[a];
-          for (int64_t child = first + 1; child < last; ++child) sum += row(level - 1, child)[a];
-          space.centroids[first / stride * dim + a] = sum / static_cast<T>(last - first);
+          T sum = row(level - 1, start)[a];
+          for (int64_t child = start + 1; child < last; ++child) sum += row(level - 1, child)[a];
+          space.centroids[start / stride * dim + a] = sum / static_cast<T>(last - start);
         }
       }
     };
     for (int32_t level = 0; level < layout_.levels; ++level) {
-      const int64_t rows = layout_.rows(root, level);
+      const int64_t level_rows = layout_.rows(root, level);
       // Centroids of centroids replace them from the front, in order; those of points are found along with these.
       if (level > pooled_) pool(level, 0, layout_.rows(root, level - 1));
-      const Box<T, D> box = load(team, space.in, rows, [=](int64_t begin, int64_t end) {
-        if (level < pooled_ && rows > kLeafPoints)  // points far apart in memory
+      const Box<T, D> level_box = load(team, space.in, level_rows, [=](int64_t begin, int64_t end) {
+        if (level < pooled_ && level_rows > kLeafPoints)  // points far apart in memory
           for (int64_t i = begin; i < end; ++i) __builtin_prefetch(row(level, i));
         for (int64_t i = begin; i < end; ++i) {
           if constexpr (D > 0) {
@@ -176,7 +176,7 @@ class Builder {
         }
         if (level + 1 == pooled_ && pooled_ < layout_.levels) pool(pooled_, begin, end);
       });
-      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out, box});
+      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out, level_box});
     }
   }
 

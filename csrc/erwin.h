@@ -3,10 +3,15 @@
 // Conventions, for every entry point on every device:
 //   * raw pointers and sizes only; the library links neither libtorch nor Python and no exception leaves it;
 //   * nothing is allocated for the caller: outputs and workspace are the caller's, contiguous, on the context's device;
+//   * arrays are aligned as their elements are, a workspace on the host may start anywhere, one on a device starts at a
+//     multiple of ERWIN_DEVICE_ALIGNMENT; an array is NULL only where it has no elements, or where it says so below;
 //   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
 //   * indices are int64, positions are float32 or float64 (`erwin_dtype`), finite, row-major [points, dim];
 //   * the result is the same bits on every thread count and, but for attention, on every device;
-//   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified.
+//   * what can be looked at without a device's memory is: sizes, offsets, configurations and NULL pointers that break a
+//     rule are ERWIN_INVALID_ARGUMENT; what memory is behind a pointer is the caller's word;
+//   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified, and the library is as
+//     usable as before.
 #ifndef ERWIN_H_
 #define ERWIN_H_
 
@@ -22,8 +27,10 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 3
+#define ERWIN_ABI_VERSION 4
 #define ERWIN_MAX_LEVELS 16
+#define ERWIN_MAX_DIM 16777216  // coordinates of a point
+#define ERWIN_DEVICE_ALIGNMENT 64  // bytes
 
 typedef enum {
   ERWIN_OK = 0,
@@ -32,6 +39,7 @@ typedef enum {
   ERWIN_WORKSPACE_TOO_SMALL = 3,
   ERWIN_OUT_OF_MEMORY = 4,
   ERWIN_INTERNAL_ERROR = 5,
+  ERWIN_INTERRUPTED = 6,  // the caller's wish, see `erwin_interrupted`
 } erwin_status;
 
 typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1, ERWIN_BFLOAT16 = 2 } erwin_dtype;
@@ -41,11 +49,16 @@ typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 #define ERWIN_HOST (-1)
 #define ERWIN_EMULATED (-2)  // the device's code, run by the host on host memory: slow, for tests
 
+// Whether a call is to stop. Trees and searches on the host ask every 20 ms or so, the thread that made the call alone;
+// an answer other than 0 ends it within a fraction of a second.
+typedef int32_t (*erwin_interrupted)(void);
+
 // Where and how a call runs.
 typedef struct {
   int32_t device;       // ERWIN_HOST, ERWIN_EMULATED or the ordinal of a CUDA device
   int32_t num_threads;  // host threads, >= 1; 1 never starts or wakes another (safe in forked workers)
   void* stream;         // CUDA stream, NULL on the host
+  erwin_interrupted interrupted;  // may be NULL: never
 } erwin_context;
 
 // The static configuration of a tree. Level 0 holds the points, level l + 1 pools `strides[l]` rows of level l.
@@ -75,7 +88,8 @@ ERWIN_API int32_t erwin_tree_sizes(const erwin_layout* layout, const int64_t* pt
                                    int64_t* balls);
 
 // Rows of each ball, `ball_len[l]` [sum of balls of level l], and children of each pooled row, `group_len[l]`
-// [rows of level l + 1], clouds one after the other. Host pointers on every device.
+// [rows of level l + 1], clouds one after the other. A `group_len[l]` that is NULL is left out. Host pointers on every
+// device.
 ERWIN_API int32_t erwin_tree_tables(const erwin_layout* layout, const int64_t* ptr, int64_t clouds,
                                     int64_t* const* ball_len, int64_t* const* group_len);
 
@@ -83,8 +97,9 @@ ERWIN_API int32_t erwin_tree_workspace(const erwin_layout* layout, int32_t dtype
                                        int64_t dim, int64_t* bytes);
 
 // `perm` [rows of level 0]: the cloud-local point in each slot. `mask` (perfect layout; may be NULL): 0 where a slot
-// repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL for no rotated trees; `perm_rot[l]`
-// [rows of level l]: the cloud-local row of level l at each place of the rotated tree, ascending inside a ball.
+// repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL for no rotated trees; then `perm_rot[l]`
+// [rows of level l]: the cloud-local row of level l at each place of the rotated tree, ascending inside a ball. On the
+// host; ERWIN_EMULATED and CUDA devices have erwin_tree_build_device.
 ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                    const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                    const void* rotation, void* workspace, int64_t workspace_bytes, int64_t* perm,
@@ -133,14 +148,16 @@ ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* la
                             int64_t* target);
 
 // First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius (radius >= 0), at
-// most `cap` (< 0: no cap, otherwise the nearest `cap`). Leaves the search structure in `workspace` for the second pass.
+// most `cap` (< 0: no cap, otherwise the nearest `cap`, which are found as the nearest neighbours of a k-NN search are).
+// Leaves the search structure in `workspace` for the second pass.
 ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                      const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                      const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
                                      void* workspace, int64_t workspace_bytes, int64_t* degree);
 
 // Second pass, after erwin_radius_count with the same arguments: writes the edges, `degree[i]` of every point. Another
-// `degree` is an invalid argument where it is negative or above the number of neighbours.
+// `degree` is an invalid argument where it is negative, above `cap` or above the number of neighbours; nothing is written
+// where it is negative, above `cap` or above the number of points.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,

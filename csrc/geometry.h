@@ -45,14 +45,16 @@ ERWIN_HOST_DEVICE T ordered(T x) {
   return x == x ? x : T{0};
 }
 
-// x @ rotation with separate multiplies and adds. Sums that overflow both ways give NaN.
+// x @ rotation with separate multiplies and adds. Sums that overflow both ways give NaN. The sums grow side by side, in
+// the order of the rotation's memory.
 template <typename T>
 ERWIN_HOST_DEVICE void rotate(const T* x, const T* rotation, int32_t dim, T* out) {
-  for (int32_t column = 0; column < dim; ++column) {
-    T sum = 0;
-    for (int32_t row = 0; row < dim; ++row) sum += x[row] * rotation[row * dim + column];
-    out[column] = ordered(sum);
+  for (int32_t column = 0; column < dim; ++column) out[column] = 0;
+  for (int32_t row = 0; row < dim; ++row) {
+    const T* const factors = rotation + static_cast<int64_t>(row) * dim;
+    for (int32_t column = 0; column < dim; ++column) out[column] += x[row] * factors[column];
   }
+  for (int32_t column = 0; column < dim; ++column) out[column] = ordered(out[column]);
 }
 
 }  // namespace erwin

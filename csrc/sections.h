@@ -5,8 +5,15 @@
 #include <cstdint>
 
 #include "layout.h"
+#include "sizes.h"
 
 namespace erwin {
+
+// Where memory that starts anywhere is aligned: up to alignment - 1 bytes further on.
+inline char* aligned(void* memory, int64_t alignment) {
+  const auto address = reinterpret_cast<uintptr_t>(memory);
+  return static_cast<char*>(memory) + (-address & (static_cast<uintptr_t>(alignment) - 1));
+}
 
 // Lays arrays out in memory that need not exist yet.
 class Sections {
@@ -15,10 +22,12 @@ class Sections {
 
   explicit Sections(char* base) : base_(base) {}
 
-  template <typename X>
-  X* take(int64_t count) {
+  // An array of as many elements as the product of the counts.
+  template <typename X, typename... N>
+  X* take(N... counts) {
+    const int64_t bytes = checked_product(counts..., static_cast<int64_t>(sizeof(X)));
     X* const start = reinterpret_cast<X*>(base_ + size_);
-    size_ += ceil_div(count * static_cast<int64_t>(sizeof(X)), kAlign) * kAlign;
+    size_ = checked_sum(size_, checked_sum(bytes, kAlign - 1) / kAlign * kAlign);
     return start;
   }
   int64_t size() const { return size_; }

@@ -113,6 +113,43 @@ def test_cloud_of_about_one_group(kind, dtype, size):
         assert_radius(pos, ptr, r, cap, False)
 
 
+# A search with a cap sorts what few leaves hold, and looks for the nearest in many.
+@pytest.mark.parametrize("loop", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("kind", "dim"), [("normal", 1), ("normal", 5), ("grid", 3), ("copies", 3)]
+)
+def test_every_cap(kind, dim, dtype, loop):
+    sizes = [LEAF * 20 + 5, 1, 0, 2, LEAF * 3]  # more leaves than a group
+    ptr = offsets(sizes)
+    pos = points(kind, int(ptr[-1]), dim, dtype)
+    for r in (0.0, 0.4, 1.0, 100.0):
+        within = oracle.radius(pos.numpy(), ptr.tolist(), r, None, loop)
+        for cap in (1, 2, 7, 8, 9, 20, 21, 31, 64, sizes[0] - 2, sizes[0] - 1, 1000):
+            expected = oracle.edges([near[:cap] for near in within])
+            actual = radius_graph(pos, r, ptr, loop=loop, max_num_neighbors=cap)
+            assert np.array_equal(actual.numpy(), expected), (r, cap)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("r", [0.05, 0.15, 100.0, float("inf")])
+def test_a_cap_keeps_the_nearest_of_an_uncapped_search(r, number):
+    # Around the cap and far beyond it, with ties, in more leaves than a list takes.
+    pos = (torch.rand(20_000, 3, generator=torch.Generator()) * 64).round() / 64
+    cap = 9
+    with threads(number):
+        capped = radius_graph(pos, r, max_num_neighbors=cap)
+        if r >= 100:
+            assert torch.equal(capped, knn_graph(pos, cap))
+            return
+        source, target = radius_graph(pos, r)
+    degree = torch.bincount(target, minlength=len(pos))
+    assert bool((degree < cap).any()) == (r == 0.05)
+    place = torch.arange(len(target)) - (degree.cumsum(0) - degree)[target]
+    kept = place < cap
+    assert torch.equal(capped, torch.stack([source[kept], target[kept]]))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_coincident_points_than_a_list_of_leaves_takes(dtype):
     # At the same distance the lowest indices are the nearest.

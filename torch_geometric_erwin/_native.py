@@ -5,9 +5,11 @@ contiguous tensors of the right dtype, device and size.
 """
 
 import ctypes
+import math
 import os
 from collections.abc import Callable, Sequence
 from ctypes import (
+    CFUNCTYPE,
     POINTER,
     Structure,
     byref,
@@ -17,14 +19,16 @@ from ctypes import (
     c_int32,
     c_int64,
     c_void_p,
+    pythonapi,
 )
 from functools import cache
 from importlib.util import find_spec
+from typing import Union
 
 import torch
 from torch import Tensor
 
-ABI_VERSION = 3
+ABI_VERSION = 4
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -36,8 +40,9 @@ _STATUS = {
     3: "workspace too small",
     4: "out of memory",
     5: "internal error",
+    6: "interrupted",
 }
-_INTERNAL_ERROR = 5
+_OUT_OF_MEMORY, _INTERNAL_ERROR, _INTERRUPTED = 4, 5, 6
 
 
 HOST, EMULATED = -1, -2  # devices of a context beside the ordinals of GPUs
@@ -46,7 +51,12 @@ HOST, EMULATED = -1, -2  # devices of a context beside the ordinals of GPUs
 class Context(Structure):
     r"""Where and how a call runs (``erwin_context``)."""
 
-    _fields_ = [("device", c_int32), ("num_threads", c_int32), ("stream", c_void_p)]
+    _fields_ = [
+        ("device", c_int32),
+        ("num_threads", c_int32),
+        ("stream", c_void_p),
+        ("interrupted", c_void_p),
+    ]
 
 
 class Layout(Structure):
@@ -209,9 +219,28 @@ def _function(name: str) -> Callable[..., int]:
     return function
 
 
+# What long calls ask, on the thread that made them: a builtin, which is called with the
+# GIL and runs no bytecode, so that no handler of a signal can raise inside of it. It is
+# true once a signal, and in the main thread alone.
+_interrupted = CFUNCTYPE(c_int32)(pythonapi.PyOS_InterruptOccurred)
+_INTERRUPTED_ADDRESS = ctypes.cast(_interrupted, c_void_p).value
+
+
 def call(name: str, *args: object) -> None:
-    r"""Calls an entry point; :obj:`RuntimeError` if it does not return ``ERWIN_OK``."""
-    status = _function(name)(*args)
+    r"""Calls an entry point.
+
+    A call that Ctrl-C stops is left by what the signal's handler raises, or else made
+    once more.
+
+    Raises:
+        MemoryError: If it returns ``ERWIN_OUT_OF_MEMORY``.
+        RuntimeError: If it returns another status than ``ERWIN_OK``.
+    """
+    function = _function(name)
+    while (status := function(*args)) == _INTERRUPTED:
+        pythonapi.PyErr_SetInterrupt()  # the library's question took the signal
+    if status == _OUT_OF_MEMORY:
+        raise MemoryError(f"{name}: {_STATUS[status]}")
     if status != 0:
         what = _STATUS.get(status, f"status {status}")
         last_error = library().erwin_last_error
@@ -229,7 +258,7 @@ def context(tensor: Tensor) -> Context:
     """
     num_threads = 1 if _forked else torch.get_num_threads()
     if tensor.device.type == "cpu":
-        return Context(HOST, num_threads, None)
+        return Context(HOST, num_threads, None, _INTERRUPTED_ADDRESS)
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     return Context(tensor.get_device(), num_threads, stream)
 
@@ -248,6 +277,25 @@ def cpu_isa() -> str:
     if CPU_ISAS[name] > library().erwin_cpu_isa():
         raise ValueError(f"ERWIN_CPU_ISA is '{name}', which this machine has not")
     return name
+
+
+def empty(
+    size: Sequence[int], dtype: torch.dtype, device: Union[torch.device, str] = "cpu"
+) -> Tensor:
+    r"""Memory for an output or a workspace that a call fills in.
+
+    Raises:
+        MemoryError: If the host has not as much.
+    """
+    try:
+        return torch.empty(size, dtype=dtype, device=device)
+    except torch.OutOfMemoryError:  # a GPU's, which says more
+        raise
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        bytes_ = math.prod(size) * dtype.itemsize
+        raise MemoryError(f"no memory for a tensor of {bytes_} bytes") from error
 
 
 def heads(x: Tensor) -> Heads:

@@ -81,7 +81,7 @@ class Leaves {
     const uint32_t digits = 1u << bits;
     const T scale = static_cast<T>(digits * digits - 1) / (high - low);
     if (scale == 0 || !(scale <= std::numeric_limits<T>::max())) return comparison_sort(x, ids, n);
-    const auto cell = [=](T value) { return static_cast<uint32_t>(static_cast<int32_t>((value - low) * scale)); };
+    const auto cell = [=](T at) { return static_cast<uint32_t>(static_cast<int32_t>((at - low) * scale)); };
     std::fill_n(count_[0], digits, 0);
     std::fill_n(count_[1], digits, 0);
     for (int32_t i = 0; i < n; ++i) item_[0][i] = cell(value(i));

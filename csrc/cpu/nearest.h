@@ -237,14 +237,16 @@ void sort_keys(Keys<T>* keys, int64_t size) {
   }
 }
 
-// Keys that follow all others.
+constexpr int32_t kNoIndex = std::numeric_limits<int32_t>::max();  // follows the index of every point
+
+// Keys of no points, which follow all candidates up to a distance.
 template <typename T>
-Keys<T> no_keys() {
+Keys<T> no_keys(T farthest = std::numeric_limits<T>::infinity()) {
   T distance[kLanes];
   int32_t index[kLanes];
   for (int j = 0; j < kLanes; ++j) {
-    distance[j] = std::numeric_limits<T>::infinity();
-    index[j] = std::numeric_limits<int32_t>::max();
+    distance[j] = farthest;
+    index[j] = kNoIndex;
   }
   return Keys<T>::load(distance, index);
 }
@@ -258,22 +260,23 @@ int64_t pack(const T* distance, const int32_t* index, int64_t count, Keys<T>* ke
   return size;
 }
 
-// The k nearest candidates of a query.
+// The k nearest candidates of a query up to a distance.
 template <typename T>
 class Nearest {
  public:
-  void reset(Keys<T>* keys, int64_t k) {
+  void reset(Keys<T>* keys, int64_t k, T farthest) {
     best_ = keys;
     k_ = k;
     width_ = 1;
     while (width_ * kLanes < k) width_ *= 2;
-    for (int64_t i = 0; i < width_; ++i) keys[i] = no_keys<T>();
+    for (int64_t i = 0; i < width_; ++i) keys[i] = no_keys<T>(farthest);
     update();
   }
 
   T limit() const { return limit_; }      // the distance that a candidate must not exceed
   int32_t last() const { return last_; }  // the index that it must not exceed at that distance
   int64_t width() const { return width_; }
+  bool is_full() const { return last_ != kNoIndex; }  // whether there are k of them
   const Keys<T>* keys() const { return best_; }
 
   // Takes vectors of candidates in, which are sorted for it.

@@ -5,10 +5,12 @@
 #include <cstdlib>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
+#include "../arguments.h"
 #include "../layout.h"
 #include "../neighbors.h"
 #include "../sections.h"
@@ -23,7 +25,7 @@ namespace {
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
 constexpr int64_t kMostLanes = 8;         // keys of a vector
-constexpr int64_t kListLeaves = 1024;     // most leaves that a k-NN search looks at before it lowers its bounds
+constexpr int64_t kNoCap = std::numeric_limits<int64_t>::max();
 
 constexpr Variants<KernelTable> kVariants = {&kSearchBaseline, ERWIN_AVX2(kSearchAvx2), ERWIN_AVX512(kSearchAvx512)};
 
@@ -42,6 +44,18 @@ const Kernels<T>& kernels(int64_t dim) {
   else return table.of_float[dim <= 3 ? dim : 0];
 }
 
+// Of every point of a cloud, as far as there are so many.
+int64_t most_neighbors(const int64_t* ptr, int64_t g, int64_t k, bool loop) {
+  return std::max<int64_t>(0, std::min(k, ptr[g + 1] - ptr[g] - (loop ? 0 : 1)));
+}
+
+int64_t count_edges(const int64_t* ptr, int64_t clouds, int64_t k, bool loop) {
+  int64_t edges = 0;
+  for (int64_t g = 0; g < clouds; ++g)
+    edges = checked_sum(edges, checked_product(ptr[g + 1] - ptr[g], most_neighbors(ptr, g, k, loop)));
+  return edges;
+}
+
 int64_t count_leaves(const Layout& layout, const Node& node) {
   if (node.points <= kLeaf) return node.points > 0;
   const Children children = layout.split(node);
@@ -51,85 +65,89 @@ int64_t count_leaves(const Layout& layout, const Node& node) {
 template <typename T>
 class SearchTree {
  public:
-  SearchTree(const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
-             const int64_t* perm, void* workspace, int32_t num_threads)
-      : layout_(layout),
-        pos_(static_cast<const T*>(pos)),
-        ptr_(ptr),
-        clouds_(clouds),
-        dim_(static_cast<int32_t>(dim)),
-        perm_(perm),
-        workspace_(static_cast<char*>(workspace)),
-        num_threads_(ptr[clouds] < kSerialPoints ? 1 : std::max(num_threads, 1)),
-        kernels_(kernels<T>(dim)) {}
+  explicit SearchTree(const NeighborsCall& call)
+      : layout_(call.layout),
+        pos_(static_cast<const T*>(call.pos)),
+        ptr_(call.ptr),
+        clouds_(call.clouds),
+        dim_(static_cast<int32_t>(call.dim)),
+        perm_(call.perm),
+        workspace_(aligned(call.workspace, Sections::kAlign)),
+        num_threads_(call.ptr[call.clouds] < kSerialPoints ? 1 : call.context->num_threads),
+        kernels_(kernels<T>(call.dim)),
+        interrupts_(*call.context) {}
 
+  // The workspace may start anywhere.
   static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
     int64_t leaves = 0;
     for (int64_t g = 0; g < clouds; ++g) leaves += count_leaves(layout, layout.root(ptr[g + 1] - ptr[g]));
-    return Arrays(nullptr, clouds, leaves, dim).bytes;
+    return checked_sum(Arrays(nullptr, clouds, leaves, dim).bytes, Sections::kAlign - 1);
   }
 
   // False where `perm` is no permutation of the points of every cloud, which a stale tree's is not.
   bool build() {
     if (!valid_perm()) return false;
-    int64_t* const first_leaf = Arrays(workspace_, clouds_, 0, dim_).first_leaf;
-    first_leaf[0] = 0;
-    for (int64_t g = 0; g < clouds_; ++g)
-      first_leaf[g + 1] = first_leaf[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
-    attach();
-    parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) {
+    const std::vector<int64_t> first_leaf = find_leaves();
+    at_ = Arrays(workspace_, clouds_, first_leaf.back(), dim_);
+    std::copy(first_leaf.begin(), first_leaf.end(), at_.first_leaf);
+    parallel_for(interrupts_, num_threads_, clouds_, 1, [this](int32_t, int64_t g) {
       if (ptr_[g + 1] == ptr_[g]) return;
       int32_t nodes = 0, leaves = 0;
       number(layout_.root(ptr_[g + 1] - ptr_[g]), at_.nodes + 2 * at_.first_leaf[g],
              at_.leaves + at_.first_leaf[g], &nodes, &leaves);
     });
-    parallel_for(num_threads_, at_.first_leaf[clouds_], kLeavesAtOnce,
+    parallel_for(interrupts_, num_threads_, at_.first_leaf[clouds_], kLeavesAtOnce,
                  [this](int32_t, int64_t leaf) { fill_leaf(leaf); });
-    parallel_for(num_threads_, clouds_, 1, [this](int32_t, int64_t g) { merge_boxes(g); });
+    parallel_for(interrupts_, num_threads_, clouds_, 1, [this](int32_t, int64_t g) { merge_boxes(g); });
     return true;
   }
 
-  // Takes over the structure that an earlier call built in the same workspace.
-  void attach() {
-    const int64_t leaves = Arrays(workspace_, clouds_, 0, dim_).first_leaf[clouds_];
-    at_ = Arrays(workspace_, clouds_, leaves, dim_);
+  // Takes over the structure that an earlier call built in the same workspace. False where that is not what lies there.
+  bool attach() {
+    const std::vector<int64_t> first_leaf = find_leaves();
+    at_ = Arrays(workspace_, clouds_, first_leaf.back(), dim_);
+    return std::equal(first_leaf.begin(), first_leaf.end(), at_.first_leaf);
   }
 
-  void knn(int64_t k, bool loop, int64_t* source, int64_t* target) const {
+  void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
     // First edge of every cloud.
     std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
     for (int64_t g = 0; g < clouds_; ++g)
       first_edge[g + 1] = first_edge[g] + (ptr_[g + 1] - ptr_[g]) * most(k, g, loop);
     use_large_pages(source, first_edge[clouds_]);
     use_large_pages(target, first_edge[clouds_]);
-    const int64_t width = std::max(ceil_pow2(std::min(k, largest_cloud())), kMostLanes);
-    const int64_t key_bytes = 2 * static_cast<int64_t>(sizeof(T));
-    const int64_t batch = std::clamp<int64_t>(kListBytes / (width * key_bytes * kLeaf), 1, kGroupLeaves);
-    for_each_group(kListLeaves, 2 * width + 3 * kLeaf, batch, width,
-                   [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+    for_each_group(kListLeaves, 0, k, [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
       const int64_t neighbors = most(k, g, loop);
       if (neighbors == 0) return;
       kernels_.knn(cloud(g), dim_, first, last, {neighbors, loop, source + first_edge[g], target + first_edge[g]}, own);
     });
   }
 
-  void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) const {
-    for_each_group(largest_cloud(), 0, 0, 0, [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+  void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) {
+    for_each_group(kListLeaves, 0, 0, [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
       kernels_.count(cloud(g), dim_, first, last, {limit, loop, cap, degree + ptr_[g]}, own);
     });
   }
 
-  // False where a degree is none that the count can have given.
-  bool radius_fill(T limit, bool loop, const int64_t* degree, int64_t* source, int64_t* target) const {
+  // False where a degree is none that the count can have given. Those that no count can give are found before anything
+  // is written, as they say where everything goes.
+  bool radius_fill(T limit, int64_t cap, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
     std::atomic<bool> counted{true};
     const int64_t points = ptr_[clouds_];
     std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
-    for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
+    for (int64_t g = 0; g < clouds_; ++g) {
+      for (int64_t i = ptr_[g]; i < ptr_[g + 1]; ++i) {
+        if (degree[i] < 0 || degree[i] > most(cap, g, loop)) return false;
+        first_edge[i + 1] = checked_sum(first_edge[i], degree[i]);
+      }
+    }
+    if (first_edge[points] == 0) return true;
+    if (source == nullptr || target == nullptr) return false;
     use_large_pages(source, first_edge[points]);
     use_large_pages(target, first_edge[points]);
-    for_each_group(largest_cloud(), largest_cloud(), 0, 0,
+    for_each_group(largest_cloud(), largest_cloud(), cap == kNoCap ? 0 : cap,
                    [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
-      const RadiusFill<T> search{limit, loop, degree + ptr_[g], first_edge.data() + ptr_[g], source, target};
+      const RadiusFill<T> search{limit, loop, cap, degree + ptr_[g], first_edge.data() + ptr_[g], source, target};
       if (!kernels_.fill(cloud(g), dim_, first, last, search, own)) counted.store(false, std::memory_order_relaxed);
     });
     return counted;
@@ -151,28 +169,35 @@ class SearchTree {
       Sections sections(workspace);
       first_leaf = sections.take<int64_t>(clouds + 1);
       nodes = sections.take<SearchNode>(2 * num_leaves);
-      boxes = sections.take<T>(2 * num_leaves * 2 * dim);
+      boxes = sections.take<T>(num_leaves, dim, int64_t{4});
       leaves = sections.take<int32_t>(num_leaves);
-      coords = sections.take<T>(num_leaves * dim * kLeaf);
-      index = sections.take<int32_t>(num_leaves * kLeaf);
+      coords = sections.take<T>(num_leaves, dim, int64_t{kLeaf});
+      index = sections.take<int32_t>(num_leaves, int64_t{kLeaf});
       bytes = sections.size();
     }
   };
 
-  // Neighbours of every point of a cloud.
-  int64_t most(int64_t k, int64_t g, bool loop) const {
-    return std::max<int64_t>(0, std::min(k, ptr_[g + 1] - ptr_[g] - (loop ? 0 : 1)));
-  }
+  int64_t most(int64_t k, int64_t g, bool loop) const { return most_neighbors(ptr_, g, k, loop); }
 
-  bool valid_perm() const {
+  bool valid_perm() {
+    constexpr int64_t kUnasked = 1 << 16;  // points between two looks at interrupts
     std::vector<bool> seen(static_cast<size_t>(ptr_[clouds_]), false);
     for (int64_t g = 0; g < clouds_; ++g) {
       for (int64_t i = ptr_[g]; i < ptr_[g + 1]; ++i) {
+        if (i % kUnasked == 0) interrupts_.check();
         if (perm_[i] < 0 || perm_[i] >= ptr_[g + 1] - ptr_[g] || seen[ptr_[g] + perm_[i]]) return false;
         seen[ptr_[g] + perm_[i]] = true;
       }
     }
     return true;
+  }
+
+  // The first leaf of every cloud, and their number.
+  std::vector<int64_t> find_leaves() const {
+    std::vector<int64_t> first_leaf(static_cast<size_t>(clouds_ + 1), 0);
+    for (int64_t g = 0; g < clouds_; ++g)
+      first_leaf[g + 1] = first_leaf[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
+    return first_leaf;
   }
 
   void number(const Node& node, SearchNode* nodes, int32_t* leaves, int32_t* num_nodes, int32_t* num_leaves) const {
@@ -254,11 +279,17 @@ class SearchTree {
     return largest;
   }
 
-  // Calls body(scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves around,
-  // candidates, leaves of queries and keys of each query. All memory is allocated here, where an exception may be
-  // thrown.
+  // Calls body(scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves around, so
+  // many candidates of a query, and the `nearest` ones of some queries.
   template <typename F>
-  void for_each_group(int64_t room, int64_t candidates, int64_t batch, int64_t width, const F& body) const {
+  void for_each_group(int64_t room, int64_t candidates, int64_t nearest, const F& body) {
+    int64_t width = 0, batch = 0;
+    if (nearest > 0) {
+      width = std::max(ceil_pow2(std::min(nearest, std::max<int64_t>(largest_cloud(), 1))), kMostLanes);
+      const int64_t key_bytes = 2 * static_cast<int64_t>(sizeof(T));
+      batch = std::clamp<int64_t>(kListBytes / (width * key_bytes * kLeaf), 1, kGroupLeaves);
+      candidates = std::max(candidates, 2 * width + 3 * kLeaf);
+    }
     std::vector<int64_t> first_group(static_cast<size_t>(clouds_ + 1), 0);
     int64_t leaves = 0;
     for (int64_t g = 0; g < clouds_; ++g) {
@@ -267,19 +298,16 @@ class SearchTree {
       leaves = std::max(leaves, of_cloud);
     }
     room = std::min(room, leaves);
-    struct alignas(Sections::kAlign) Block {
-      char bytes[Sections::kAlign];
-    };
     const auto lay_out = [&](char* base, Scratch<T>* own) {
       const int64_t stride = room + kLeaf, most = std::max(room, candidates) + 2 * kLeaf;
       Sections sections(base);
       for (LeafList<T>* list : {&own->around, &own->near}) {
-        list->boxes = sections.take<T>(stride * 2 * dim_);
+        list->boxes = sections.take<T>(stride, int64_t{dim_}, int64_t{2});
         list->leaf = sections.take<int32_t>(stride);
         list->index = sections.take<int32_t>(stride);
         list->stride = stride;
       }
-      own->box = sections.take<T>(2 * dim_);
+      own->box = sections.take<T>(int64_t{dim_}, int64_t{2});
       for (Candidates<T>& found : own->found) {
         found.distance = sections.take<T>(most);
         found.index = sections.take<int32_t>(most);
@@ -291,12 +319,19 @@ class SearchTree {
       return sections.size();
     };
     std::vector<Scratch<T>> scratch(static_cast<size_t>(num_threads_));
-    std::vector<std::unique_ptr<Block[]>> memory(scratch.size());
+    // Zeros, because vectors are read whole: what lies behind the last candidate has a value, too. They cost nothing
+    // where memory is never looked at.
+    struct Free {
+      void operator()(void* block) const { std::free(block); }
+    };
+    std::vector<std::unique_ptr<void, Free>> memory(scratch.size());
     for (size_t worker = 0; worker < scratch.size(); ++worker) {
-      memory[worker].reset(new Block[lay_out(nullptr, &scratch[worker]) / Sections::kAlign]);  // not written to
-      lay_out(reinterpret_cast<char*>(memory[worker].get()), &scratch[worker]);
+      const int64_t bytes = checked_sum(lay_out(nullptr, &scratch[worker]), Sections::kAlign - 1);
+      memory[worker].reset(std::calloc(static_cast<size_t>(bytes), 1));
+      if (memory[worker] == nullptr) throw std::bad_alloc();
+      lay_out(aligned(memory[worker].get(), Sections::kAlign), &scratch[worker]);
     }
-    parallel_for(num_threads_, first_group[clouds_], 1, [&](int32_t worker, int64_t group) {
+    parallel_for(interrupts_, num_threads_, first_group[clouds_], 1, [&](int32_t worker, int64_t group) {
       const int64_t g = owner(first_group.data(), clouds_, group);
       const int64_t first = (group - first_group[g]) * kGroupLeaves;
       const int64_t last = std::min(first + kGroupLeaves, at_.first_leaf[g + 1] - at_.first_leaf[g]);
@@ -313,6 +348,7 @@ class SearchTree {
   char* workspace_;
   int32_t num_threads_;
   const Kernels<T>& kernels_;
+  Interrupts interrupts_;
   Arrays at_;
 };
 
@@ -320,9 +356,8 @@ class SearchTree {
 template <typename F>
 int32_t search(const NeighborsCall& call, const F& f) {
   const bool valid = with_scalar(call.dtype, [&](auto scalar) {
-    SearchTree<decltype(scalar)> search(call.layout, call.pos, call.ptr, call.clouds, call.dim, call.perm,
-                                        call.workspace, call.context->num_threads);
-    return f(search, scalar);
+    SearchTree<decltype(scalar)> tree(call);
+    return f(tree, scalar);
   });
   return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
@@ -332,6 +367,8 @@ T squared(double radius, T) {
   return static_cast<T>(radius) * static_cast<T>(radius);
 }
 
+int64_t limit_of(int64_t cap) { return cap < 0 ? kNoCap : cap; }
+
 constexpr NeighborsDevice kHostNeighbors = {
     [](const NeighborsCall& call) {
       return with_scalar(call.dtype, [&](auto scalar) {
@@ -339,28 +376,28 @@ constexpr NeighborsDevice kHostNeighbors = {
       });
     },
     [](const NeighborsCall& call, int64_t k, bool loop, int64_t* source, int64_t* target) {
-      return search(call, [&](auto& search, auto) {
-        if (!search.build()) return false;
-        search.knn(k, loop, source, target);
+      return search(call, [&](auto& tree, auto) {
+        if (!tree.build()) return false;
+        tree.knn(k, loop, source, target);
         return true;
       });
     },
     [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree) {
-      return search(call, [&](auto& search, auto scalar) {
-        if (!search.build()) return false;
-        search.radius_count(squared(radius, scalar), cap, loop, degree);
+      return search(call, [&](auto& tree, auto scalar) {
+        if (!tree.build()) return false;
+        tree.radius_count(squared(radius, scalar), limit_of(cap), loop, degree);
         return true;
       });
     },
-    [](const NeighborsCall& call, double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
-      return search(call, [&](auto& search, auto scalar) {
-        search.attach();
-        return search.radius_fill(squared(radius, scalar), loop, degree, source, target);
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, const int64_t* degree, int64_t* source,
+       int64_t* target) {
+      return search(call, [&](auto& tree, auto scalar) {
+        return tree.attach() && tree.radius_fill(squared(radius, scalar), limit_of(cap), loop, degree, source, target);
       });
     }};
 
 const NeighborsDevice* find_device(int32_t device) {
-  if (device == -1) return &kHostNeighbors;
+  if (device == ERWIN_HOST) return &kHostNeighbors;
   if (device == ERWIN_EMULATED) return &kEmulatedNeighbors;
 #if defined(ERWIN_WITH_CUDA)
   if (device >= 0) return &kCudaNeighbors;
@@ -373,8 +410,8 @@ int32_t prepare(const erwin_context* context, const erwin_layout* config, int32_
                 const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, NeighborsCall* call,
                 const NeighborsDevice** device) {
   *call = {context, {}, dtype, pos, ptr, clouds, dim, perm, nullptr};
-  if (!make_layout(config, &call->layout) || call->layout.kind != ERWIN_BALANCED) return ERWIN_INVALID_ARGUMENT;
-  if ((dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) || dim < 1) return ERWIN_INVALID_ARGUMENT;
+  if (!valid_context(context) || !make_layout(config, &call->layout)) return ERWIN_INVALID_ARGUMENT;
+  if (call->layout.kind != ERWIN_BALANCED || !valid_scalar(dtype) || !valid_dim(dim)) return ERWIN_INVALID_ARGUMENT;
   if (!valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
   *device = find_device(context->device);
   return *device == nullptr ? ERWIN_UNSUPPORTED : ERWIN_OK;
@@ -387,15 +424,17 @@ int32_t run(const erwin_context* context, const erwin_layout* config, int32_t dt
             int64_t workspace_bytes, const F& f) {
   NeighborsCall call;
   const NeighborsDevice* device = nullptr;
-  int32_t status = prepare(context, config, dtype, pos, ptr, clouds, dim, perm, &call, &device);
+  const int32_t status = prepare(context, config, dtype, pos, ptr, clouds, dim, perm, &call, &device);
   if (status != ERWIN_OK) return status;
   if (box != nullptr) return ERWIN_UNSUPPORTED;
-  const int32_t done = guarded([&] {
-    status = workspace_bytes < device->workspace(call) ? ERWIN_WORKSPACE_TOO_SMALL : ERWIN_OK;
+  if (!is_given(pos, ptr[clouds]) || !is_given(perm, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
+  return guarded([&]() -> int32_t {
+    if (workspace_bytes < device->workspace(call)) return ERWIN_WORKSPACE_TOO_SMALL;
+    if (workspace == nullptr) return ERWIN_INVALID_ARGUMENT;
+    if (context->device != ERWIN_HOST && !valid_device_memory(workspace)) return ERWIN_INVALID_ARGUMENT;
     call.workspace = workspace;
-    if (status == ERWIN_OK) status = f(*device, call);
+    return f(*device, call);
   });
-  return done == ERWIN_OK ? status : done;
 }
 
 }  // namespace
@@ -411,6 +450,7 @@ int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layo
   const int32_t status =
       erwin::prepare(context, config, dtype, nullptr, ptr, clouds, dim, nullptr, &call, &device);
   if (status != ERWIN_OK) return status;
+  if (bytes == nullptr) return ERWIN_INVALID_ARGUMENT;
   return erwin::guarded([&] { *bytes = device->workspace(call); });
 }
 
@@ -419,7 +459,9 @@ int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int3
                   int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source, int64_t* target) {
   if (k < 1) return ERWIN_INVALID_ARGUMENT;
   return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
-                    [&](const NeighborsDevice& device, const NeighborsCall& call) {
+                    [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
+    const int64_t edges = erwin::count_edges(ptr, clouds, k, loop != 0);
+    if (!erwin::is_given(source, edges) || !erwin::is_given(target, edges)) return ERWIN_INVALID_ARGUMENT;
     return device.knn(call, k, loop != 0, source, target);
   });
 }
@@ -430,18 +472,20 @@ int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* con
                            int64_t* degree) {
   if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
   return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
-                    [&](const NeighborsDevice& device, const NeighborsCall& call) {
+                    [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
+    if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
     return device.radius_count(call, radius, cap, loop != 0, degree);
   });
 }
 
 int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                           const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
-                          double radius, int64_t, int32_t loop, void* workspace, int64_t workspace_bytes,
+                          double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
                           const int64_t* degree, int64_t* source, int64_t* target) {
   if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
   return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
-                    [&](const NeighborsDevice& device, const NeighborsCall& call) {
-    return device.radius_fill(call, radius, loop != 0, degree, source, target);
+                    [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
+    if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
+    return device.radius_fill(call, radius, cap, loop != 0, degree, source, target);
   });
 }

@@ -8,6 +8,7 @@ namespace erwin {
 
 constexpr int32_t kLeaf = 16;        // most points of a search leaf, which are compared with a query side by side
 constexpr int32_t kGroupLeaves = 16;  // consecutive leaves of queries that share a walk through the tree
+constexpr int64_t kListLeaves = 1024;  // most leaves that are looked at before bounds are lowered
 
 // Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
 // left subtree.
@@ -70,7 +71,7 @@ template <typename T>
 struct RadiusCount {
   T limit;  // squared radius
   bool loop;
-  int64_t cap;      // < 0: none
+  int64_t most;     // counted no further
   int64_t* degree;  // of the cloud
 };
 
@@ -78,6 +79,7 @@ template <typename T>
 struct RadiusFill {
   T limit;
   bool loop;
+  int64_t most;  // of a degree: there may be any number of other neighbours
   const int64_t* degree;
   const int64_t* first;  // edge of every point of the cloud
   int64_t* source;       // of the batch

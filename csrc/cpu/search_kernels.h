@@ -26,47 +26,65 @@ class Search {
       : cloud_(cloud), runtime_dim_(dim), own_(own) {}
 
   void knn(int32_t first, int32_t last, const KnnSearch<T>& search) {
-    for (int32_t begin = first; begin < last; begin += own_.batch)
-      knn_batch(begin, std::min(begin + own_.batch, last), search);
+    struct Queries {
+      const KnnSearch<T>& search;
+      int64_t k = search.k;
+      T farthest = std::numeric_limits<T>::infinity();
+
+      static bool wants(int32_t, int32_t) { return true; }
+      int64_t edge(int32_t self) const { return self * search.k; }
+    };
+    find_nearest(first, last, search, Queries{search});
   }
 
   void radius_count(int32_t first, int32_t last, const RadiusCount<T>& search) {
-    for_each_query(first, last, search.limit, [](int32_t) {}, [&](int32_t home, int32_t lane, int64_t near) {
-      int64_t count = search.loop ? 0 : -1;  // itself
-      visit(coords(home) + lane, near, search.limit, [&](const T* distance, int32_t) {
-        count += count_lanes(lanes_within(distance, search.limit));
-      });
-      count = std::max<int64_t>(count, 0);
-      search.degree[index(home)[lane]] = search.cap < 0 ? count : std::min(search.cap, count);
-    });
+    int64_t count[kGroupLeaves * kLeaf];
+    std::fill_n(count, kGroupLeaves * kLeaf, search.loop ? 0 : -1);  // itself
+    enclose(first, last, own_.box);
+    bool open = true;  // whether there is more to count
+    for (int32_t id = 0; open && id < cloud_.num_nodes;) {
+      id = gather(own_.box, id, search.limit, kNoIndex, kListLeaves);
+      open = false;
+      for (int32_t leaf = first; leaf < last; ++leaf) {
+        int64_t* const own = count + (leaf - first) * kLeaf;
+        if (*std::min_element(own, own + size(leaf)) >= search.most) continue;
+        const int64_t near = list_near(leaf, search.limit);
+        for (int32_t i = 0; i < size(leaf); ++i) {
+          int64_t found = own[i];
+          visit(coords(leaf) + i, near, search.limit, [&](const T* distance, int32_t) {
+            found += count_lanes(lanes_within(distance, search.limit));
+            return found < search.most;
+          });
+          own[i] = found;
+          open |= found < search.most;
+        }
+      }
+    }
+    for (int32_t leaf = first; leaf < last; ++leaf) {
+      const int64_t* const own = count + (leaf - first) * kLeaf;
+      for (int32_t i = 0; i < size(leaf); ++i)
+        search.degree[index(leaf)[i]] = std::min(search.most, std::max<int64_t>(own[i], 0));
+    }
   }
 
+  // A query sorts all that is within the radius. But where it has as many neighbours as are counted, there may be any
+  // number of others: with many leaves near, it looks for its nearest ones.
   bool radius_fill(int32_t first, int32_t last, const RadiusFill<T>& search) {
-    bool counted = true;
-    auto* const keys = static_cast<Keys<T>*>(own_.keys);
-    const auto prepare = [&](int32_t leaf) {
-      for (int32_t i = 0; i < size(leaf); ++i) {
-        __builtin_prefetch(search.degree + index(leaf)[i]);
-        __builtin_prefetch(search.first + index(leaf)[i]);
+    struct Queries {
+      const RadiusFill<T>& search;
+      const int32_t first;
+      uint32_t crowded = 0;  // a bit for each leaf of those with many near
+      int64_t k = search.most;
+      T farthest = search.limit;
+
+      bool wants(int32_t leaf, int32_t self) const {
+        return (crowded >> (leaf - first) & 1) != 0 && search.degree[self] == search.most;
       }
+      int64_t edge(int32_t self) const { return search.first[self]; }
     };
-    for_each_query(first, last, search.limit, prepare, [&](int32_t home, int32_t lane, int64_t near) {
-      const int32_t self = index(home)[lane], excluded = search.loop ? -1 : home;
-      int64_t found = 0;
-      const int64_t count = search.degree[self], edge = search.first[self];
-      expect_writes(search.source + edge, count);
-      expect_writes(search.target + edge, count);
-      visit(coords(home) + lane, near, search.limit, [&](const T* distance, int32_t leaf) {
-        found += append(distance, leaf, search.limit, leaf == excluded ? ~(1u << lane) : ~0u, own_.found[0], found);
-      });
-      if (count < 0 || count > found) {
-        counted = false;
-        return;
-      }
-      sort_keys(keys, pack(own_.found[0].distance, own_.found[0].index, found, keys));
-      write(keys, count, self, search.source + edge, search.target + edge);
-    });
-    return counted;
+    Queries queries{search, first};
+    const bool counted = sort_within(first, last, search, &queries.crowded);
+    return queries.crowded == 0 ? counted : find_nearest(first, last, search, queries) && counted;
   }
 
  private:
@@ -135,12 +153,13 @@ class Search {
     }
   }
 
-  // Lists leaves, from node `id` on, that come within `limit` of a box, until the list is full. Those at the limit
-  // count where one of their points has an index up to `last`. Returns the node to go on from.
-  int32_t gather(const T* from, int32_t id, T limit, int32_t last) {
+  // Lists leaves, from node `id` on, that come within `limit` of a box, until there are `most` or the list is full. Those
+  // at the limit count where one of their points has an index up to `last`. Returns the node to go on from.
+  int32_t gather(const T* from, int32_t id, T limit, int32_t last, int64_t most) {
     const T* const to = from + dim();
+    const int64_t room = std::min(own_.room, most);
     count_ = 0;
-    while (id < cloud_.num_nodes && count_ < own_.room) {
+    while (id < cloud_.num_nodes && count_ < room) {
       const SearchNode& node = cloud_.nodes[id];
       const T* const low = box(id);
       const T* const high = low + dim();
@@ -191,7 +210,14 @@ class Search {
       own_.near.boxes[a * own_.near.stride + to] = own_.around.boxes[a * own_.around.stride + place];
   }
 
-  // Calls body(distances, leaf) for every near leaf that comes within the limit of a query.
+  // Copies the leaves within a limit of a leaf from `around` to `near`; returns their number.
+  int64_t list_near(int32_t leaf, T limit) const {
+    const int64_t near = narrow(leaf, limit);
+    for (int64_t i = 0; i < near; ++i) copy_near(i, own_.found[0].index[i]);
+    return near;
+  }
+
+  // Calls body(distances, leaf) for every near leaf that comes within the limit of a query, until one returns false.
   template <typename F>
   void visit(const T* query, int64_t near, T limit, const F& body) const {
     T box_distance[kLeaf], distance[kLeaf];
@@ -201,7 +227,7 @@ class Search {
       for (; lanes != 0; lanes &= lanes - 1) {
         const int32_t leaf = own_.near.leaf[first + __builtin_ctz(lanes)];
         leaf_distances(query, kLeaf, leaf, distance);
-        body(distance, leaf);
+        if (!body(distance, leaf)) return;
       }
     }
   }
@@ -227,17 +253,48 @@ class Search {
     for (int64_t j = 0; j < count; ++j) target[j] = cloud_.first + self;
   }
 
-  // Calls body(leaf, lane, near leaves) for every point of the leaves, and prepare(leaf) before each of them.
-  template <typename P, typename F>
-  void for_each_query(int32_t first, int32_t last, T limit, const P& prepare, const F& body) {
-    enclose(first, last, own_.box);
-    gather(own_.box, 0, limit, std::numeric_limits<int32_t>::max());  // the list has room for every leaf
+  // Writes the edges of the queries that sort what they find. Marks the leaves whose full ones are left to find_nearest.
+  // False where a degree is none that the count can have given.
+  bool sort_within(int32_t first, int32_t last, const RadiusFill<T>& search, uint32_t* crowded) {
+    bool counted = true, full = true;  // whether all of the queries have as many as are counted
     for (int32_t leaf = first; leaf < last; ++leaf) {
-      const int64_t near = narrow(leaf, limit);
-      for (int64_t i = 0; i < near; ++i) copy_near(i, own_.found[0].index[i]);
-      prepare(leaf);
-      for (int32_t i = 0; i < size(leaf); ++i) body(leaf, i, near);
+      for (int32_t i = 0; i < size(leaf); ++i) {
+        full &= search.degree[index(leaf)[i]] == search.most;
+        __builtin_prefetch(search.first + index(leaf)[i]);
+      }
     }
+    // The list has room for every leaf. If none needs all of them, one of many is long enough to tell.
+    const int64_t room = full && search.most < own_.room / 4 ? 4 * search.most + kLeaf : own_.room;
+    enclose(first, last, own_.box);
+    if (gather(own_.box, 0, search.limit, kNoIndex, room) < cloud_.num_nodes) {
+      *crowded = ~0u;
+      return true;
+    }
+    auto* const keys = static_cast<Keys<T>*>(own_.keys);
+    for (int32_t leaf = first; leaf < last; ++leaf) {
+      const int64_t near = list_near(leaf, search.limit);
+      const bool many = near > search.most;
+      if (many) *crowded |= 1u << (leaf - first);
+      for (int32_t i = 0; i < size(leaf); ++i) {
+        const int32_t self = index(leaf)[i], excluded = search.loop ? -1 : leaf;
+        const int64_t count = search.degree[self], edge = search.first[self];
+        if (many && count == search.most) continue;
+        expect_writes(search.source + edge, count);
+        expect_writes(search.target + edge, count);
+        int64_t found = 0;
+        visit(coords(leaf) + i, near, search.limit, [&](const T* distance, int32_t other) {
+          found += append(distance, other, search.limit, other == excluded ? ~(1u << i) : ~0u, own_.found[0], found);
+          return true;
+        });
+        if (count > found) {
+          counted = false;
+          continue;
+        }
+        sort_keys(keys, pack(own_.found[0].distance, own_.found[0].index, found, keys));
+        write(keys, count, self, search.source + edge, search.target + edge);
+      }
+    }
+    return counted;
   }
 
   // The smallest node that holds the leaf and at least `points` points.
@@ -257,19 +314,26 @@ class Search {
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     constexpr T infinity = std::numeric_limits<T>::infinity();
     T distance[kLeaf];
-    int64_t size = 0;
-    for (int32_t other = home.leaf, left = home.points; left > 0; left -= this->size(other++)) {
+    int64_t count = 0;
+    for (int32_t other = home.leaf, left = home.points; left > 0; left -= size(other++)) {
       leaf_distances(query, kLeaf, other, distance);
       const int32_t excluded = other == leaf ? lane : -1;
+      const int32_t* indices = index(other);
+      int32_t without_self[kLeaf];
+      if (excluded >= 0) {
+        std::copy_n(indices, kLeaf, without_self);
+        without_self[excluded] = kNoIndex;
+        indices = without_self;
+      }
       for (int32_t j = 0; j < kLeaf; ++j)
-        distance[j] = (distance[j] <= infinity) & (j != excluded) ? distance[j] : infinity;
-      for (int32_t j = 0; j < kLeaf; j += kLanes) keys[size++] = Keys<T>::load(distance + j, index(other) + j);
-      if (size >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kLanes)) {
-        nearest.merge(keys, size);
-        size = 0;
+        distance[j] = ((distance[j] <= infinity) & (j != excluded)) ? distance[j] : infinity;
+      for (int32_t j = 0; j < kLeaf; j += kLanes) keys[count++] = Keys<T>::load(distance + j, indices + j);
+      if (count >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kLanes)) {
+        nearest.merge(keys, count);
+        count = 0;
       }
     }
-    if (size > 0) nearest.merge(keys, size);
+    if (count > 0) nearest.merge(keys, count);
   }
 
   void settle(Nearest<T>& nearest, const Candidates<T>& found, int64_t count) const {
@@ -277,36 +341,55 @@ class Search {
     if (count > 0) nearest.merge(keys, pack(found.distance, found.index, count, keys));
   }
 
-  void knn_batch(int32_t begin, int32_t end, const KnnSearch<T>& search) {
+  // Writes the k nearest of the queries that are wanted; false where one has fewer, up to the farthest distance.
+  template <typename S, typename Q>
+  bool find_nearest(int32_t first, int32_t last, const S& search, const Q& queries) {
+    bool found = true;
+    for (int32_t begin = first; begin < last; begin += own_.batch)
+      found &= find_nearest_of_batch(begin, std::min(begin + own_.batch, last), search, queries);
+    return found;
+  }
+
+  template <typename S, typename Q>
+  bool find_nearest_of_batch(int32_t begin, int32_t end, const S& search, const Q& queries) {
     Nearest<T> nearest[kGroupLeaves * kLeaf];
     int32_t home[kGroupLeaves];
     auto* keys = static_cast<Keys<T>*>(own_.lists);
-    for (int32_t leaf = begin; leaf < end; ++leaf) {
-      home[leaf - begin] = find_home(leaf, search.k + 1);
-      for (int32_t i = 0; i < size(leaf); ++i) {
-        Nearest<T>& own = nearest[(leaf - begin) * kLeaf + i];
-        own.reset(keys, search.k);
-        keys += own.width();
-        start(own, coords(leaf) + i, cloud_.nodes[home[leaf - begin]], leaf, search.loop ? -1 : i);
-      }
-    }
+    // Calls f(leaf, lane, its nearest) for the queries that are wanted.
+    const auto for_each = [&](const auto& f) {
+      for (int32_t leaf = begin; leaf < end; ++leaf)
+        for (int32_t i = 0; i < size(leaf); ++i)
+          if (queries.wants(leaf, index(leaf)[i])) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
+    };
+    bool any = false;
+    for (int32_t leaf = begin; leaf < end; ++leaf) home[leaf - begin] = find_home(leaf, queries.k + 1);
+    for_each([&](int32_t leaf, int32_t i, Nearest<T>& own) {
+      any = true;
+      own.reset(keys, queries.k, queries.farthest);
+      keys += own.width();
+      start(own, coords(leaf) + i, cloud_.nodes[home[leaf - begin]], leaf, search.loop ? -1 : i);
+    });
+    if (!any) return true;
     enclose(begin, end, own_.box);
     for (int32_t id = 0; id < cloud_.num_nodes;) {
       T limit = -1;
       int32_t last = 0;
+      for_each([&](int32_t, int32_t, const Nearest<T>& own) { widen(own, &limit, &last); });
+      id = gather(own_.box, id, limit, last, kListLeaves);
       for (int32_t leaf = begin; leaf < end; ++leaf)
-        for (int32_t i = 0; i < size(leaf); ++i) widen(nearest[(leaf - begin) * kLeaf + i], &limit, &last);
-      id = gather(own_.box, id, limit, last);
-      for (int32_t leaf = begin; leaf < end; ++leaf)
-        knn_leaf(leaf, home[leaf - begin], nearest + (leaf - begin) * kLeaf, search);
+        look_around(leaf, home[leaf - begin], nearest + (leaf - begin) * kLeaf, search, queries);
     }
-    for (int32_t leaf = begin; leaf < end; ++leaf) {
-      for (int32_t i = 0; i < size(leaf); ++i) {
-        const int32_t self = index(leaf)[i];
-        const int64_t edge = self * search.k;
-        write(nearest[(leaf - begin) * kLeaf + i].keys(), search.k, self, search.source + edge, search.target + edge);
+    bool full = true;
+    for_each([&](int32_t leaf, int32_t i, const Nearest<T>& own) {
+      if (!own.is_full()) {
+        full = false;
+        return;
       }
-    }
+      const int32_t self = index(leaf)[i];
+      const int64_t edge = queries.edge(self);
+      write(own.keys(), queries.k, self, search.source + edge, search.target + edge);
+    });
+    return full;
   }
 
   // Raises a bound to that of a query.
@@ -317,17 +400,19 @@ class Search {
   }
 
   // Looks for nearer points of the queries of a leaf in the leaves around, nearest leaves first.
-  void knn_leaf(int32_t leaf, int32_t home, Nearest<T>* nearest, const KnnSearch<T>& search) {
+  template <typename S, typename Q>
+  void look_around(int32_t leaf, int32_t home, Nearest<T>* nearest, const S& search, const Q& queries) {
     T limit = -1;
     int32_t last = 0;
-    for (int32_t i = 0; i < size(leaf); ++i) widen(nearest[i], &limit, &last);
+    for (int32_t i = 0; i < size(leaf); ++i)
+      if (queries.wants(leaf, index(leaf)[i])) widen(nearest[i], &limit, &last);
+    if (limit < 0) return;
     const int64_t within = narrow(leaf, limit);
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     sort_keys(keys, pack(own_.found[0].distance, own_.found[0].index, within, keys));
     const int32_t after = cloud_.nodes[home].next;
     const int32_t seen = cloud_.nodes[home].leaf;
-    const int32_t unseen =
-        after < cloud_.num_nodes ? cloud_.nodes[after].leaf : std::numeric_limits<int32_t>::max();
+    const int32_t unseen = after < cloud_.num_nodes ? cloud_.nodes[after].leaf : kNoIndex;
     int64_t near = 0;
     for (int64_t i = 0; i < within; ++i) {
       const int32_t place = Keys<T>::index(keys, i);
@@ -336,14 +421,19 @@ class Search {
       ++near;
     }
     T box_distance[kLeaf], distance[kLeaf];
-    int64_t before = 0;  // candidates of the query before: they are merged late, when their stores are done
+    // Of the query before: its candidates are merged late, when their stores are done.
+    Nearest<T>* before = nullptr;
+    int64_t left = 0;
+    int32_t turn = 0;
     for (int32_t i = 0; i < size(leaf); ++i) {
+      if (!queries.wants(leaf, index(leaf)[i])) continue;
       const T* const query = coords(leaf) + i;
-      const Candidates<T>& found = own_.found[i % 2];
+      const Candidates<T>& found = own_.found[turn];
+      turn = 1 - turn;
       Nearest<T>& own = nearest[i];
-      const int64_t edge = index(leaf)[i] * search.k;
-      expect_writes(search.source + edge, search.k);
-      expect_writes(search.target + edge, search.k);
+      const int64_t edge = queries.edge(index(leaf)[i]);
+      expect_writes(search.source + edge, queries.k);
+      expect_writes(search.target + edge, queries.k);
       const int64_t enough = std::max<int64_t>(own.width() * kLanes, kLeaf);
       int64_t count = 0;
       for (int64_t first = 0; first < near; first += kLeaf) {
@@ -362,10 +452,11 @@ class Search {
           }
         }
       }
-      if (i > 0) settle(nearest[i - 1], own_.found[(i - 1) % 2], before);
-      before = count;
+      if (before != nullptr) settle(*before, own_.found[turn], left);
+      before = &own;
+      left = count;
     }
-    settle(nearest[size(leaf) - 1], own_.found[(size(leaf) - 1) % 2], before);
+    settle(*before, own_.found[1 - turn], left);
   }
 
   const SearchCloud<T>& cloud_;

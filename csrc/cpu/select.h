@@ -296,8 +296,8 @@ Boxes<T, D> split_records(Team& team, const Record<T, D>* in, Record<T, D>* out,
   }
 
   std::vector<Part> parts(static_cast<size_t>(chunks));
-  const auto collect = [&](K low, K high) {
-    const T first = coordinate_of(low), last = coordinate_of(high);
+  const auto collect = [&](K lowest, K highest) {
+    const T first = coordinate_of(lowest), last = coordinate_of(highest);
     team.run(chunks, [&](int32_t, int64_t chunk) {
       auto* const ranks = reinterpret_cast<Rank<K>*>(out + chunk * step);
       parts[chunk] = collect_ranks(in + chunk * step, length(chunk), axis, first, last, ranks);

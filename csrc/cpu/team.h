@@ -2,6 +2,9 @@
 //
 // The leader hands out jobs, works on them and waits for chunks in progress only: a helper that has no core at the
 // moment delays nothing that it has not begun. Who waits for long sleeps, so that a team costs nobody else a core.
+//
+// What a chunk throws, on any thread, ends its job: the leader throws it again when no chunk is in progress any more. A
+// thread or the memory to invite one that cannot be had makes a smaller team.
 #ifndef ERWIN_CPU_TEAM_H_
 #define ERWIN_CPU_TEAM_H_
 
@@ -11,35 +14,40 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
-#include <system_error>
 #include <thread>
+#include <utility>
 
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
+
+#include "interrupts.h"
 
 namespace erwin {
 
 // The jobs of a team, one after the other. Helpers share it with the leader and may find it after the last job.
 class Jobs {
  public:
-  // The leader's: calls call(body, worker, i) for every i below `count`.
-  void run(void (*call)(const void*, int32_t, int64_t), const void* body, int64_t count) {
+  explicit Jobs(Interrupts& interrupts) : interrupts_(interrupts) {}
+
+  // The leader's: calls call(body, worker, i) for every i below `count`. Helpers leave after the last job.
+  void run(void (*call)(const void*, int32_t, int64_t), const void* body, int64_t count, bool last) {
     call_ = call;
     body_ = body;
     pending_.store(count, std::memory_order_relaxed);
     number_ += 1;
     ticket_.store(number_ << kBits | static_cast<uint64_t>(count));
+    if (last) ended_.store(true);
     wake();
     work(0);
     for (int32_t i = 0; i < kPatience && pending_.load() != 0; ++i) std::this_thread::yield();
-    if (pending_.load() == 0) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    leader_sleeps_.store(true);
-    finished_.wait(lock, [this] { return pending_.load() == 0; });
-    leader_sleeps_.store(false);
+    while (pending_.load() != 0) sleep();
+    if (!failed_.load()) return;
+    failed_.store(false);
+    std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
   // The leader's, after the last job.
@@ -51,8 +59,10 @@ class Jobs {
   // A helper's: works until the end.
   void help(int32_t worker) {
     const auto due = [this] { return ended_.load() || has_chunk(ticket_.load()); };
-    while (!ended_.load()) {
+    while (true) {
+      const bool ended = ended_.load();  // looked at first: the last job is there by then
       work(worker);
+      if (ended) return;
       for (int32_t i = 0; i < kPatience && !due(); ++i) std::this_thread::yield();
       if (due()) continue;
       std::unique_lock<std::mutex> lock(mutex_);
@@ -69,13 +79,40 @@ class Jobs {
     uint64_t ticket = ticket_.load();
     while (has_chunk(ticket)) {
       if (!ticket_.compare_exchange_weak(ticket, ticket - 1)) continue;
-      call_(body_, worker, static_cast<int64_t>(ticket & kMask) - 1);
+      // The chunks that are left of a job that failed are counted only.
+      if (!failed_.load()) {
+        attempt([&] {
+          interrupts_.check();
+          call_(body_, worker, static_cast<int64_t>(ticket & kMask) - 1);
+        });
+      }
       if (pending_.fetch_sub(1) == 1 && leader_sleeps_.load()) {
         const std::lock_guard<std::mutex> lock(mutex_);
         finished_.notify_one();
       }
       ticket = ticket_.load();
     }
+  }
+
+  // Keeps the first exception of a job.
+  template <typename F>
+  void attempt(const F& f) noexcept {
+    try {
+      f();
+    } catch (...) {
+      if (!failed_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+
+  // The leader's, while helpers finish their chunks: sleeps until they have, or until it is time to ask the caller.
+  void sleep() {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      leader_sleeps_.store(true);
+      finished_.wait_for(lock, Interrupts::kPause, [this] { return pending_.load() == 0; });
+      leader_sleeps_.store(false);
+    }
+    attempt([this] { interrupts_.check(); });
   }
 
   // After a change that sleepers wait for. They count themselves before they look for it, so that none is missed.
@@ -90,6 +127,7 @@ class Jobs {
   static constexpr int32_t kBits = 40;
   static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
   static constexpr int32_t kPatience = 100;  // times that a thread yields before it sleeps: tens of microseconds
+  Interrupts& interrupts_;
   uint64_t number_ = 0;
   void (*call_)(const void*, int32_t, int64_t) = nullptr;
   const void* body_ = nullptr;
@@ -98,6 +136,8 @@ class Jobs {
   std::atomic<bool> leader_sleeps_{false};
   alignas(64) std::atomic<int32_t> sleepers_{0};
   std::atomic<bool> ended_{false};
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;  // the one who sets `failed_` sets it, before its chunk is counted
   std::mutex mutex_;
   std::condition_variable published_, finished_;
 };
@@ -111,14 +151,14 @@ class Helpers {
     return *helpers;
   }
 
-  // Invites workers 1 .. count; teams at work at the same time share the threads.
+  // Invites workers 1 .. count, or as many as the machine has threads and memory for: the leader needs none. Teams at
+  // work at the same time share the threads.
   void invite(const std::shared_ptr<Jobs>& jobs, int32_t count) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    for (int32_t worker = 1; worker <= count; ++worker) invitations_.push_back({jobs, worker});
     try {
+      for (int32_t worker = 1; worker <= count; ++worker) invitations_.push_back({jobs, worker});
       for (; threads_ < count; ++threads_) std::thread([this] { serve(); }).detach();
-    } catch (const std::system_error&) {
-      // The machine has no more threads to give; the leader needs none.
+    } catch (const std::exception&) {
     }
     for (int32_t i = 0; i < count; ++i) invited_.notify_one();
   }
@@ -157,48 +197,71 @@ class Helpers {
 class Team {
  public:
   // A team of one, which calls everything itself.
-  Team() = default;
-  Team(int32_t size, Jobs* jobs) : size_(size), jobs_(jobs) {}
+  explicit Team(Interrupts& interrupts) : interrupts_(interrupts) {}
+  Team(Interrupts& interrupts, int32_t size, Jobs* jobs) : interrupts_(interrupts), size_(size), jobs_(jobs) {}
 
   int32_t size() const { return size_; }
 
-  // Calls body(worker, i) for every i below `count`; calls with one worker do not overlap. The body must not throw.
+  // Calls body(worker, i) for every i below `count`; calls with one worker do not overlap. Throws what one of them
+  // throws, or `Interrupted`.
   template <typename F>
   void run(int64_t count, const F& body) {
-    if (size_ == 1 || count == 1) {
-      for (int64_t i = 0; i < count; ++i) body(0, i);
-      return;
-    }
-    const auto call = [](const void* job, int32_t worker, int64_t i) noexcept {
-      (*static_cast<const F*>(job))(worker, i);
-    };
-    jobs_->run(call, &body, count);
+    run_job(count, body, false);
+  }
+
+  // The same, after which the team is at its end.
+  template <typename F>
+  void run_last(int64_t count, const F& body) {
+    run_job(count, body, true);
   }
 
  private:
+  template <typename F>
+  void run_job(int64_t count, const F& body, bool last) {
+    if (size_ == 1 || count <= 1) {
+      for (int64_t i = 0; i < count; ++i) {
+        interrupts_.check();
+        body(0, i);
+      }
+      return;
+    }
+    const auto call = [](const void* job, int32_t worker, int64_t i) { (*static_cast<const F*>(job))(worker, i); };
+    jobs_->run(call, &body, count, last);
+  }
+
+  Interrupts& interrupts_;
   int32_t size_ = 1;
   Jobs* jobs_ = nullptr;
 };
 
-// Calls lead(team) with a team of `num_threads`, which must not throw.
+// Calls lead(team) with a team of `num_threads`; throws what it throws.
 //
 // OpenMP's threads are the first choice: those that PyTorch has just used spin for milliseconds, on cores that others
 // would have to wait for. But the end of their region waits for every thread, with or without work, so that a region
 // which ends late tells of cores that others use, too. For a second thereafter the process invites its own helpers.
 template <typename F>
-void with_team(int32_t num_threads, const F& lead) {
-  using Clock = std::chrono::steady_clock;
-  const auto jobs = std::make_shared<Jobs>();
-  Team team(num_threads, jobs.get());
+void with_team(int32_t num_threads, Interrupts& interrupts, const F& lead) {
+  if (num_threads <= 1) {
+    Team alone(interrupts);
+    return lead(alone);
+  }
+  const auto jobs = std::make_shared<Jobs>(interrupts);
+  Team team(interrupts, num_threads, jobs.get());
 #if defined(_OPENMP)
+  using Clock = std::chrono::steady_clock;
   static std::atomic<Clock::rep> crowded_until{Clock::time_point::min().time_since_epoch().count()};
   if (Clock::now().time_since_epoch().count() >= crowded_until.load(std::memory_order_relaxed)) {
     Clock::time_point end;
+    std::exception_ptr error;  // none may leave the region
 #pragma omp parallel num_threads(num_threads)
     {
       const int32_t worker = omp_get_thread_num();
       if (worker == 0) {
-        lead(team);
+        try {
+          lead(team);
+        } catch (...) {
+          error = std::current_exception();
+        }
         jobs->end();
         end = Clock::now();
       } else {
@@ -208,13 +271,22 @@ void with_team(int32_t num_threads, const F& lead) {
     const Clock::time_point left = Clock::now();
     if (left - end > std::chrono::milliseconds(1))
       crowded_until.store((left + std::chrono::seconds(1)).time_since_epoch().count(), std::memory_order_relaxed);
+    if (error != nullptr) std::rethrow_exception(error);
     return;
   }
 #endif
-  Helpers::get().invite(jobs, num_threads - 1);
+  struct Invited {
+    Helpers& helpers;
+    const std::shared_ptr<Jobs>& jobs;
+    Invited(int32_t count, const std::shared_ptr<Jobs>& to) : helpers(Helpers::get()), jobs(to) {
+      helpers.invite(jobs, count);
+    }
+    ~Invited() {
+      helpers.withdraw(jobs);
+      jobs->end();
+    }
+  } const invited(num_threads - 1, jobs);
   lead(team);
-  Helpers::get().withdraw(jobs);
-  jobs->end();
 }
 
 }  // namespace erwin

@@ -5,7 +5,9 @@
 #include <type_traits>
 #include <vector>
 
+#include "../arguments.h"
 #include "../layout.h"
+#include "../sections.h"
 #include "leaves.h"
 #include "pages.h"
 #include "parallel.h"
@@ -23,7 +25,8 @@ int32_t first_pooled_level(const Layout& layout) {
   return level;
 }
 
-// Two buffers of records, the centroids of a level, and where a record only points at its coordinates, these too.
+// Two buffers of records, the centroids of a level, and where a record only points at its coordinates, these too. The
+// memory may start anywhere: what the first record needs to be aligned is part of its size.
 template <typename T, int D>
 struct Workspace {
   using R = Record<T, D>;
@@ -31,12 +34,15 @@ struct Workspace {
   T *centroids, *rotated;
 
   static int64_t bytes(int64_t rows, int64_t pooled_rows, int64_t dim) {
-    const int64_t coordinates = (pooled_rows + (D == 0 ? rows : 0)) * dim;
-    return rows * static_cast<int64_t>(2 * sizeof(R)) + coordinates * static_cast<int64_t>(sizeof(T));
+    if (rows == 0) return 0;
+    const int64_t of_records = checked_product(rows, static_cast<int64_t>(2 * sizeof(R)));
+    const int64_t with_coordinates = checked_sum(pooled_rows, D == 0 ? rows : 0);
+    const int64_t of_coordinates = checked_product(with_coordinates, dim, static_cast<int64_t>(sizeof(T)));
+    return checked_sum(checked_sum(of_records, of_coordinates), static_cast<int64_t>(alignof(R)) - 1);
   }
 
-  Workspace(char* base, int64_t rows, int64_t pooled_rows, int64_t dim)
-      : in(reinterpret_cast<R*>(base)),
+  Workspace(void* base, int64_t rows, int64_t pooled_rows, int64_t dim)
+      : in(reinterpret_cast<R*>(aligned(base, alignof(R)))),
         out(in + rows),
         centroids(reinterpret_cast<T*>(out + rows)),
         rotated(centroids + pooled_rows * dim) {}
@@ -55,7 +61,7 @@ template <typename T, int D>
 class Builder {
  public:
   Builder(const Layout& layout, const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim, const void* rotation,
-          void* workspace, int64_t* perm, uint8_t* mask, int64_t* const* perm_rot)
+          void* workspace, int64_t* perm, uint8_t* mask, int64_t* const* perm_rot, Interrupts& interrupts)
       : layout_(layout),
         pos_(static_cast<const T*>(pos)),
         ptr_(ptr),
@@ -67,28 +73,24 @@ class Builder {
         workspace_(nullptr, 0, 0, 0),
         perm_(perm),
         mask_(mask),
-        perm_rot_(perm_rot) {
+        perm_rot_(perm_rot),
+        interrupts_(interrupts) {
     for (int64_t g = 0; g < clouds; ++g) {
       const Node root = layout.root(ptr[g + 1] - ptr[g]);
       for (int32_t l = 0; l < layout.levels; ++l) first_row(g + 1)[l] = first_row(g)[l] + layout.rows(root, l);
     }
-    workspace_ = Workspace<T, D>(static_cast<char*>(workspace), first_row(clouds)[0], first_row(clouds)[pooled_], dim);
+    workspace_ = Workspace<T, D>(workspace, first_row(clouds)[0], first_row(clouds)[pooled_], dim);
   }
 
   void run(int32_t num_threads) {
     const auto workers = static_cast<int32_t>(std::min<int64_t>(num_threads, ceil_div(ptr_[clouds_], kSerialPoints)));
     if constexpr (D > 0)
-      for (int32_t i = 0; i < std::max(workers, 1); ++i) leaves_.emplace_back(new Leaves<T, D>(layout_));
-    if (workers <= 1) {
-      Team alone;
-      for (int64_t g = 0; g < clouds_; ++g) cloud(alone, 0, g);
-      return;
-    }
-    with_team(workers, [this](Team& team) {
+      for (int32_t i = 0; i < std::max(workers, 1); ++i) leaves_.push_back(std::make_unique<Leaves<T, D>>(layout_));
+    with_team(workers, interrupts_, [this](Team& team) {
       for (int64_t g = 0; g < clouds_; ++g)
         if (is_large(g)) cloud(team, 0, g);
-      team.run(clouds_, [this](int32_t worker, int64_t g) {
-        Team alone;
+      team.run_last(clouds_, [this](int32_t worker, int64_t g) {
+        Team alone(interrupts_);
         if (!is_large(g)) cloud(alone, worker, g);
       });
     });
@@ -148,21 +150,21 @@ class Builder {
     const auto pool = [=](int32_t level, int64_t begin, int64_t end) {
       const int64_t stride = layout_.span[level] / layout_.span[level - 1];
       const int64_t children = layout_.rows(root, level - 1);
-      for (int64_t first = ceil_div(begin, stride) * stride; first < end; first += stride) {
-        const int64_t last = std::min(first + stride, children);
+      for (int64_t start = ceil_div(begin, stride) * stride; start < end; start += stride) {
+        const int64_t last = std::min(start + stride, children);
         for (int32_t a = 0; a < dim; ++a) {
-          T sum = row(level - 1, first)[a];
-          for (int64_t child = first + 1; child < last; ++child) sum += row(level - 1, child)[a];
-          space.centroids[first / stride * dim + a] = sum / static_cast<T>(last - first);
+          T sum = row(level - 1, start)[a];
+          for (int64_t child = start + 1; child < last; ++child) sum += row(level - 1, child)[a];
+          space.centroids[start / stride * dim + a] = sum / static_cast<T>(last - start);
         }
       }
     };
     for (int32_t level = 0; level < layout_.levels; ++level) {
-      const int64_t rows = layout_.rows(root, level);
+      const int64_t level_rows = layout_.rows(root, level);
       // Centroids of centroids replace them from the front, in order; those of points are found along with these.
       if (level > pooled_) pool(level, 0, layout_.rows(root, level - 1));
-      const Box<T, D> box = load(team, space.in, rows, [=](int64_t begin, int64_t end) {
-        if (level < pooled_ && rows > kLeafPoints)  // points far apart in memory
+      const Box<T, D> level_box = load(team, space.in, level_rows, [=](int64_t begin, int64_t end) {
+        if (level < pooled_ && level_rows > kLeafPoints)  // points far apart in memory
           for (int64_t i = begin; i < end; ++i) __builtin_prefetch(row(level, i));
         for (int64_t i = begin; i < end; ++i) {
           if constexpr (D > 0) {
@@ -174,18 +176,19 @@ class Builder {
         }
         if (level + 1 == pooled_ && pooled_ < layout_.levels) pool(pooled_, begin, end);
       });
-      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out, box});
+      build(team, worker, {level, perm_rot_[level] + first[level], nullptr}, {root, space.in, space.out, level_box});
     }
   }
 
   // Calls body(begin, end) for blocks of rows, which loads these records. Returns the box of all if it will be needed.
   template <typename F>
-  static Box<T, D> load(Team& team, const R* records, int64_t rows, const F& body) {
+  Box<T, D> load(Team& team, const R* records, int64_t rows, const F& body) const {
     const int64_t chunks = ceil_div(rows, kChunk);
     std::vector<Box<T, D>> boxes(static_cast<size_t>(chunks));
     team.run(chunks, [&](int32_t, int64_t chunk) {
       const int64_t end = std::min(rows, (chunk + 1) * kChunk);
       for (int64_t i = chunk * kChunk; i < end; i += kBlock) {
+        interrupts_.check();
         const int64_t size = std::min(kBlock, end - i);
         body(i, i + size);
         if (rows > kLeafPoints) boxes[chunk].include(records + i, size);
@@ -216,6 +219,7 @@ class Builder {
   }
 
   void build_subtree(int32_t worker, const Tree& tree, const Subtree& subtree) {
+    interrupts_.check();
     const int64_t n = rows(tree, subtree.node);
     if (is_ball(tree, subtree.node)) {
       int64_t* const out = tree.perm + subtree.node.slot / layout_.span[tree.level];
@@ -236,7 +240,7 @@ class Builder {
       }
       return;
     }
-    Team alone;
+    Team alone(interrupts_);
     const Halves halves = split(alone, tree, subtree);
     build_subtree(worker, tree, halves.left);
     build_subtree(worker, tree, halves.right);
@@ -267,6 +271,7 @@ class Builder {
   int64_t* perm_;
   uint8_t* mask_;
   int64_t* const* perm_rot_;
+  Interrupts& interrupts_;
   std::vector<std::unique_ptr<Leaves<T, std::max(D, 1)>>> leaves_;  // one a worker, unless D is 0
 };
 
@@ -308,6 +313,7 @@ int32_t erwin_tree_sizes(const erwin_layout* config, const int64_t* ptr, int64_t
                          int64_t* balls) {
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::is_given(rows, clouds) || !erwin::is_given(balls, clouds)) return ERWIN_INVALID_ARGUMENT;
   for (int64_t g = 0; g < clouds; ++g) {
     const Node root = layout.root(ptr[g + 1] - ptr[g]);
     for (int32_t l = 0; l < layout.levels; ++l) {
@@ -322,6 +328,9 @@ int32_t erwin_tree_tables(const erwin_layout* config, const int64_t* ptr, int64_
                           int64_t* const* group_len) {
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
+  if (ball_len == nullptr || !erwin::is_given(group_len, layout.levels - 1)) return ERWIN_INVALID_ARGUMENT;
+  for (int32_t l = 0; l < layout.levels; ++l)
+    if (!erwin::is_given(ball_len[l], ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
   for (int32_t l = 0; l < layout.levels; ++l) {
     int64_t* balls = ball_len[l];
     int64_t* groups = l + 1 < layout.levels ? group_len[l] : nullptr;
@@ -340,20 +349,21 @@ int32_t erwin_tree_tables(const erwin_layout* config, const int64_t* ptr, int64_
 int32_t erwin_tree_workspace(const erwin_layout* config, int32_t dtype, const int64_t* ptr, int64_t clouds,
                              int64_t dim, int64_t* bytes) {
   Layout layout;
-  if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds) || dim < 1) return ERWIN_INVALID_ARGUMENT;
-  if (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::valid_scalar(dtype) || !erwin::valid_dim(dim) || bytes == nullptr) return ERWIN_INVALID_ARGUMENT;
   const int32_t pooled = erwin::first_pooled_level(layout);
-  int64_t rows = 0, pooled_rows = 0;
-  for (int64_t g = 0; g < clouds; ++g) {
-    const Node root = layout.root(ptr[g + 1] - ptr[g]);
-    rows += root.slots;
-    if (pooled < layout.levels) pooled_rows += layout.rows(root, pooled);
-  }
-  *bytes = erwin::with_dim(dim, [=](auto d) {
-    return dtype == ERWIN_FLOAT64 ? erwin::Workspace<double, d>::bytes(rows, pooled_rows, dim)
-                                  : erwin::Workspace<float, d>::bytes(rows, pooled_rows, dim);
+  return erwin::guarded([&] {
+    int64_t rows = 0, pooled_rows = 0;
+    for (int64_t g = 0; g < clouds; ++g) {
+      const Node root = layout.root(ptr[g + 1] - ptr[g]);
+      rows = erwin::checked_sum(rows, root.slots);
+      if (pooled < layout.levels) pooled_rows = erwin::checked_sum(pooled_rows, layout.rows(root, pooled));
+    }
+    *bytes = erwin::with_dim(dim, [=](auto d) {
+      return dtype == ERWIN_FLOAT64 ? erwin::Workspace<double, d>::bytes(rows, pooled_rows, dim)
+                                    : erwin::Workspace<float, d>::bytes(rows, pooled_rows, dim);
+    });
   });
-  return ERWIN_OK;
 }
 
 int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
@@ -362,10 +372,19 @@ int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* confi
   int64_t bytes = 0;
   const int32_t status = erwin_tree_workspace(config, dtype, ptr, clouds, dim, &bytes);
   if (status != ERWIN_OK) return status;
-  if (context->device >= 0) return ERWIN_UNSUPPORTED;
+  if (!erwin::valid_context(context)) return ERWIN_INVALID_ARGUMENT;
+  if (context->device != ERWIN_HOST) return ERWIN_UNSUPPORTED;
   if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
+  const int64_t points = ptr[clouds];
+  if (!erwin::is_given(pos, points) || !erwin::is_given(perm, points) || !erwin::is_given(workspace, bytes)) {
+    return ERWIN_INVALID_ARGUMENT;
+  }
+  if (rotation != nullptr && perm_rot == nullptr) return ERWIN_INVALID_ARGUMENT;
   Layout layout;
   erwin::make_layout(config, &layout);
+  for (int32_t level = 0; rotation != nullptr && level < layout.levels; ++level) {
+    if (!erwin::is_given(perm_rot[level], points)) return ERWIN_INVALID_ARGUMENT;
+  }
   erwin::use_large_pages(static_cast<char*>(workspace), bytes);
   for (int32_t level = 0; level < layout.levels; ++level) {
     int64_t rows = 0;
@@ -374,9 +393,11 @@ int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* confi
     if (rotation != nullptr) erwin::use_large_pages(perm_rot[level], rows);
   }
   return erwin::guarded([&] {
+    erwin::Interrupts interrupts(*context);
     erwin::with_dim(dim, [&](auto d) {
       const auto build = [&](auto scalar) {
-        erwin::Builder<decltype(scalar), d>(layout, pos, ptr, clouds, dim, rotation, workspace, perm, mask, perm_rot)
+        erwin::Builder<decltype(scalar), d>(layout, pos, ptr, clouds, dim, rotation, workspace, perm, mask, perm_rot,
+                                            interrupts)
             .run(context->num_threads);
       };
       dtype == ERWIN_FLOAT64 ? build(double{}) : build(float{});

@@ -62,11 +62,7 @@ void main_of_fiber() {
   siglongjmp(block.scheduler, 1);
 }
 
-void resume(unsigned thread) {
-  Fiber& fiber = block.fibers[thread];
-  block.current = thread;
-  threadIdx.x = thread;
-  if (sigsetjmp(block.scheduler, 0) != 0) return;
+void enter(Fiber& fiber) {
   if (fiber.started) siglongjmp(fiber.resume, 1);
   fiber.started = true;
   getcontext(&fiber.context);
@@ -75,6 +71,13 @@ void resume(unsigned thread) {
   fiber.context.uc_link = nullptr;
   makecontext(&fiber.context, main_of_fiber, 0);
   setcontext(&fiber.context);
+}
+
+// Without variables of its own, which a jump back might have changed.
+void resume(unsigned thread) {
+  block.current = thread;
+  threadIdx.x = thread;
+  if (sigsetjmp(block.scheduler, 0) == 0) enter(block.fibers[block.current]);
 }
 
 void run_block(unsigned index, std::vector<unsigned>& order, uint32_t& state) {

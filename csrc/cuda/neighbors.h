@@ -70,9 +70,10 @@ class WarpSearch {
     });
   }
 
-  void radius_fill(double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
-    run(SumDegrees<T>{tree_, degree}, ceil_div(tree_.points, kChunk));
-    run(SumChunks<T>{tree_}, 1);
+  void radius_fill(double radius, int64_t cap, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+    run(SumDegrees<T>{tree_, cap < 0 ? tree_.points : std::min(cap, tree_.points), degree},
+        ceil_div(tree_.points, kChunk));
+    run(SumChunks<T>{tree_, source != nullptr && target != nullptr}, 1);
     for_dim([&](auto dim) {
       run(FillWithin<T, dim()>{tree_, squared(radius), loop, degree, source, target},
                    tree_.first[1] * kWarpsPerLeaf);
@@ -132,10 +133,11 @@ constexpr NeighborsDevice kNeighbors = {
         return search.on_device([&] { search.radius_count(radius, cap, loop, degree); });
       });
     },
-    [](const NeighborsCall& call, double radius, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, const int64_t* degree, int64_t* source,
+       int64_t* target) {
       return with_scalar(call.dtype, [&](auto scalar) {
         WarpSearch<decltype(scalar)> search(call);
-        return search.on_device([&] { search.radius_fill(radius, loop, degree, source, target); });
+        return search.on_device([&] { search.radius_fill(radius, cap, loop, degree, source, target); });
       });
     }};
 

@@ -143,20 +143,24 @@ class NearestList {
   Key<T> best_[kListRows];  // of this lane
 };
 
-// Counts the candidates within a limit.
+// Counts the candidates within a limit, to `most` or a few more.
 template <typename T>
 class Counter {
  public:
   static constexpr bool kNearestFirst = false;
 
-  explicit __device__ Counter(const Key<T>& limit) : limit_(limit) {}
+  __device__ Counter(const Key<T>& limit, int64_t most) : limit_(limit), most_(most) {}
 
   __device__ Key<T> bound() const { return limit_; }
   __device__ int64_t count() const { return count_; }
-  __device__ void take(const Key<T>& key, bool here) { count_ += __popc(__ballot_sync(kWarp, here && key < limit_)); }
+  __device__ void take(const Key<T>& key, bool here) {
+    count_ += __popc(__ballot_sync(kWarp, here && key < limit_));
+    if (count_ >= most_) limit_ = {-1, -1};  // no box precedes that
+  }
 
  private:
   Key<T> limit_;
+  int64_t most_;
   int64_t count_ = 0;
 };
 
@@ -337,10 +341,10 @@ struct CountWithin {
 
   __device__ void operator()(int64_t warp) const {
     each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
-      Counter<T> counter({limit, kNoIndex});
+      const int64_t most = cap < 0 ? cloud.points : cap;
+      Counter<T> counter({limit, kNoIndex}, most);
       query.walk(counter);
-      const int64_t count = counter.count();
-      if (lane() == 0) degree[cloud.row + query.self()] = cap >= 0 && cap < count ? cap : count;
+      if (lane() == 0) degree[cloud.row + query.self()] = counter.count() < most ? counter.count() : most;
     });
   }
 };
@@ -353,16 +357,21 @@ __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& tota
   total += __shfl_sync(kWarp, before + own, kLanes - 1);
 }
 
-// The first edge of every point, from that of its chunk.
+// The first edge of every point, from that of its chunk. Degrees say where everything goes: those that no count can give
+// are found here, before anything is written.
 template <typename T>
 struct SumDegrees {
   WarpTree<T> tree;
+  int64_t most;
   const int64_t* degree;
 
   __device__ void operator()(int64_t chunk) const {
     const int64_t end = (chunk + 1) * kChunk < tree.points ? (chunk + 1) * kChunk : tree.points;
     int64_t total = 0;
-    for (int64_t i = chunk * kChunk; i < end; i += kLanes) sum_before(degree + i, end - i, total, tree.edge + i);
+    for (int64_t i = chunk * kChunk; i < end; i += kLanes) {
+      if (i + lane() < end && (degree[i + lane()] < 0 || degree[i + lane()] > most)) *tree.fault = 1;
+      sum_before(degree + i, end - i, total, tree.edge + i);
+    }
     if (lane() == 0) tree.chunk_edge[chunk] = total;
   }
 };
@@ -371,12 +380,14 @@ struct SumDegrees {
 template <typename T>
 struct SumChunks {
   WarpTree<T> tree;
+  bool given;  // whether there is memory for edges
 
   __device__ void operator()(int64_t) const {
     const int64_t chunks = (tree.points + kChunk - 1) / kChunk;
     int64_t total = 0;
     for (int64_t i = 0; i < chunks; i += kLanes)
       sum_before(tree.chunk_edge + i, chunks - i, total, tree.chunk_edge + i);
+    if (lane() == 0 && total > 0 && !given) *tree.fault = 1;
   }
 };
 
@@ -393,9 +404,7 @@ struct FillWithin {
     each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
       const int64_t point = cloud.row + query.self();
       const int64_t edge = tree.chunk_edge[point / kChunk] + tree.edge[point];
-      const bool counted = degree[point] >= 0;
-      if (!counted || !write_nearest(query, cloud, degree[point], {limit, kNoIndex}, source + edge, target + edge))
-        *tree.fault = 1;
+      if (!write_nearest(query, cloud, degree[point], {limit, kNoIndex}, source + edge, target + edge)) *tree.fault = 1;
     });
   }
 };

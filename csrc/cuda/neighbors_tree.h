@@ -66,11 +66,11 @@ struct WarpTree {
     Sections sections(workspace);
     fault = sections.template take<int32_t>(1);
     clouds = sections.template take<WarpCloud>(num_clouds);
-    coords = sections.template take<T>(points * dim);
+    coords = sections.template take<T>(points, int64_t{dim});
     index = sections.template take<int32_t>(points);
     place = sections.template take<int32_t>(points);
     start = sections.template take<int32_t>(first[1]);
-    boxes = sections.template take<T>(nodes * dim * 2);
+    boxes = sections.template take<T>(nodes, int64_t{dim}, int64_t{2});
     lowest = sections.template take<int32_t>(nodes);
     edge = sections.template take<int64_t>(points);
     chunk_edge = sections.template take<int64_t>(ceil_div(points, kChunk));

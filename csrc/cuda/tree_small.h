@@ -41,8 +41,8 @@ struct BlockMemory {
 
   static __host__ __device__ int64_t open_nodes(int64_t capacity) { return capacity / (kWarpRows + 1) + 1; }
 
-  __host__ __device__ BlockMemory(char* base, int32_t capacity, int32_t dim, int32_t lists, int64_t* bytes)
-      : capacity(capacity), lists(lists) {
+  __host__ __device__ BlockMemory(char* base, int32_t rows, int32_t dim, int32_t num_lists, int64_t* bytes)
+      : capacity(rows), lists(num_lists) {
     int64_t used = 0;
     const auto take = [&](int64_t size) {
       char* const here = base + used;
@@ -338,7 +338,7 @@ struct BlockBuilder {
   __device__ void partition(int32_t side) const {
     BlockNode* const nodes = memory.open(side);
     const int32_t begin = kPositions * thread();
-    int32_t node[kPositions], middle[kPositions], rights_before[kPositions];
+    int32_t node[kPositions], middle[kPositions] = {}, rights_before[kPositions] = {};
     uint32_t starts = 0;  // a bit for every place that is a node's first
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i) {

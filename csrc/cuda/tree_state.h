@@ -141,8 +141,7 @@ struct Batch {
       step = capacity;
     }
     ERWIN_UNROLL
-    for (int32_t a = 0; a < kMaxDim; ++a)
-      if (a < dim) x[a] = from[a * step];
+    for (int32_t a = 0; a < kMaxDim; ++a) x[a] = a < dim ? from[a * step] : T{0};
   }
 
   __device__ T* centroid(int32_t axis) const { return reinterpret_cast<T*>(buffers[1].key + axis * capacity); }

@@ -133,6 +133,19 @@ def test_rotation_is_orthogonal_and_proper(dim, degrees):
         assert not torch.allclose(rotation, identity)
 
 
+@pytest.mark.parametrize("degrees", [*ANGLES, 90.0, 180.0, -1e4])
+@pytest.mark.parametrize("dim", [*range(1, 10), 33])
+def test_rotation_has_the_bits_of_one_plane_after_the_other(dim, degrees):
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    expected = np.eye(dim)
+    for i, j in itertools.combinations(range(dim), 2):
+        turn = s if (i + j) % 2 else -s
+        left, right = expected[:, [i, j]].T
+        turned = left * c + right * turn, right * c - left * turn
+        expected[:, i], expected[:, j] = turned
+    assert rotation_matrix(degrees, dim).numpy().tobytes() == expected.tobytes()
+
+
 @pytest.mark.parametrize("degrees", ANGLES)
 @pytest.mark.parametrize("dim", [2, 3, 4, 7])
 def test_rotation_is_a_product_over_planes(dim, degrees):

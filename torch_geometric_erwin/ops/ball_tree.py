@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,14 +51,19 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
         [[0.0, -1.0], [1.0, 0.0]]
     """
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    rotation = torch.eye(dim, dtype=torch.float64)
-    for i in range(dim):
-        for j in range(i + 1, dim):
-            turn = -s if (i + j) % 2 == 0 else s
-            left, right = rotation[:, i].clone(), rotation[:, j].clone()
-            rotation[:, i] = left * c + right * turn
-            rotation[:, j] = right * c - left * turn
-    return rotation
+    # Planes of one sum i + j share no axis, and each comes after those of its axes with
+    # a smaller sum: they are turned at once, the same numbers as one after the other.
+    axes = np.eye(dim)  # the columns of the result
+    for total in range(1, 2 * dim - 2):
+        turn = -s if total % 2 == 0 else s
+        first, last = max(0, total - dim + 1), (total + 1) // 2
+        left, right = axes[first:last], axes[total - first : total - last : -1]
+        from_left, from_right = left * turn, right * turn
+        left *= c
+        left += from_right
+        right *= c
+        right -= from_left
+    return torch.from_numpy(axes.T.copy())
 
 
 def sizes_of(

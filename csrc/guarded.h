@@ -1,0 +1,43 @@
+// The error boundary of the entry points.
+#ifndef ERWIN_GUARDED_H_
+#define ERWIN_GUARDED_H_
+
+#include <cstdint>
+#include <new>
+#include <stdexcept>
+#include <type_traits>
+
+#include "erwin.h"
+#include "sizes.h"
+
+namespace erwin {
+
+// Thrown where a call is left because its caller wants it to stop.
+struct Interrupted {};
+
+// Runs a kernel, which may return a status, and turns what it throws into one: no exception leaves the library.
+template <typename F>
+int32_t guarded(F&& kernel) {
+  try {
+    if constexpr (std::is_void_v<decltype(kernel())>) {
+      kernel();
+      return ERWIN_OK;
+    } else {
+      return kernel();
+    }
+  } catch (const TooLarge&) {
+    return ERWIN_INVALID_ARGUMENT;
+  } catch (const Interrupted&) {
+    return ERWIN_INTERRUPTED;
+  } catch (const std::bad_alloc&) {
+    return ERWIN_OUT_OF_MEMORY;
+  } catch (const std::length_error&) {  // more than a vector can ever hold
+    return ERWIN_OUT_OF_MEMORY;
+  } catch (...) {
+    return ERWIN_INTERNAL_ERROR;
+  }
+}
+
+}  // namespace erwin
+
+#endif  // ERWIN_GUARDED_H_

@@ -1,0 +1,44 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from torch_geometric_erwin import _native
+
+SOURCE = Path(__file__).parent / "allocations.cpp"
+
+
+@pytest.fixture(scope="module")
+def harness(tmp_path_factory):
+    if sys.platform != "linux" or shutil.which("c++") is None:
+        pytest.skip("needs Linux, where a program replaces a library's allocations")
+    program = tmp_path_factory.mktemp("allocations") / "allocations"
+    flags = ["-std=c++17", "-O1", "-rdynamic", "-pthread"]
+    subprocess.run(["c++", *flags, SOURCE, "-o", program, "-ldl"], check=True)
+    return program
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_every_allocation_may_fail(threads, harness):
+    args = [harness, _native.library()._name, str(threads)]
+    result = subprocess.run(args, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert int(result.stdout) > 200  # allocations failed
+
+
+def test_out_of_memory_is_a_memory_error(monkeypatch):
+    monkeypatch.setattr(_native, "_function", lambda name: lambda: 4)
+    with pytest.raises(MemoryError, match="erwin_knn: out of memory"):
+        _native.call("erwin_knn")
+
+
+def test_memory_for_outputs():
+    x = _native.empty((2, 3), torch.float64)
+    assert (x.shape, x.dtype, x.device.type) == ((2, 3), torch.float64, "cpu")
+    with pytest.raises(MemoryError, match=f"a tensor of {2**53} bytes"):
+        _native.empty((2**40, 2**10), torch.int64)
+    with pytest.raises(RuntimeError, match="negative"):
+        _native.empty((-1,), torch.int64)

@@ -8,14 +8,31 @@
 
 namespace erwin {
 
+constexpr int64_t kMostItems = int64_t{1} << 48;  // rows, edges or elements: more than any memory holds
+
+inline bool is_count(int64_t items) { return items >= 0 && items <= kMostItems; }
+
 inline bool valid_context(const erwin_context* context) { return context != nullptr && context->num_threads >= 1; }
+
+// Of entry points that only the host has.
+inline int32_t check_host(const erwin_context* context) {
+  if (!valid_context(context)) return ERWIN_INVALID_ARGUMENT;
+  return context->device == ERWIN_HOST ? ERWIN_OK : ERWIN_UNSUPPORTED;
+}
+
+inline int32_t check_isa(int32_t isa) {
+  if (isa < -1) return ERWIN_INVALID_ARGUMENT;
+  return isa <= erwin_cpu_isa() ? ERWIN_OK : ERWIN_UNSUPPORTED;
+}
 
 inline bool valid_scalar(int32_t dtype) { return dtype == ERWIN_FLOAT32 || dtype == ERWIN_FLOAT64; }
 
 inline bool valid_dim(int64_t dim) { return dim >= 1 && dim <= ERWIN_MAX_DIM; }
 
-// Whether an array is there, or has no elements and need not be.
-inline bool is_given(const void* array, int64_t count) { return array != nullptr || count == 0; }
+// Whether an array [rows, columns] is there, or has no elements and need not be.
+inline bool is_given(const void* array, int64_t rows, int64_t columns = 1) {
+  return array != nullptr || rows == 0 || columns == 0;
+}
 
 // Whether a workspace on a device is there and aligned.
 inline bool valid_device_memory(const void* workspace) {

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "../arguments.h"
 #include "arena.h"
-#include "checks.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
@@ -22,7 +22,7 @@ constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2
 
 int32_t check(const erwin_context* context, const erwin_attention* a) {
   if (a == nullptr) return ERWIN_INVALID_ARGUMENT;
-  for (const int32_t status : {check_context(context), check_isa(a->isa)}) {
+  for (const int32_t status : {check_host(context), check_isa(a->isa)}) {
     if (status != ERWIN_OK) return status;
   }
   if (a->dtype != ERWIN_FLOAT32 && a->dtype != ERWIN_BFLOAT16) return ERWIN_INVALID_ARGUMENT;
@@ -31,7 +31,7 @@ int32_t check(const erwin_context* context, const erwin_attention* a) {
   for (const int64_t size : {a->heads, a->channels, a->dim}) {
     if (size < 0 || size > kLongestDimension) return ERWIN_INVALID_ARGUMENT;
   }
-  if (!is_array(a->ball_len, a->balls, 1)) return ERWIN_INVALID_ARGUMENT;
+  if (!is_given(a->ball_len, a->balls)) return ERWIN_INVALID_ARGUMENT;
   int64_t rows = 0;
   for (int64_t i = 0; i < a->balls; ++i) {
     if (a->ball_len[i] < 0 || a->ball_len[i] > a->rows - rows) return ERWIN_INVALID_ARGUMENT;
@@ -59,7 +59,7 @@ bool are_tensors(const erwin_attention& a, std::initializer_list<const erwin_hea
 }
 
 bool has_inputs(const erwin_attention& a) {
-  return is_array(a.pos, a.rows, a.dim) && is_array(a.sigma, 1, a.heads) && are_tensors(a, {&a.q, &a.k, &a.v});
+  return is_given(a.pos, a.rows, a.dim) && is_given(a.sigma, 1, a.heads) && are_tensors(a, {&a.q, &a.k, &a.v});
 }
 
 // How a call is divided.
@@ -180,7 +180,7 @@ int32_t erwin_attention_forward(const erwin_context* context, const erwin_attent
   int32_t status = check(context, attention);
   if (status != ERWIN_OK) return status;
   const erwin_attention& a = *attention;
-  if (!has_inputs(a) || !are_tensors(a, {out}) || !is_array(lse, a.rows, a.heads)) return ERWIN_INVALID_ARGUMENT;
+  if (!has_inputs(a) || !are_tensors(a, {out}) || !is_given(lse, a.rows, a.heads)) return ERWIN_INVALID_ARGUMENT;
   Call call{a};
   status = call.open(*context, 0, workspace, workspace_bytes);
   if (status != ERWIN_OK) return status;
@@ -199,8 +199,8 @@ int32_t erwin_attention_backward(const erwin_context* context, const erwin_atten
   int32_t status = check(context, attention);
   if (status != ERWIN_OK) return status;
   const erwin_attention& a = *attention;
-  if (!has_inputs(a) || !are_tensors(a, {out, grad_out, grad_q, grad_k, grad_v}) || !is_array(lse, a.rows, a.heads) ||
-      !is_array(grad_sigma, 1, a.heads)) {
+  if (!has_inputs(a) || !are_tensors(a, {out, grad_out, grad_q, grad_k, grad_v}) || !is_given(lse, a.rows, a.heads) ||
+      !is_given(grad_sigma, 1, a.heads)) {
     return ERWIN_INVALID_ARGUMENT;
   }
   Call call{a};

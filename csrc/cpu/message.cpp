@@ -5,8 +5,8 @@
 #include <atomic>
 #include <vector>
 
+#include "../arguments.h"
 #include "arena.h"
-#include "checks.h"
 #include "isa.h"
 #include "parallel.h"
 
@@ -32,18 +32,18 @@ int32_t check_sizes(const erwin_message* m) {
 
 // Whether a table may be that of erwin_group; what it lists is checked where it is read.
 bool is_table(const erwin_message& m, const int64_t* ptr, const int64_t* order) {
-  return ptr != nullptr && is_array(order, m.edges, 1) && ptr[0] == 0 && ptr[m.nodes] == m.edges;
+  return ptr != nullptr && is_given(order, m.edges) && ptr[0] == 0 && ptr[m.nodes] == m.edges;
 }
 
 int32_t check(const erwin_context* context, const erwin_message* message) {
   int32_t status = check_sizes(message);
-  if (status == ERWIN_OK) status = check_context(context);
+  if (status == ERWIN_OK) status = check_host(context);
   if (status == ERWIN_OK) status = check_isa(message->isa);
   if (status != ERWIN_OK) return status;
   const erwin_message& m = *message;
-  const bool edges = is_array(m.source, m.edges, 1) && is_array(m.target, m.edges, 1);
-  const bool nodes = is_array(m.source_rows, m.nodes, 1) && is_array(m.target_rows, m.nodes, 1) &&
-                     is_array(m.pos, m.nodes, 1);
+  const bool edges = is_given(m.source, m.edges) && is_given(m.target, m.edges);
+  const bool nodes = is_given(m.source_rows, m.nodes) && is_given(m.target_rows, m.nodes) &&
+                     is_given(m.pos, m.nodes);
   const bool weights = m.weight != nullptr && m.norm_weight != nullptr && m.norm_bias != nullptr;
   return edges && nodes && weights && is_table(m, m.target_ptr, m.target_order) ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
@@ -108,7 +108,7 @@ int64_t workspace_bytes_of(const erwin_message& m) {
 int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* ptr, int64_t* order) {
   using namespace erwin;
   if (!is_count(count) || !is_count(groups) || ptr == nullptr) return ERWIN_INVALID_ARGUMENT;
-  if (!is_array(key, count, 1) || !is_array(order, count, 1)) return ERWIN_INVALID_ARGUMENT;
+  if (!is_given(key, count) || !is_given(order, count)) return ERWIN_INVALID_ARGUMENT;
   std::fill(ptr, ptr + groups + 1, 0);
   for (int64_t i = 0; i < count; ++i) {
     if (key[i] < 0 || key[i] >= groups) return ERWIN_INVALID_ARGUMENT;
@@ -126,7 +126,7 @@ int32_t erwin_message_forward(const erwin_context* context, const erwin_message*
   using namespace erwin;
   int32_t status = check(context, message);
   if (status != ERWIN_OK) return status;
-  if (!is_array(mean, message->nodes, 1)) return ERWIN_INVALID_ARGUMENT;
+  if (!is_given(mean, message->nodes)) return ERWIN_INVALID_ARGUMENT;
   const int32_t thrown = guarded([&] {
     status = Run(*context, *message).for_chunks([&](const MessageKernel& kernel, int64_t, int64_t first, int64_t last,
                                                     float* scratch) {
@@ -153,8 +153,8 @@ int32_t erwin_message_backward(const erwin_context* context, const erwin_message
   int32_t status = check(context, message);
   if (status != ERWIN_OK) return status;
   const erwin_message& m = *message;
-  if (!is_table(m, m.source_ptr, m.source_order) || !is_array(grad_mean, m.nodes, 1) ||
-      !is_array(grad_source, m.nodes, 1) || !is_array(grad_target, m.nodes, 1) || grad_weights == nullptr) {
+  if (!is_table(m, m.source_ptr, m.source_order) || !is_given(grad_mean, m.nodes) ||
+      !is_given(grad_source, m.nodes) || !is_given(grad_target, m.nodes) || grad_weights == nullptr) {
     return ERWIN_INVALID_ARGUMENT;
   }
   const int64_t needed = workspace_bytes_of(m);

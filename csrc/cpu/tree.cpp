@@ -372,8 +372,8 @@ int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* confi
   int64_t bytes = 0;
   const int32_t status = erwin_tree_workspace(config, dtype, ptr, clouds, dim, &bytes);
   if (status != ERWIN_OK) return status;
-  if (!erwin::valid_context(context)) return ERWIN_INVALID_ARGUMENT;
-  if (context->device != ERWIN_HOST) return ERWIN_UNSUPPORTED;
+  const int32_t host = erwin::check_host(context);
+  if (host != ERWIN_OK) return host;
   if (workspace_bytes < bytes) return ERWIN_WORKSPACE_TOO_SMALL;
   const int64_t points = ptr[clouds];
   if (!erwin::is_given(pos, points) || !erwin::is_given(perm, points) || !erwin::is_given(workspace, bytes)) {

@@ -5,10 +5,16 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.contract import (
+    check_tree,
+    implement,
+    register_fake,
+)
 from torch_geometric_erwin.utils.checks import check_finite, check_ptr
 
 torch.library.define(
@@ -25,6 +31,8 @@ torch.library.define(
     "(Tensor pos, Tensor ptr, SymInt[] num_rows, SymInt max_points, int[] ball_sizes, "
     "int[] strides, float rotate, str layout) -> Tensor[]",
 )
+#: What they take.
+TAKES = {"pos": "float32|float64 [N, D]", "ptr": "int64 [G+1] anywhere"}
 
 
 @lru_cache(maxsize=16)
@@ -50,14 +58,18 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
         [[0.0, -1.0], [1.0, 0.0]]
     """
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    rotation = torch.eye(dim, dtype=torch.float64)
-    for i in range(dim):
-        for j in range(i + 1, dim):
-            turn = -s if (i + j) % 2 == 0 else s
-            left, right = rotation[:, i].clone(), rotation[:, j].clone()
-            rotation[:, i] = left * c + right * turn
-            rotation[:, j] = right * c - left * turn
-    return rotation
+    columns = np.eye(dim)
+    # Planes of equal i + j have no axis in common, and those that must come before them
+    # have a smaller sum: they are turned at once.
+    for total in range(1, 2 * dim - 2):
+        turn = -s if total % 2 == 0 else s
+        first, end = max(0, total - dim + 1), (total + 1) // 2
+        left = columns[first:end]
+        right = columns[total - end + 1 : total - first + 1][::-1]
+        turned = left * c + right * turn
+        right[:] = right * c - left * turn
+        left[:] = turned
+    return torch.from_numpy(columns.T.copy())
 
 
 def sizes_of(
@@ -85,7 +97,7 @@ def sizes_of(
             *(ptr.data_ptr(), clouds),
             *(rows.data_ptr(), balls.data_ptr()),
         )
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         check_ptr(ptr, num_points, ptr.device)  # says what is wrong with the values
         raise
     num_rows, num_balls = rows.sum(0).tolist(), balls.sum(0).tolist()
@@ -138,7 +150,7 @@ def empty_order(
     ]
 
 
-@torch.library.impl("erwin::ball_tree", "CPU")
+@implement("erwin::ball_tree", "CPU", **TAKES)
 def _ball_tree_cpu(
     pos: Tensor,
     ptr: Tensor,
@@ -147,9 +159,9 @@ def _ball_tree_cpu(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_tree(ball_sizes, strides, layout, rotate)
     pos, ptr = pos.contiguous(), ptr.contiguous()
     check_finite(pos)
-    check_ptr(ptr, pos.size(0), pos.device, values=False)
     config = (ball_sizes, strides, layout)
     rows, num_rows, num_balls = sizes_of(ptr, pos.size(0), *config)
     ball_len, group_len = tables_of(ptr, num_rows, num_balls, *config)
@@ -191,7 +203,7 @@ def _order(
     return tensors
 
 
-@torch.library.impl("erwin::ball_tree_order", "CPU")
+@implement("erwin::ball_tree_order", "CPU", **TAKES, max_points=0)
 def _ball_tree_order_cpu(
     pos: Tensor,
     ptr: Tensor,
@@ -202,6 +214,7 @@ def _ball_tree_order_cpu(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_tree(ball_sizes, strides, layout, rotate)
     pos, ptr = pos.contiguous(), ptr.contiguous()
     check_finite(pos)
     _, expected, _ = sizes_of(ptr, pos.size(0), ball_sizes, strides, layout)
@@ -210,10 +223,16 @@ def _ball_tree_order_cpu(
             f"clouds of these sizes have {expected} rows on the levels of a tree (got "
             f"{num_rows})"
         )
+    largest = max(ptr.diff().tolist(), default=0)
+    if largest > max_points:
+        raise ValueError(
+            f"'max_points' must be at least {largest}, the points of the largest cloud "
+            f"(got {max_points})"
+        )
     return _order(pos, ptr, num_rows, ball_sizes, strides, layout, rotate)
 
 
-@torch.library.register_fake("erwin::ball_tree")
+@register_fake("erwin::ball_tree")
 def _ball_tree_fake(
     pos: Tensor,
     ptr: Tensor,
@@ -234,7 +253,7 @@ def _ball_tree_fake(
     return [perm, rows, mask, *ball_len, *group_len, *perm_rot]
 
 
-@torch.library.register_fake("erwin::ball_tree_order")
+@register_fake("erwin::ball_tree_order")
 def _ball_tree_order_fake(
     pos: Tensor,
     ptr: Tensor,

@@ -9,6 +9,7 @@ from typing import Optional, Union
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
@@ -16,6 +17,76 @@ from torch.nn.modules.module import _has_any_global_hook
 from torch_geometric_erwin import _native
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    r"""Checks that an argument is a tensor whose numbers can be read, where it is.
+
+    Tensors without numbers (:obj:`meta`, or a GPU's in a trace) and those that a
+    function transform wraps pass: whoever needs their numbers does not get that far.
+
+    Args:
+        name: The argument's name, for messages.
+        tensor: The argument.
+
+    Raises:
+        TypeError: If it is no tensor, or not a dense one.
+        ValueError: If its memory was released, or was never there.
+
+    Example:
+        >>> released = torch.rand(3)
+        >>> _ = released.untyped_storage().resize_(0)
+        >>> check_tensor("pos", released)
+        Traceback (most recent call last):
+        ValueError: the memory of 'pos' has 0 bytes of the 12 that it needs
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"'{name}' must be a tensor (got '{type(tensor).__name__}')")
+    if torch.compiler.is_compiling():
+        return
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "a nested tensor" if tensor.is_nested else tensor.layout
+        raise TypeError(f"'{name}' must be a dense tensor (got {kind})")
+    if not torch._C._has_storage(tensor) or has_memory(tensor):
+        return
+    size, needed = tensor.untyped_storage().nbytes(), _reach(tensor)
+    if size < needed:
+        raise ValueError(
+            f"the memory of '{name}' has {size} bytes of the {needed} that it needs"
+        )
+    if tensor.is_cpu and not tensor._is_zerotensor():
+        raise ValueError(
+            f"'{name}' has no values that could be read (it is a "
+            f"'{type(tensor).__name__}')"
+        )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    r"""Whether a tensor's memory is there, all of it.
+
+    Args:
+        tensor: A tensor with storage.
+
+    Example:
+        >>> has_memory(torch.rand(3)), has_memory(torch.rand(3, device="meta"))
+        (True, False)
+    """
+    if tensor.numel() == 0:
+        return True
+    if isinstance(tensor, FakeTensor):
+        return False
+    size = tensor.untyped_storage().nbytes()
+    return tensor.data_ptr() != 0 and size >= _reach(tensor)
+
+
+def _reach(tensor: Tensor) -> int:
+    # Where the last element ends, in bytes from the start of the storage.
+    if tensor.is_contiguous():
+        length = tensor.numel()
+    else:
+        steps = zip(tensor.shape, tensor.stride())
+        length = 1 + sum((size - 1) * stride for size, stride in steps)
+    return int(tensor.storage_offset() + length) * tensor.itemsize
 
 
 def check_pos(pos: Tensor, values: bool = True) -> Tensor:
@@ -39,8 +110,7 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
         >>> check_pos(torch.zeros(4, 3, dtype=torch.float16)).dtype
         torch.float32
     """
-    if not isinstance(pos, Tensor):
-        raise TypeError(f"'pos' must be a tensor (got '{type(pos).__name__}')")
+    check_tensor("pos", pos)
     if pos.dim() != 2 or pos.size(1) < 1:
         raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
     if pos.dtype in _HALF:
@@ -70,6 +140,8 @@ def check_finite(pos: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: 'pos' must be finite (row 1 is [nan])
     """
+    if not torch._C._has_storage(pos):  # wrapped by a transform, which knows no values
+        return
     if pos.device.type == "cpu" and pos.dtype in (torch.float32, torch.float64):
         finite = _native.is_finite(pos.contiguous())
     else:
@@ -104,9 +176,7 @@ def check_ptr(
     if ptr is None:
         # Not a tensor of the host's, whose copy to a GPU would wait for it.
         return torch.arange(2, device=device) * num_rows
-    if not isinstance(ptr, Tensor) or ptr.dtype != torch.int64:
-        kind = ptr.dtype if isinstance(ptr, Tensor) else f"'{type(ptr).__name__}'"
-        raise TypeError(f"'ptr' must be an int64 tensor (got {kind})")
+    _check_int64("ptr", ptr)
     if ptr.dim() != 1 or ptr.size(0) < 1:
         raise ValueError(f"'ptr' must have shape [G + 1] (got {list(ptr.shape)})")
     if ptr.device != device:
@@ -128,6 +198,14 @@ def check_ptr(
     return ptr
 
 
+def _check_int64(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+        is_tensor = isinstance(tensor, Tensor)
+        kind = tensor.dtype if is_tensor else f"'{type(tensor).__name__}'"
+        raise TypeError(f"'{name}' must be an int64 tensor (got {kind})")
+    check_tensor(name, tensor)
+
+
 def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
     r"""Turns a sorted assignment vector into row offsets.
 
@@ -147,9 +225,7 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         >>> batch_to_ptr(torch.tensor([0, 0, 2]))
         tensor([0, 2, 2, 3])
     """
-    if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
-        kind = batch.dtype if isinstance(batch, Tensor) else f"'{type(batch).__name__}'"
-        raise TypeError(f"'batch' must be an int64 tensor (got {kind})")
+    _check_int64("batch", batch)
     if batch.dim() != 1:
         raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
     if batch.numel() > 0:

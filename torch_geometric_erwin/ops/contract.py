@@ -99,11 +99,11 @@ class _Argument(NamedTuple):
         return True
 
     def shape_text(self, sizes: Sizes) -> str:
-        extents = [
-            e if isinstance(e, _Extent) else _Extent(e, 1, 0) for e in self.extents
-        ]
-        texts = [extent.text(sizes) for extent in extents]
-        return ", ".join([*(["..."] if self.leading else []), *texts])
+        texts = [*map(str, sizes.get("...", ["..."]))] if self.leading else []
+        for extent in self.extents:
+            whole = extent if isinstance(extent, _Extent) else _Extent(extent, 1, 0)
+            texts.append(whole.text(sizes))
+        return ", ".join(texts)
 
 
 class Contract:
@@ -151,10 +151,7 @@ class Contract:
             tensor = args[argument.place]
             if tensor is None:
                 continue
-            like = argument.like
-            if tensor.dtype not in (
-                argument.dtypes if like < 0 else (args[like].dtype,)
-            ):
+            if tensor.dtype not in self._dtypes(argument, args):
                 raise self._wrong_dtype(argument, args)
             if not argument.has_shape(tensor.shape, sizes):
                 raise ValueError(

@@ -708,6 +708,26 @@ def test_update_refuses_other_nodes():
         tree.update(torch.full((10, 3), float("nan")))
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_update_refuses_other_clouds(padded):
+    sizes, pos = [6, 10], random_pos(16)
+    tree = ball_tree(pos, offsets(sizes), ball_sizes=4)
+    if padded:
+        sizes, pos = [6, 10, 4], random_pos(20)
+        tree = tree.pad(20, 3)
+    assert_same(tree.update(pos, offsets(sizes), max_points=10), tree.update(pos))
+    with pytest.raises(ValueError, match=r"'max_points' must be at least 10"):
+        tree.update(pos, max_points=9)
+    for value, error in ((-1, ValueError), (10.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="'max_points' must be"):
+            tree.update(pos, max_points=value)
+    for others in ([7, 9, 4], [16, 0, 4], [16, 4], [6, 10, 0, 4]):
+        with pytest.raises(ValueError, match="'ptr' must"):
+            tree.update(pos, offsets(others if padded else others[:-1]))
+    with pytest.raises(ValueError, match="'pos' is on meta, the tree is on cpu"):
+        tree.update(pos.to("meta"))
+
+
 def test_update_is_compiled_with_the_model():
     def function(pos, tree):
         tree = tree.update(pos)

@@ -378,13 +378,16 @@ class Tree:
             pos: The new positions of the same nodes.
             ptr: The row offsets of the clouds. (default: those of the tree)
             max_points: No cloud has more points. A GPU that knows it skips launches
-                for larger clouds. (default: the number of nodes)
+                for larger clouds, and asserts that there are none. (default: the number
+                of nodes)
 
         Shapes:
             - **pos:** :math:`(N, D)`; **ptr:** :math:`(G + 1)`.
 
         Raises:
-            ValueError: If there are more or fewer positions than nodes.
+            ValueError: If there are more or fewer positions than nodes, the offsets
+                are those of other clouds, or a cloud has more points than
+                :obj:`max_points`.
 
         Example:
             >>> pos = torch.rand(10, 2)
@@ -394,9 +397,18 @@ class Tree:
             True
         """
         config, levels = self.config, self.config.num_levels
-        if self.real is not None and self.level.device.type == "cpu":
-            return self._update_padded(pos, max_points)
         pos = check_pos(pos, values=False)
+        if pos.device != self.level.device:
+            raise ValueError(
+                f"'pos' is on {pos.device}, the tree is on {self.level.device}"
+            )
+        if max_points is None:
+            max_points = pos.size(0)
+        else:
+            check_int("max_points", max_points, 0)
+        if self.real is not None and self.level.device.type == "cpu":
+            return self._update_padded(pos, ptr, max_points)
+        given = ptr is not None
         if ptr is None:
             ends = self.level[:, 0].cumsum(0)
             if self.mask is not None:
@@ -408,11 +420,13 @@ class Tree:
                 f"'pos' must have a row for each of the tree's {self.perm.size(0)} "
                 f"nodes (got {pos.size(0)})"
             )
+        if given:
+            self._check_clouds(ptr)
         perm, mask, *perm_rot = torch.ops.erwin.ball_tree_order(
             pos,
             ptr,
             [self.num_rows(l) for l in range(levels)],
-            pos.size(0) if max_points is None else max_points,
+            max_points,
             config.ball_sizes,
             config.strides,
             config.rotate,
@@ -433,7 +447,22 @@ class Tree:
             return perm
         return torch.where(real, perm, (~real).cumsum(0) - 1)
 
-    def _update_padded(self, pos: Tensor, max_points: Optional[int]) -> "Tree":
+    def _check_clouds(self, ptr: Tensor) -> None:
+        # The sizes of balls and groups stay, so that of the clouds must.
+        message = "'ptr' must be the offsets of the clouds that the tree was built for"
+        if ptr.size(0) != self.level.size(0) + 1:
+            raise ValueError(f"{message}, {self.level.size(0)} (got {ptr.size(0) - 1})")
+        points = ptr.diff()
+        rows = points if self.mask is None else _ceil_pow2(points)
+        same = (rows == self.level[:, 0]).all() & (ptr[0] == 0)
+        if torch.compiler.is_compiling() or same.device.type != "cpu":
+            torch._assert_async(same, message)
+        elif not bool(same):
+            raise ValueError(f"{message} (got {ptr.tolist()})")
+
+    def _update_padded(
+        self, pos: Tensor, ptr: Optional[Tensor], max_points: int
+    ) -> "Tree":
         # The builder for the host takes sizes that are exact: of the real clouds alone.
         assert self.real is not None
         num_nodes, num_clouds = self.perm.size(0), self.level.size(0)
@@ -442,8 +471,16 @@ class Tree:
                 f"'pos' must have a row for each of the tree's {num_nodes} nodes (got "
                 f"{pos.size(0)})"
             )
-        ptr = pad(self.level[self.real, 0].cumsum(0), (1, 0))
-        tree = build_tree(pos[: int(ptr[-1])], ptr, self.config)
+        if ptr is not None:
+            self._check_clouds(check_ptr(ptr, num_nodes, pos.device))
+        own = pad(self.level[self.real, 0].cumsum(0), (1, 0))
+        largest = max(own.diff().tolist(), default=0)
+        if largest > max_points:
+            raise ValueError(
+                f"'max_points' must be at least {largest}, the points of the largest "
+                f"cloud (got {max_points})"
+            )
+        tree = build_tree(pos[: int(own[-1])], own, self.config)
         return tree.pad(num_nodes, num_clouds)
 
     def to(self, device: Union[str, torch.device]) -> "Tree":

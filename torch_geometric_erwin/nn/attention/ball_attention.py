@@ -51,7 +51,7 @@ def ball_attention(
             :obj:`perm` where it is given.
         sigma: The factor of the distance; negative values prefer near rows.
         ball_size: The largest entry that :obj:`ball_len` can have; on a GPU, where
-            values are not checked, rows of a ball beyond it are not computed.
+            values are not checked, Triton's kernels make a larger ball NaN.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
         differentiable_pos: Whether :obj:`pos` gets a gradient, to any order (forces as

@@ -3,6 +3,7 @@ r"""The ball tree of a batch of clouds: what is stored, and how it is built."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from numbers import Real
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -70,6 +71,9 @@ class TreeConfig:
         rotate: float = 45.0,
         layout: str = "balanced",
     ) -> None:
+        for name, given in (("ball_sizes", ball_sizes), ("strides", strides)):
+            if isinstance(given, (str, bytes)):
+                raise TypeError(f"'{name}' must hold integers (got {given!r})")
         if isinstance(ball_sizes, Sequence):
             levels = len(ball_sizes)
         elif isinstance(strides, Sequence):
@@ -81,7 +85,8 @@ class TreeConfig:
             )
         if not 1 <= levels <= MAX_LEVELS:
             raise ValueError(f"a tree has 1 to {MAX_LEVELS} levels (got {levels})")
-        if not isinstance(rotate, (int, float)) or not abs(rotate) <= 360.0:
+        is_angle = isinstance(rotate, Real) and not isinstance(rotate, bool)
+        if not is_angle or not abs(rotate) <= 360.0:
             raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
         check_choice("layout", layout, LAYOUTS)
         sizes = per_level("ball_sizes", ball_sizes, levels)
@@ -240,7 +245,11 @@ class Tree:
 
         Shapes:
             - **ptr:** :math:`(G + 1)`; **output:** :math:`(N_0)`.
+
+        Raises:
+            ValueError: If the offsets are those of other clouds.
         """
+        self._check_clouds(check_ptr(ptr, 0, self.level.device, values=False))
         return self.perm + ptr[segment_ids(self.level[:, 0], self.perm.size(0))]
 
     def global_perm_rot(self, level: int) -> Tensor:
@@ -728,6 +737,9 @@ def build_tree(
         validate: Whether to check values on a GPU too.
     """
     check_choice("ties", ties, TIES)
+    check_tensor("pos", pos)
+    if pos.is_meta:
+        raise ValueError("'pos' is on meta, where it has no values")
     # On the host the operator checks values, but of rows that ties have put in another
     # order.
     values = validate or ties == "coordinates"

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
@@ -54,7 +55,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise ValueError(
             f"the memory of '{name}' has {size} bytes of the {needed} that it needs"
         )
-    if tensor.is_cpu and not tensor._is_zerotensor():
+    if tensor.is_cpu:
         raise ValueError(
             f"'{name}' has no values that could be read (it is a "
             f"'{type(tensor).__name__}')"
@@ -226,6 +227,8 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         tensor([0, 2, 2, 3])
     """
     _check_int64("batch", batch)
+    if batch.is_meta:
+        raise ValueError("'batch' is on meta, where it has no values")
     if batch.dim() != 1:
         raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
     if batch.numel() > 0:
@@ -238,6 +241,8 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
             )
         if int(batch[0]) < 0:
             raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+    if num_clouds is not None:
+        check_int("num_clouds", num_clouds, 0)
     if num_clouds is None:
         num_clouds = int(batch[-1]) + 1 if batch.numel() > 0 else 0
     elif batch.numel() > 0 and int(batch[-1]) >= num_clouds:
@@ -289,6 +294,81 @@ def check_int(name: str, value: int, minimum: int) -> int:
     return int(value)
 
 
+def check_flag(name: str, value: bool) -> bool:
+    r"""Returns a flag; NumPy's are flags too.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument.
+
+    Raises:
+        TypeError: If it is none.
+
+    Example:
+        >>> check_flag("loop", True)
+        True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"'{name}' must be a bool (got {value!r})")
+    return bool(value)
+
+
+def check_rows(name: str, x: Tensor, num_rows: int, channels: int) -> None:
+    r"""Checks the rows that a layer takes.
+
+    Args:
+        name: The argument's name, for messages.
+        x: The argument.
+        num_rows: The number of rows :math:`N`.
+        channels: The number of entries of each.
+
+    Shapes:
+        - **x:** :math:`(N, C)`.
+
+    Raises:
+        TypeError: If it is no floating-point tensor.
+        ValueError: If it has another shape.
+
+    Example:
+        >>> check_rows("x", torch.rand(5, 2), 5, 3)
+        Traceback (most recent call last):
+        ValueError: 'x' must have shape [5, 3] (got [5, 2])
+    """
+    check_tensor(name, x)
+    if not x.is_floating_point():
+        raise TypeError(f"'{name}' must be floating-point (got {x.dtype})")
+    if x.dim() != 2 or x.size(0) != num_rows or x.size(1) != channels:
+        raise ValueError(
+            f"'{name}' must have shape [{num_rows}, {channels}] (got {[*x.shape]})"
+        )
+
+
+def check_devices(**tensors: Optional[Tensor]) -> None:
+    r"""Checks that tensors lie on the device of the first of them.
+
+    Args:
+        **tensors: The tensors by their names.
+
+    Raises:
+        ValueError: If one lies on another.
+
+    Example:
+        >>> check_devices(x=torch.rand(3), perm=torch.arange(3, device="meta"))
+        Traceback (most recent call last):
+        ValueError: 'perm' is on meta, 'x' is on cpu
+    """
+    device, first = None, ""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if device is None:
+            device, first = tensor.device, name
+        if tensor.device != device:
+            raise ValueError(
+                f"'{name}' is on {tensor.device}, '{first}' is on {device}"
+            )
+
+
 def check_radius(r: float) -> float:
     r"""Returns a distance as a Python float.
 
@@ -329,6 +409,8 @@ def per_level(
         >>> per_level("ball_sizes", 128, 3)
         (128, 128, 128)
     """
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"'{name}' must hold integers (got {value!r})")
     values = list(value) if isinstance(value, Sequence) else [value] * levels
     for v in values:
         if not isinstance(v, Integral) or isinstance(v, bool):
@@ -426,11 +508,13 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
         - **lengths:** :math:`(K)`, int64.
 
     Raises:
+        TypeError: If they are no tensor.
         ValueError: If they are malformed, do not sum to the rows, or exceed the limit.
 
     Example:
         >>> check_lengths("ball_len", torch.tensor([4, 2]), num_rows=6, limit=4)
     """
+    check_tensor(name, lengths)
     if lengths.dim() != 1 or lengths.dtype != torch.int64:
         raise ValueError(
             f"'{name}' must be int64 with one dimension (got {lengths.dtype}, "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin import _native
@@ -546,6 +547,8 @@ class Tree:
                 if not isinstance(table, Tensor):
                     return f"'{name}' is a '{type(table).__name__}', expected a tensor"
                 check_tensor(name, table)
+                if is_traceable_wrapper_subclass(table):
+                    return f"'{name}' is a '{type(table).__name__}', not a plain tensor"
                 if table.dtype != dtype or table.dim() != dim:
                     return (
                         f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
@@ -560,10 +563,10 @@ class Tree:
             return f"'level' has shape {shape}, expected {[clouds, levels]}"
         if self.mask is None and self.perm.size(0) != num_nodes:
             return f"'perm' has {self.perm.size(0)} entries for {num_nodes} nodes"
-        if self.mask is not None and self.mask.shape != self.perm.shape:
-            return f"'mask' has {self.mask.size(0)} entries for {self.num_rows(0)} rows"
         if torch.compiler.is_compiling():  # sizes may not decide what is traced
             return None
+        if self.mask is not None and self.mask.shape != self.perm.shape:
+            return f"'mask' has {self.mask.size(0)} entries for {self.num_rows(0)} rows"
         for l, perm in enumerate(self.perm_rot):
             if perm.size(0) != self.num_rows(l):
                 rows = self.num_rows(l)
@@ -581,7 +584,10 @@ class Tree:
             own = ptr[: clouds + 1]
             points = int(own[-1])
         args = ([*config.ball_sizes], [*config.strides], config.layout)
-        level, num_rows, num_balls = sizes_of(own, points, *args)
+        try:
+            level, num_rows, num_balls = sizes_of(own, points, *args)
+        except ValueError as error:
+            return str(error)
         ball_len, group_len = map(tuple, tables_of(own, num_rows, num_balls, *args))
         if self.real is not None:
             rows = torch.arange(points)

@@ -165,6 +165,12 @@ class Contract:
                 )
             if not has_memory(tensor):
                 check_tensor(argument.name, tensor)  # says what is missing
+                if tensor.is_cpu:
+                    kind = type(tensor).__name__
+                    raise TypeError(
+                        f"{self.operator}: '{argument.name}' is a '{kind}', which has "
+                        "no memory of its own"
+                    )
         for place, name, least in self.least:
             if not args[place] >= least:  # nor is it NaN
                 raise ValueError(

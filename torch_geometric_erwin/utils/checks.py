@@ -14,6 +14,7 @@ from torch._subclasses import FakeTensor
 from torch.autograd import forward_ad
 from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torch_geometric_erwin import _native
 
@@ -49,6 +50,8 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         kind = "a nested tensor" if tensor.is_nested else tensor.layout
         raise TypeError(f"'{name}' must be a dense tensor (got {kind})")
     if not torch._C._has_storage(tensor) or has_memory(tensor):
+        return
+    if is_traceable_wrapper_subclass(tensor):  # it knows where its numbers are
         return
     size, needed = tensor.untyped_storage().nbytes(), _reach(tensor)
     if size < needed:
@@ -143,7 +146,8 @@ def check_finite(pos: Tensor) -> None:
     """
     if not torch._C._has_storage(pos):  # wrapped by a transform, which knows no values
         return
-    if pos.device.type == "cpu" and pos.dtype in (torch.float32, torch.float64):
+    is_native = pos.dtype in (torch.float32, torch.float64) and has_memory(pos)
+    if pos.device.type == "cpu" and is_native:
         finite = _native.is_finite(pos.contiguous())
     else:
         finite = bool(torch.isfinite(pos).all())

@@ -82,7 +82,7 @@ class BallPooling(torch.nn.Module):
         :obj:`mask` excludes pooled rows from the statistics of the normalisation.
         """
         check_tensor("x", x)
-        num_rows = len(x) if x.dim() > 0 else 0
+        num_rows = x.size(0) if x.dim() > 0 else 0
         check_rows("x", x, num_rows, self.in_channels)
         check_rows("pos", pos, num_rows, self.dim)
         check_lengths("group_len", group_len, num_rows, self.stride)
@@ -158,7 +158,7 @@ class BallUnpooling(torch.nn.Module):
         :obj:`mask` excludes children from the statistics of the normalisation.
         """
         check_tensor("skip", skip)
-        num_rows = len(skip) if skip.dim() > 0 else 0
+        num_rows = skip.size(0) if skip.dim() > 0 else 0
         check_rows("skip", skip, num_rows, self.out_channels)
         check_lengths("group_len", group_len, num_rows, self.stride)
         check_rows("x", x, group_len.size(0), self.in_channels)

@@ -81,6 +81,12 @@ ERWIN_API int32_t erwin_has_cuda(void);
 // `values` may lie at any address.
 ERWIN_API int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite);
 
+// `wrong`: the first of the runs of `perm` [rows], `lengths` [runs] rows each, that does not hold every number from 0 up
+// to its length once; -1 if there is none. `seen` is a workspace of a bit for every row of the longest run, in whole
+// bytes. Lengths that do not sum to the rows are an invalid argument. Host pointers, one thread.
+ERWIN_API int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* lengths, int64_t runs,
+                                     uint8_t* seen, int64_t* wrong);
+
 // ---- Tree -----------------------------------------------------------------------------------------------------------
 
 // Rows and balls of every cloud on every level; both outputs are [clouds, levels]. Host pointers on every device.

@@ -236,6 +236,24 @@ def test_finite_values(count, dtype):
             assert not _native.is_finite(y), (place, value)
 
 
+@pytest.mark.parametrize("lengths", [[], [0], [1], [3, 0, 9, 1, 64, 7]])
+def test_permutations(lengths):
+    lengths = torch.tensor(lengths, dtype=torch.int64)
+    runs = [torch.randperm(n) for n in lengths.tolist()]
+    perm = torch.cat([torch.empty(0, dtype=torch.int64), *runs])
+    assert _native.no_permutation(perm, lengths) is None
+    run = torch.repeat_interleave(lengths)
+    for place in range(len(perm)):
+        for value in (-1, -(2**63), int(lengths[run[place]]), int(perm[place - 1])):
+            wrong = perm.clone()
+            wrong[place] = value
+            if wrong[place] != perm[place]:
+                assert _native.no_permutation(wrong, lengths) == run[place]
+    if len(perm) > 0:
+        with pytest.raises(Exception, match="erwin_permutations: invalid argument"):
+            _native.no_permutation(perm, lengths[:-1])
+
+
 def test_finite_values_of_another_dtype_or_number_are_an_error():
     x, finite = torch.zeros(4), ctypes.c_int32()
     for dtype, count in [(2, 4), (0, -1)]:

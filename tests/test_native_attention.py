@@ -93,6 +93,7 @@ class Arguments:
         ]
         *qkv, sigma, pos = leaves
         size = max(1, int(self.balls.max()))
+        options = {"scale": 0.3, "backend": "reference"}
         out = ball_attention(
             *(*qkv, pos, self.balls, sigma), ball_size=size, perm=self.perm, **options
         )

@@ -708,6 +708,26 @@ def test_update_refuses_other_nodes():
         tree.update(torch.full((10, 3), float("nan")))
 
 
+@pytest.mark.parametrize("padded", [False, True])
+def test_update_refuses_other_clouds(padded):
+    sizes, pos = [6, 10], random_pos(16)
+    tree = ball_tree(pos, offsets(sizes), ball_sizes=4)
+    if padded:
+        sizes, pos = [6, 10, 4], random_pos(20)
+        tree = tree.pad(20, 3)
+    assert_same(tree.update(pos, offsets(sizes), max_points=10), tree.update(pos))
+    with pytest.raises(ValueError, match=r"'max_points' must be at least 10"):
+        tree.update(pos, max_points=9)
+    for value, error in ((-1, ValueError), (10.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="'max_points' must be"):
+            tree.update(pos, max_points=value)
+    for others in ([7, 9, 4], [16, 0, 4], [16, 4], [6, 10, 0, 4]):
+        with pytest.raises(ValueError, match="'ptr' must"):
+            tree.update(pos, offsets(others if padded else others[:-1]))
+    with pytest.raises(ValueError, match="'pos' is on meta, the tree is on cpu"):
+        tree.update(pos.to("meta"))
+
+
 def test_update_is_compiled_with_the_model():
     def function(pos, tree):
         tree = tree.update(pos)
@@ -818,12 +838,16 @@ def with_a_filtered_rotation(tree):
     [
         (lambda tree: tree, [0, 12], r"'level' has shape \[2, 2\], expected \[1, 2\]"),
         (without_the_last_row, [0, 6, 12], "'perm' has 11 entries for 12 nodes"),
-        (of_another_cloud, [0, 6, 12], "cloud 0 has 5 rows in 'level' and 6 nodes"),
-        (with_a_repeated_row, [0, 6, 12], "'perm' is not a permutation"),
-        (with_a_row_outside, [0, 6, 12], "'perm' has entries outside its cloud"),
-        (with_filtered_balls, [0, 6, 12], "'ball_len_0' covers \\d+ rows of 12"),
-        (with_filtered_groups, [0, 6, 12], "'group_len_0' covers"),
-        (with_a_filtered_rotation, [0, 6, 12], "'perm_rot_1' covers 5 rows of 6"),
+        (
+            of_another_cloud,
+            [0, 6, 12],
+            "'level' has 5 rows on level 0 of cloud 0, not 6",
+        ),
+        (with_a_repeated_row, [0, 6, 12], "'perm' is not .* of cloud 0"),
+        (with_a_row_outside, [0, 6, 12], "'perm' is not .* of cloud 1"),
+        (with_filtered_balls, [0, 6, 12], "'ball_len_0' has 3 entries, expected 4"),
+        (with_filtered_groups, [0, 6, 12], "'perm_rot_1' has 6 entries for 5 rows"),
+        (with_a_filtered_rotation, [0, 6, 12], "'perm_rot_1' has 5 entries for 6 rows"),
     ],
 )
 def test_a_stale_tree_is_refused(damage, ptr, problem):
@@ -839,8 +863,73 @@ def test_a_stale_mask_is_refused():
     tree = ball_tree(random_pos(6), ball_sizes=4, layout="perfect")
     tree.validate(offsets([6]), 6, tree.config)
     stale = dataclasses.replace(tree, mask=torch.ones(8, dtype=torch.bool))
-    with pytest.raises(ValueError, match="'perm' has 8 entries for 6 nodes"):
+    with pytest.raises(ValueError, match="'mask' does not keep a row for every node"):
         stale.validate(offsets([6]), 6, tree.config)
+
+
+def damaged(tree):
+    """The tree with one number of one table changed, or two of them exchanged."""
+    leaves, spec = pytree.tree_flatten(tree)
+    for i, table in enumerate(leaves):
+        if table is None:
+            continue
+        for place in {0, table.numel() // 2, table.numel() - 1} - {-1}:
+            flat = table.flatten().clone()
+            values = [int(flat[place]) + 1, int(flat[place]) - 1, -1, 2**62, len(flat)]
+            if table.dtype == torch.bool:
+                values = [~flat[place]]
+            for value in values:
+                other = flat.clone()
+                other[place] = value
+                if torch.equal(flat, other):
+                    continue
+                new = [*leaves[:i], other.view(table.shape), *leaves[i + 1 :]]
+                yield pytree.tree_unflatten(new, spec)
+
+
+def across_clouds(tree):
+    """The tree with runs that cross from one cloud into the next, totals kept."""
+    for name in ("ball_len", "group_len"):
+        for l, table in enumerate(getattr(tree, name)):
+            for i in range(len(table) - 1):
+                moved = table.clone()
+                moved[i] += 1
+                moved[i + 1] -= 1
+                tables = [*getattr(tree, name)]
+                tables[l] = moved
+                yield dataclasses.replace(tree, **{name: tuple(tables)})
+    for l in range(len(tree.perm_rot)):
+        ends = tree.level[:, l].cumsum(0)
+        for i, end in enumerate(ends[:-1].tolist()):
+            # Rows of the next cloud, as they are counted from the start of this one.
+            rows, size = tree.perm_rot[l].clone(), int(tree.level[i, l])
+            if 0 < end < len(rows) and size > 0:
+                rows[end - 1], rows[end] = rows[end] + size, rows[end - 1] - size
+                tables = [*tree.perm_rot]
+                tables[l] = rows
+                yield dataclasses.replace(tree, perm_rot=tuple(tables))
+
+
+@pytest.mark.parametrize("sizes", [[1], [2], [8, 9], [7, 0, 1, 30, 16], [0, 17, 17]])
+@pytest.mark.parametrize(
+    ("layout", "padded"), [("balanced", 0), ("balanced", 50), ("perfect", 0)]
+)
+def test_no_number_of_a_tree_may_change(layout, padded, sizes):
+    n = sum(sizes)
+    tree = ball_tree(
+        random_pos(n), offsets(sizes), ball_sizes=8, strides=[2, 2], layout=layout
+    )
+    ptr = offsets(sizes)
+    if padded:
+        tree = tree.pad(n + padded, len(sizes) + 2)
+        ptr = torch.tensor([*ptr, n + padded, n + padded])
+    tree.validate(ptr, n + padded, tree.config)
+    count = 0
+    for wrong in (*damaged(tree), *across_clouds(tree)):
+        count += 1
+        with pytest.raises(ValueError, match="does not fit its data"):
+            wrong.validate(ptr, n + padded, tree.config)
+    assert count > 20
 
 
 def test_shapes_are_checked_without_values():

@@ -23,7 +23,7 @@ from ctypes import (
 )
 from functools import cache
 from importlib.util import find_spec
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -133,6 +133,9 @@ _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
     "erwin_is_finite": [c_int32, c_void_p, c_int64, c_void_p],
+    "erwin_permutations": [
+        *[c_void_p, c_int64, c_void_p, c_int64, c_void_p, c_void_p],
+    ],
     "erwin_tree_sizes": [_LAYOUT, *_CLOUDS, c_void_p, c_void_p],
     "erwin_tree_tables": [_LAYOUT, *_CLOUDS, _POINTERS, _POINTERS],
     "erwin_tree_workspace": [_LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p],
@@ -308,6 +311,20 @@ def is_finite(x: Tensor) -> bool:
     finite = c_int32()
     call("erwin_is_finite", DTYPES[x.dtype], x.data_ptr(), x.numel(), byref(finite))
     return bool(finite.value)
+
+
+def no_permutation(perm: Tensor, lengths: Tensor) -> Optional[int]:
+    r"""The first run of rows, of given lengths that sum to them, that is no permutation
+    of its own numbers, found without PyTorch's threads; :obj:`None` if there is none.
+    """
+    longest = max(lengths.tolist(), default=0)
+    seen, wrong = torch.empty(longest // 8 + 1, dtype=torch.uint8), c_int64()
+    call(
+        "erwin_permutations",
+        *(perm.data_ptr(), perm.size(0), lengths.data_ptr(), lengths.size(0)),
+        *(seen.data_ptr(), byref(wrong)),
+    )
+    return wrong.value if wrong.value >= 0 else None
 
 
 def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:

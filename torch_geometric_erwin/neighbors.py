@@ -10,6 +10,7 @@ from torch_geometric_erwin.ops.ball_tree_cuda import why_no_kernels
 from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_flag,
     check_int,
     check_pos,
     check_ptr,
@@ -73,7 +74,7 @@ def knn_graph(
         tensor([[1, 0, 1],
                 [0, 1, 2]])
     """
-    k = check_int("k", k, 1)
+    k, loop = check_int("k", k, 1), check_flag("loop", loop)
     check_choice("flow", flow, FLOWS)
     search = _search_args(pos, ptr, tree)
     return _directed(torch.ops.erwin.knn(*search, k, loop), flow)
@@ -128,7 +129,7 @@ def radius_graph(
         tensor([[1, 0, 2, 1],
                 [0, 1, 1, 2]])
     """
-    r = check_radius(r)
+    r, loop = check_radius(r), check_flag("loop", loop)
     cap = -1
     if max_num_neighbors is not None:
         cap = check_int("max_num_neighbors", max_num_neighbors, 1)

@@ -3,21 +3,28 @@ r"""The ball tree of a batch of clouds: what is stored, and how it is built."""
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
+from numbers import Real
 from typing import Any, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
+from torch_geometric_erwin import _native
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
+from torch_geometric_erwin.ops.ball_tree import sizes_of, tables_of
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_int,
     check_pos,
     check_ptr,
+    check_tensor,
     per_level,
+    unwrapped,
 )
 from torch_geometric_erwin.utils.rows import segment_ids
 
@@ -66,6 +73,9 @@ class TreeConfig:
         rotate: float = 45.0,
         layout: str = "balanced",
     ) -> None:
+        for name, given in (("ball_sizes", ball_sizes), ("strides", strides)):
+            if isinstance(given, (str, bytes)):
+                raise TypeError(f"'{name}' must hold integers (got {given!r})")
         if isinstance(ball_sizes, Sequence):
             levels = len(ball_sizes)
         elif isinstance(strides, Sequence):
@@ -77,7 +87,8 @@ class TreeConfig:
             )
         if not 1 <= levels <= MAX_LEVELS:
             raise ValueError(f"a tree has 1 to {MAX_LEVELS} levels (got {levels})")
-        if not isinstance(rotate, (int, float)) or not abs(rotate) <= 360.0:
+        is_angle = isinstance(rotate, Real) and not isinstance(rotate, bool)
+        if not is_angle or not abs(rotate) <= 360.0:
             raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
         check_choice("layout", layout, LAYOUTS)
         sizes = per_level("ball_sizes", ball_sizes, levels)
@@ -236,7 +247,11 @@ class Tree:
 
         Shapes:
             - **ptr:** :math:`(G + 1)`; **output:** :math:`(N_0)`.
+
+        Raises:
+            ValueError: If the offsets are those of other clouds.
         """
+        self._check_clouds(check_ptr(ptr, 0, self.level.device, values=False))
         return self.perm + ptr[segment_ids(self.level[:, 0], self.perm.size(0))]
 
     def global_perm_rot(self, level: int) -> Tensor:
@@ -374,13 +389,16 @@ class Tree:
             pos: The new positions of the same nodes.
             ptr: The row offsets of the clouds. (default: those of the tree)
             max_points: No cloud has more points. A GPU that knows it skips launches
-                for larger clouds. (default: the number of nodes)
+                for larger clouds, and asserts that there are none. (default: the number
+                of nodes)
 
         Shapes:
             - **pos:** :math:`(N, D)`; **ptr:** :math:`(G + 1)`.
 
         Raises:
-            ValueError: If there are more or fewer positions than nodes.
+            ValueError: If there are more or fewer positions than nodes, the offsets
+                are those of other clouds, or a cloud has more points than
+                :obj:`max_points`.
 
         Example:
             >>> pos = torch.rand(10, 2)
@@ -390,9 +408,18 @@ class Tree:
             True
         """
         config, levels = self.config, self.config.num_levels
-        if self.real is not None and self.level.device.type == "cpu":
-            return self._update_padded(pos, max_points)
         pos = check_pos(pos, values=False)
+        if pos.device != self.level.device:
+            raise ValueError(
+                f"'pos' is on {pos.device}, the tree is on {self.level.device}"
+            )
+        if max_points is None:
+            max_points = pos.size(0)
+        else:
+            check_int("max_points", max_points, 0)
+        if self.real is not None and self.level.device.type == "cpu":
+            return self._update_padded(pos, ptr, max_points)
+        given = ptr is not None
         if ptr is None:
             ends = self.level[:, 0].cumsum(0)
             if self.mask is not None:
@@ -404,11 +431,13 @@ class Tree:
                 f"'pos' must have a row for each of the tree's {self.perm.size(0)} "
                 f"nodes (got {pos.size(0)})"
             )
+        if given:
+            self._check_clouds(ptr)
         perm, mask, *perm_rot = torch.ops.erwin.ball_tree_order(
             pos,
             ptr,
             [self.num_rows(l) for l in range(levels)],
-            pos.size(0) if max_points is None else max_points,
+            max_points,
             config.ball_sizes,
             config.strides,
             config.rotate,
@@ -429,7 +458,22 @@ class Tree:
             return perm
         return torch.where(real, perm, (~real).cumsum(0) - 1)
 
-    def _update_padded(self, pos: Tensor, max_points: Optional[int]) -> "Tree":
+    def _check_clouds(self, ptr: Tensor) -> None:
+        # The sizes of balls and groups stay, so that of the clouds must.
+        message = "'ptr' must be the offsets of the clouds that the tree was built for"
+        if ptr.size(0) != self.level.size(0) + 1:
+            raise ValueError(f"{message}, {self.level.size(0)} (got {ptr.size(0) - 1})")
+        points = ptr.diff()
+        rows = points if self.mask is None else _ceil_pow2(points)
+        same = (rows == self.level[:, 0]).all() & (ptr[0] == 0)
+        if torch.compiler.is_compiling() or same.device.type != "cpu":
+            torch._assert_async(same, message)
+        elif not bool(same):
+            raise ValueError(f"{message} (got {ptr.tolist()})")
+
+    def _update_padded(
+        self, pos: Tensor, ptr: Optional[Tensor], max_points: int
+    ) -> "Tree":
         # The builder for the host takes sizes that are exact: of the real clouds alone.
         assert self.real is not None
         num_nodes, num_clouds = self.perm.size(0), self.level.size(0)
@@ -438,8 +482,16 @@ class Tree:
                 f"'pos' must have a row for each of the tree's {num_nodes} nodes (got "
                 f"{pos.size(0)})"
             )
-        ptr = pad(self.level[self.real, 0].cumsum(0), (1, 0))
-        tree = build_tree(pos[: int(ptr[-1])], ptr, self.config)
+        if ptr is not None:
+            self._check_clouds(check_ptr(ptr, num_nodes, pos.device))
+        own = pad(self.level[self.real, 0].cumsum(0), (1, 0))
+        largest = max(own.diff().tolist(), default=0)
+        if largest > max_points:
+            raise ValueError(
+                f"'max_points' must be at least {largest}, the points of the largest "
+                f"cloud (got {max_points})"
+            )
+        tree = build_tree(pos[: int(own[-1])], own, self.config)
         return tree.pad(num_nodes, num_clouds)
 
     def to(self, device: Union[str, torch.device]) -> "Tree":
@@ -470,21 +522,45 @@ class Tree:
             raise ValueError(f"the tree does not fit its data: {problem}; {ADVICE}")
 
     def _problem(self, ptr: Tensor, num_nodes: int, values: bool) -> Optional[str]:
+        problem = self._malformed(ptr, num_nodes)
+        if problem is not None or not values:
+            return problem
+        tree = self if self.level.device.type == "cpu" else self.to("cpu")
+        ptr = ptr.cpu().contiguous()
+        if not torch._C._are_functorch_transforms_active():
+            return tree._wrong_tables(ptr, num_nodes) or tree._wrong_order(ptr)
+        tensors = [t for t in pytree.tree_leaves((ptr, tree)) if t is not None]
+        if any(map(torch._C._functorch.is_batchedtensor, tensors)):
+            return None  # as it was built inside, sample by sample
+        with torch._C._DisableFuncTorch():
+            tree, ptr = pytree.tree_map_only(Tensor, unwrapped, (tree, ptr))
+            return tree._wrong_tables(ptr, num_nodes) or tree._wrong_order(ptr)
+
+    def _malformed(self, ptr: Tensor, num_nodes: int) -> Optional[str]:
         clouds, levels = ptr.size(0) - 1, self.config.num_levels
-        for name, tables, dim, count in (
-            ("perm", (self.perm,), 1, 1),
-            ("level", (self.level,), 2, 1),
-            ("ball_len", self.ball_len, 1, levels),
-            ("group_len", self.group_len, 1, levels - 1),
-            ("perm_rot", self.perm_rot, 1, levels if self.config.rotate else 0),
+        perfect = self.config.layout == "perfect"
+        ints, flags = torch.int64, torch.bool
+        for name, tables, dtype, dim, count in (
+            ("perm", (self.perm,), ints, 1, 1),
+            ("level", (self.level,), ints, 2, 1),
+            ("ball_len", self.ball_len, ints, 1, levels),
+            ("group_len", self.group_len, ints, 1, levels - 1),
+            ("perm_rot", self.perm_rot, ints, 1, levels if self.config.rotate else 0),
+            ("mask", (self.mask,) if perfect else (), flags, 1, int(perfect)),
+            ("real", () if self.real is None else (self.real,), flags, 1, None),
         ):
-            if len(tables) != count:
+            if count is not None and len(tables) != count:
                 return f"'{name}' has {len(tables)} levels, expected {count}"
             for table in tables:
-                if table.dtype != torch.int64 or table.dim() != dim:
+                if not isinstance(table, Tensor):
+                    return f"'{name}' is a '{type(table).__name__}', expected a tensor"
+                check_tensor(name, table)
+                if is_traceable_wrapper_subclass(table):
+                    return f"'{name}' is a '{type(table).__name__}', not a plain tensor"
+                if table.dtype != dtype or table.dim() != dim:
                     return (
                         f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
-                        f"expected torch.int64 with {dim}"
+                        f"expected {dtype} with {dim}"
                     )
                 if table.device != ptr.device:
                     return f"'{name}' is on {table.device}, the nodes on {ptr.device}"
@@ -495,37 +571,76 @@ class Tree:
             return f"'level' has shape {shape}, expected {[clouds, levels]}"
         if self.mask is None and self.perm.size(0) != num_nodes:
             return f"'perm' has {self.perm.size(0)} entries for {num_nodes} nodes"
-        if not values:
+        if torch.compiler.is_compiling():  # sizes may not decide what is traced
             return None
-        points = ptr[1:] - ptr[:-1]
-        expected = points if self.mask is None else _ceil_pow2(points)
-        bad = (self.level[:, 0] != expected).nonzero()
-        if bad.numel() > 0:
-            i = int(bad[0])
-            rows, nodes = int(self.level[i, 0]), int(points[i])
-            return f"cloud {i} has {rows} rows in 'level' and {nodes} nodes"
-        for l in range(levels):
-            rows = int(self.level[:, l].sum())
-            for name, total in self._totals(l):
-                if total != rows:
-                    return f"'{name}_{l}' covers {total} rows of {rows}"
-        perm = self.perm if self.mask is None else self.perm[self.mask]
-        if perm.size(0) != num_nodes:
-            return f"'perm' has {perm.size(0)} entries for {num_nodes} nodes"
-        start, size = (t[segment_ids(points, num_nodes)] for t in (ptr, points))
-        if bool(((perm < 0) | (perm >= size)).any()):
-            return "'perm' has entries outside its cloud"
-        if num_nodes > 0 and int(torch.bincount(perm + start).max()) > 1:
-            return "'perm' is not a permutation of the nodes"
+        if self.mask is not None and self.mask.shape != self.perm.shape:
+            return f"'mask' has {self.mask.size(0)} entries for {self.num_rows(0)} rows"
+        for l, perm in enumerate(self.perm_rot):
+            if perm.size(0) != self.num_rows(l):
+                rows = self.num_rows(l)
+                return f"'perm_rot_{l}' has {perm.size(0)} entries for {rows} rows"
         return None
 
-    def _totals(self, level: int) -> list[tuple[str, int]]:
-        totals = [("ball_len", int(self.ball_len[level].sum()))]
-        if level < len(self.group_len):
-            totals.append(("group_len", int(self.group_len[level].sum())))
-        if self.perm_rot:
-            totals.append(("perm_rot", self.perm_rot[level].size(0)))
-        return totals
+    def _wrong_tables(self, ptr: Tensor, num_nodes: int) -> Optional[str]:
+        # What follows from the sizes of the clouds is computed again. NumPy starts no
+        # threads, which a forked process does not have.
+        config, points, own = self.config, num_nodes, ptr
+        if self.real is not None:  # the tables of the first clouds, filled up
+            clouds = int(self.real.sum())
+            if not bool(self.real[:clouds].all()):
+                return "'real' does not name the first clouds"
+            own = ptr[: clouds + 1]
+            points = int(own[-1])
+        args = ([*config.ball_sizes], [*config.strides], config.layout)
+        try:
+            level, num_rows, num_balls = sizes_of(own, points, *args)
+        except ValueError as error:
+            return str(error)
+        ball_len, group_len = map(tuple, tables_of(own, num_rows, num_balls, *args))
+        if self.real is not None:
+            rows = torch.arange(points)
+            whole = Tree(rows, level, ball_len, group_len, (), None, config)
+            whole = whole.pad(num_nodes, len(self.level))
+            level, ball_len, group_len = whole.level, whole.ball_len, whole.group_len
+            if not np.array_equal(ptr.diff(), level[:, 0]):
+                return "the clouds that were added are not those of 'pad'"
+        wrong = np.argwhere(self.level.numpy() != level.numpy())
+        if len(wrong) > 0:
+            i, l = wrong[0]
+            rows_of = f"{self.level[i, l]} rows on level {l} of cloud {i}"
+            return f"'level' has {rows_of}, not {level[i, l]}"
+        for name, tables, rights in (
+            ("ball_len", self.ball_len, ball_len),
+            ("group_len", self.group_len, group_len),
+        ):
+            for l, (table, right) in enumerate(zip(tables, rights)):
+                if table.size(0) != right.size(0):
+                    sizes = table.size(0), right.size(0)
+                    return f"'{name}_{l}' has {sizes[0]} entries, expected {sizes[1]}"
+                places = np.flatnonzero(table.numpy() != right.numpy())
+                if len(places) > 0:
+                    i = places[0]
+                    return f"'{name}_{l}' has {table[i]} at {i}, expected {right[i]}"
+        return None
+
+    def _wrong_order(self, ptr: Tensor) -> Optional[str]:
+        level = self.level.t().contiguous()
+        orders = [("perm", self.perm, level[0])]
+        if self.mask is not None:
+            mask, rows = self.mask.numpy(), self.perm.numpy()
+            kept = np.concatenate([[0], mask.cumsum()])
+            if not np.array_equal(kept[[0, *level[0].cumsum(0)]], ptr):
+                return "'mask' does not keep a row for every node"
+            if (rows[1:] != rows[:-1])[~mask[1:]].any():
+                return "'mask' hides rows that do not repeat the one before them"
+            orders = [("perm", torch.from_numpy(rows[mask]), ptr.diff())]
+        for l, perm in enumerate(self.perm_rot):
+            orders.append((f"perm_rot_{l}", perm, level[l]))
+        for name, perm, lengths in orders:
+            cloud = _native.no_permutation(perm.contiguous(), lengths)
+            if cloud is not None:
+                return f"'{name}' is not a permutation of the rows of cloud {cloud}"
+        return None
 
 
 _TENSORS = ("perm", "level", "ball_len", "group_len", "perm_rot", "mask", "real")
@@ -636,6 +751,9 @@ def build_tree(
         validate: Whether to check values on a GPU too.
     """
     check_choice("ties", ties, TIES)
+    check_tensor("pos", pos)
+    if pos.is_meta:
+        raise ValueError("'pos' is on meta, where it has no values")
     # On the host the operator checks values, but of rows that ties have put in another
     # order.
     values = validate or ties == "coordinates"

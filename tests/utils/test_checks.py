@@ -155,7 +155,7 @@ def test_per_level():
         ([4, 2.0], TypeError, r"'sizes' must hold integers \(got 2.0\)"),
         (2.5, TypeError, r"'sizes' must hold integers \(got 2.5\)"),
         ([True, 4], TypeError, r"'sizes' must hold integers \(got True\)"),
-        ("88", TypeError, r"'sizes' must hold integers \(got '8'\)"),
+        ("88", TypeError, r"'sizes' must hold integers \(got '88'\)"),
         (None, TypeError, r"'sizes' must hold integers \(got None\)"),
     ],
 )

@@ -164,6 +164,17 @@ def test_bad_data():
         pad_batch(perfect, 12, 4, 30)
 
 
+def test_an_index_of_an_added_cloud_needs_an_added_node():
+    clouds = [Data(pos=torch.rand(n, 3), root_index=torch.tensor([0])) for n in (5, 3)]
+    batch = TRANSFORM(Batch.from_data_list(clouds))
+    out = pad_batch(batch, 9, 4)
+    assert out.root_index.tolist() == [0, 5, 8, 8]
+    with pytest.raises(ValueError, match=r"'num_nodes' must be above 8: 'root_index'"):
+        pad_batch(batch, 8, 4)
+    del batch.root_index
+    assert pad_batch(batch, 8, 4).ptr.tolist() == [0, 5, 8, 8, 8]
+
+
 def test_masked_mean_equals_indexing():
     generator = torch.Generator().manual_seed(0)
     for shape in [(6,), (6, 3), (6, 2, 2)]:

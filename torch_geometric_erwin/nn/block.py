@@ -9,7 +9,12 @@ from torch.nn import RMSNorm
 from torch_geometric_erwin.nn.attention import BallAttention
 from torch_geometric_erwin.nn.residual import add_norm
 from torch_geometric_erwin.nn.swiglu import SwiGLU
-from torch_geometric_erwin.utils.checks import check_int
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_int,
+    check_rows,
+    check_tensor,
+)
 
 
 class ErwinBlock(torch.nn.Module):
@@ -76,6 +81,10 @@ class ErwinBlock(torch.nn.Module):
         Blocks that share balls can share the offset that
         :meth:`~torch_geometric_erwin.nn.BallAttention.offset` returns.
         """
+        check_tensor("pos", pos)
+        num_rows = pos.size(0) if pos.dim() > 0 else 0
+        check_rows("x", x, num_rows, self.norm_mlp.weight.size(0))
+        check_devices(x=x, pos=pos)
         # Under autocast the sum of the layers keeps the precision of the weights.
         x = x.to(self.norm_mlp.weight.dtype)
         # A layer in its place needs to know no offset.

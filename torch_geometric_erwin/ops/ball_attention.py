@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.contract import Takes, implement, register_fake
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 # No ball is longer than ball_size: a number that is known without asking the device.
@@ -39,6 +40,32 @@ torch.library.define(
     f"{_QKV}, {_BALLS}, bool pos_grad) "
     "-> (Tensor, Tensor, Tensor)",
 )
+
+_TAKES: Takes = {
+    "pos": "float32|float64 [N, D]",
+    "ball_len": "int64 [K]",
+    "sigma": "float32 [H]",
+    "perm": "int64 [N]",
+    "ball_size": 1,
+}
+_HALF = {"CPU": "bfloat16", "CUDA": "bfloat16|float16"}
+
+
+def _forward_takes(device: str) -> Takes:
+    rows = f"float32|{_HALF[device]} [N, H, C]"
+    return {"q": rows, "k": "q [N, H, C]", "v": "q [N, H, C]", **_TAKES}
+
+
+def _packed_takes(device: str) -> Takes:
+    return {"qkv": f"float32|{_HALF[device]} [N, 3, H, C]", **_TAKES}
+
+
+def _backward_takes(device: str) -> Takes:
+    saved = {"lse": "float32 [N, H]", "centred": "float32 [D, N]", "ends": "int64 [K]"}
+    if device == "CPU":  # whose kernels save nothing there
+        saved.update(centred="float32 [D, 0]", ends="int64 [0]")
+    rows = {"grad": "q [N, H, C]", "out": "q [N, H, C]"}
+    return {**rows, **saved, **_forward_takes(device)}
 
 
 class _Call:
@@ -95,17 +122,17 @@ def _forward(q: Tensor, k: Tensor, v: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return out, lse, *rest
 
 
-@torch.library.impl("erwin::ball_attention", "CPU")
+@implement("erwin::ball_attention", "CPU", **_forward_takes("CPU"))
 def _ball_attention_cpu(*args: Any) -> tuple[Tensor, ...]:
     return _forward(*args)
 
 
-@torch.library.impl("erwin::ball_attention_packed", "CPU")
+@implement("erwin::ball_attention_packed", "CPU", **_packed_takes("CPU"))
 def _ball_attention_packed_cpu(qkv: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return _forward(*qkv.unbind(1), *args)
 
 
-@torch.library.impl("erwin::ball_attention_backward", "CPU")
+@implement("erwin::ball_attention_backward", "CPU", **_backward_takes("CPU"))
 def _ball_attention_backward_cpu(
     grad: Tensor,
     out: Tensor,
@@ -139,17 +166,17 @@ def _ball_attention_backward_cpu(
     return grads
 
 
-@torch.library.impl("erwin::ball_attention", "CUDA")
+@implement("erwin::ball_attention", "CUDA", **_forward_takes("CUDA"))
 def _ball_attention_cuda(q: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return triton.launch("attention", "forward", q, q, *args)
 
 
-@torch.library.impl("erwin::ball_attention_packed", "CUDA")
+@implement("erwin::ball_attention_packed", "CUDA", **_packed_takes("CUDA"))
 def _ball_attention_packed_cuda(qkv: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return triton.launch("attention", "forward", qkv, *qkv.unbind(1), *args)
 
 
-@torch.library.impl("erwin::ball_attention_backward", "CUDA")
+@implement("erwin::ball_attention_backward", "CUDA", **_backward_takes("CUDA"))
 def _ball_attention_backward_cuda(
     grad: Tensor, *args: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -179,19 +206,19 @@ def _gradients(
     )
 
 
-@torch.library.register_fake("erwin::ball_attention")
+@register_fake("erwin::ball_attention")
 def _ball_attention_fake(
     q: Tensor, k: Tensor, v: Tensor, *args: Any
 ) -> tuple[Tensor, ...]:
     return _outputs(q, *args)
 
 
-@torch.library.register_fake("erwin::ball_attention_packed")
+@register_fake("erwin::ball_attention_packed")
 def _ball_attention_packed_fake(qkv: Tensor, *args: Any) -> tuple[Tensor, ...]:
     return _outputs(qkv.select(1, 0), *args)
 
 
-@torch.library.register_fake("erwin::ball_attention_backward")
+@register_fake("erwin::ball_attention_backward")
 def _ball_attention_backward_fake(
     grad: Tensor,
     out: Tensor,

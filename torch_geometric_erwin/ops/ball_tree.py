@@ -10,6 +10,11 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.contract import (
+    check_tree,
+    implement,
+    register_fake,
+)
 from torch_geometric_erwin.utils.checks import check_finite, check_ptr
 
 torch.library.define(
@@ -26,6 +31,8 @@ torch.library.define(
     "(Tensor pos, Tensor ptr, SymInt[] num_rows, SymInt max_points, int[] ball_sizes, "
     "int[] strides, float rotate, str layout) -> Tensor[]",
 )
+#: What they take.
+TAKES = {"pos": "float32|float64 [N, D]", "ptr": "int64 [G+1] anywhere"}
 
 
 @lru_cache(maxsize=16)
@@ -91,7 +98,7 @@ def sizes_of(
             *(ptr.data_ptr(), clouds),
             *(rows.data_ptr(), balls.data_ptr()),
         )
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         check_ptr(ptr, num_points, ptr.device)  # says what is wrong with the values
         raise
     num_rows, num_balls = rows.sum(0).tolist(), balls.sum(0).tolist()
@@ -144,7 +151,7 @@ def empty_order(
     ]
 
 
-@torch.library.impl("erwin::ball_tree", "CPU")
+@implement("erwin::ball_tree", "CPU", **TAKES)
 def _ball_tree_cpu(
     pos: Tensor,
     ptr: Tensor,
@@ -153,9 +160,9 @@ def _ball_tree_cpu(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_tree(ball_sizes, strides, layout, rotate)
     pos, ptr = pos.contiguous(), ptr.contiguous()
     check_finite(pos)
-    check_ptr(ptr, pos.size(0), pos.device, values=False)
     config = (ball_sizes, strides, layout)
     rows, num_rows, num_balls = sizes_of(ptr, pos.size(0), *config)
     ball_len, group_len = tables_of(ptr, num_rows, num_balls, *config)
@@ -197,7 +204,7 @@ def _order(
     return tensors
 
 
-@torch.library.impl("erwin::ball_tree_order", "CPU")
+@implement("erwin::ball_tree_order", "CPU", **TAKES, max_points=0)
 def _ball_tree_order_cpu(
     pos: Tensor,
     ptr: Tensor,
@@ -208,6 +215,7 @@ def _ball_tree_order_cpu(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_tree(ball_sizes, strides, layout, rotate)
     pos, ptr = pos.contiguous(), ptr.contiguous()
     check_finite(pos)
     _, expected, _ = sizes_of(ptr, pos.size(0), ball_sizes, strides, layout)
@@ -216,10 +224,16 @@ def _ball_tree_order_cpu(
             f"clouds of these sizes have {expected} rows on the levels of a tree (got "
             f"{num_rows})"
         )
+    largest = max(ptr.diff().tolist(), default=0)
+    if largest > max_points:
+        raise ValueError(
+            f"'max_points' must be at least {largest}, the points of the largest cloud "
+            f"(got {max_points})"
+        )
     return _order(pos, ptr, num_rows, ball_sizes, strides, layout, rotate)
 
 
-@torch.library.register_fake("erwin::ball_tree")
+@register_fake("erwin::ball_tree")
 def _ball_tree_fake(
     pos: Tensor,
     ptr: Tensor,
@@ -240,7 +254,7 @@ def _ball_tree_fake(
     return [perm, rows, mask, *ball_len, *group_len, *perm_rot]
 
 
-@torch.library.register_fake("erwin::ball_tree_order")
+@register_fake("erwin::ball_tree_order")
 def _ball_tree_order_fake(
     pos: Tensor,
     ptr: Tensor,

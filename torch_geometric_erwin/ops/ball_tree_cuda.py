@@ -16,12 +16,13 @@ from torch.nn.functional import pad
 
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops.ball_tree import (
+    TAKES,
     empty_order,
     rotation_matrix,
     sizes_of,
     tables_of,
 )
-from torch_geometric_erwin.utils.checks import check_ptr
+from torch_geometric_erwin.ops.contract import check_tree, implement
 
 MAX_DIM = 8  # ERWIN_DEVICE_MAX_DIM
 _LARGEST = 2**30  # points of a cloud, as on the host
@@ -112,7 +113,7 @@ def order(
     return tensors
 
 
-@torch.library.impl("erwin::ball_tree_order", "CUDA")
+@implement("erwin::ball_tree_order", "CUDA", **TAKES, max_points=0)
 def _ball_tree_order_cuda(
     pos: Tensor,
     ptr: Tensor,
@@ -123,10 +124,19 @@ def _ball_tree_order_cuda(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_tree(ball_sizes, strides, layout, rotate)
+    if len(num_rows) != len(ball_sizes):
+        raise ValueError(
+            f"'num_rows' must have a number for each of {len(ball_sizes)} levels (got "
+            f"{num_rows})"
+        )
     args = (num_rows, max_points, ball_sizes, strides, rotate, layout)
     if not _is_built_here(pos):
         return _order_on_host(pos, ptr, *args)
     ptr = ptr.to(pos.device, non_blocking=True)
+    if max_points < pos.size(0):  # larger clouds would get no order at all
+        fits = (ptr.diff() <= max_points).all()
+        torch._assert_async(fits, "a cloud has more points than 'max_points'")
     return order(_native.context(pos), pos, ptr, *args)
 
 
@@ -150,7 +160,7 @@ def _order_on_host(
     return [pad(t, (0, n - t.numel())).to(pos.device) for t, n in zip(tensors, sizes)]
 
 
-@torch.library.impl("erwin::ball_tree", "CUDA")
+@implement("erwin::ball_tree", "CUDA", **TAKES)
 def _ball_tree_cuda(
     pos: Tensor,
     ptr: Tensor,
@@ -159,12 +169,12 @@ def _ball_tree_cuda(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
+    check_tree(ball_sizes, strides, layout, rotate)
     config = (ball_sizes, strides, layout)
     if not _is_built_here(pos):
         args = (pos.cpu(), ptr.cpu(), ball_sizes, strides, rotate, layout)
         return [t.to(pos.device) for t in torch.ops.erwin.ball_tree(*args)]
     host = ptr.cpu().contiguous()
-    check_ptr(host, pos.size(0), host.device, values=False)
     rows, num_rows, num_balls = sizes_of(host, pos.size(0), *config)
     max_points = int(host.diff().max()) if host.numel() > 1 else 0
     perm, mask, *perm_rot = order(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.utils.rows import (
     dense_width,
     from_dense,
@@ -92,12 +93,18 @@ def _is_served(x: Tensor, *others: Optional[Tensor]) -> bool:
     return x.dtype in (torch.float32, torch.float64) and triton.serves(x, *others)
 
 
-@torch.library.impl("erwin::centre", "CUDA")
+@implement(
+    *("erwin::centre", "CUDA"),
+    x="float32|float64 [N, D]",
+    lengths="int64 [K]",
+    perm="int64 [N]",
+    limit=0,
+)
 def _centre_cuda(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return triton.launch("centre", "centre", x, x, *args)
 
 
-@torch.library.register_fake("erwin::centre")
+@register_fake("erwin::centre")
 def _centre_fake(
     x: Tensor, lengths: Tensor, perm: Optional[Tensor], limit: int, dense: bool
 ) -> tuple[Tensor, Tensor]:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.contract import Takes, implement, register_fake
 
 torch.library.define("erwin::group", "(Tensor key, SymInt groups) -> (Tensor, Tensor)")
+_TAKES: Takes = {"key": "int64 [E]", "groups": 0}
 
 
 def check_nodes(index: Tensor, num_nodes: int) -> None:
@@ -43,7 +45,7 @@ def check_nodes(index: Tensor, num_nodes: int) -> None:
         )
 
 
-@torch.library.impl("erwin::group", "CPU")
+@implement("erwin::group", "CPU", **_TAKES)
 def _group_cpu(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     key = key.contiguous()
     check_nodes(key, groups)
@@ -77,13 +79,13 @@ def sorted_groups(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return torch.searchsorted(ordered, bounds), order
 
 
-@torch.library.impl("erwin::group", "CUDA")
+@implement("erwin::group", "CUDA", **_TAKES)
 def _group_cuda(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     check_nodes(key, groups)
     return sorted_groups(key, groups)
 
 
-@torch.library.register_fake("erwin::group")
+@register_fake("erwin::group")
 def _group_fake(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return key.new_empty(groups + 1), torch.empty_like(key)
 

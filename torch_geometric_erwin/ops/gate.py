@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 torch.library.define("erwin::gate", "(Tensor x) -> Tensor")
 torch.library.define("erwin::gate_backward", "(Tensor grad, Tensor x) -> Tensor")
+_ROWS = "float32|bfloat16|float16 [..., 2H]"
 
 
 def silu_gate(x: Tensor) -> Tensor:
@@ -49,22 +51,22 @@ def _is_served(x: Tensor) -> bool:
     )
 
 
-@torch.library.impl("erwin::gate", "CUDA")
+@implement("erwin::gate", "CUDA", x=_ROWS)
 def _gate_cuda(x: Tensor) -> Tensor:
     return triton.launch("gate", "forward", x, x)
 
 
-@torch.library.impl("erwin::gate_backward", "CUDA")
+@implement("erwin::gate_backward", "CUDA", grad="x [..., H]", x=_ROWS)
 def _gate_backward_cuda(grad: Tensor, x: Tensor) -> Tensor:
     return triton.launch("gate", "backward", x, grad, x)
 
 
-@torch.library.register_fake("erwin::gate")
+@register_fake("erwin::gate")
 def _gate_fake(x: Tensor) -> Tensor:
     return x.new_empty(*x.shape[:-1], x.size(-1) // 2)
 
 
-@torch.library.register_fake("erwin::gate_backward")
+@register_fake("erwin::gate_backward")
 def _gate_backward_fake(grad: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import dispatch
+from torch_geometric_erwin.ops.contract import implement, register_fake
 
 # oneDNN takes 10 µs to start: a BLAS is faster below this many multiplications.
 _SMALL = 1 << 20
@@ -91,6 +92,7 @@ def product(
 ) -> Tensor:
     r"""``x @ weight.T + bias``, then :obj:`post` or a factor, in one pass."""
     op, x, weight = torch.ops.mkldnn._linear_pointwise, _dense(x), _dense(weight)
+    bias = None if bias is None else bias.contiguous()  # its stride would be ignored
     if factor is not None:
         return op.binary(x, factor, weight, bias, "mul")
     return op(x, weight, bias, post, [], "")
@@ -108,14 +110,19 @@ torch.library.define(
 )
 
 
-@torch.library.impl("erwin::linear", "CPU")
+@implement(
+    *("erwin::linear", "CPU"),
+    x="float32 [N, C]",
+    weight="float32 [M, C]",
+    bias="float32 [M]",
+)
 def _linear_cpu(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     if x.numel() * weight.size(0) < _SMALL:
         return F.linear(x, weight, bias)
     return product(x, weight, bias)
 
 
-@torch.library.register_fake("erwin::linear")
+@register_fake("erwin::linear")
 def _linear_fake(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     return x.new_empty(x.size(0), weight.size(0))
 

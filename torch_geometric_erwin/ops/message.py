@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.ops.edges import Edges, check_nodes
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
@@ -32,6 +33,21 @@ torch.library.define(
     f"({_ARGS}, Tensor source_ptr, Tensor source_order, Tensor grad) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
+_TAKES = {
+    "source_rows": "float32 [N, C]",
+    "target_rows": "float32 [N, C]",
+    "pos": "float32|float64 [N, D]",
+    "weight": "float32 [C, D]",
+    "norm_weight": "float32 [C]",
+    "norm_bias": "float32 [C]",
+    "source": "int64 [E]",
+    "target": "int64 [E]",
+    "target_ptr": "int64 [N+1]",
+    "target_order": "int64 [E]",
+    "source_ptr": "int64 [N+1]",
+    "source_order": "int64 [E]",
+}
+_BACKWARD_TAKES = {**_TAKES, "grad": "float32 [N, C]"}
 
 
 def mean_message(
@@ -154,7 +170,7 @@ class _Call:
         return rows[..., : self.channels].contiguous()
 
 
-@torch.library.impl("erwin::message", "CPU")
+@implement("erwin::message", "CPU", **_TAKES)
 def _message_cpu(*args: Any) -> Tensor:
     target_rows, source, source_ptr = args[1], args[7], args[11]
     if source_ptr is None:  # else the sources have been checked when they were sorted
@@ -166,7 +182,7 @@ def _message_cpu(*args: Any) -> Tensor:
     return call.cut(mean)
 
 
-@torch.library.impl("erwin::message_backward", "CPU")
+@implement("erwin::message_backward", "CPU", **_BACKWARD_TAKES)
 def _message_backward_cpu(*args: Any) -> tuple[Tensor, ...]:
     call = _Call(*args[:-1])
     grad = call.padded(args[-1])
@@ -190,7 +206,7 @@ def _message_backward_cpu(*args: Any) -> tuple[Tensor, ...]:
     )
 
 
-@torch.library.impl("erwin::message", "CUDA")
+@implement("erwin::message", "CUDA", **_TAKES)
 def _message_cuda(*args: Any) -> Tensor:
     target_rows, source, source_ptr = args[1], args[7], args[11]
     if source_ptr is None:
@@ -198,17 +214,17 @@ def _message_cuda(*args: Any) -> Tensor:
     return triton.launch("message", "forward", args[0], *args)
 
 
-@torch.library.impl("erwin::message_backward", "CUDA")
+@implement("erwin::message_backward", "CUDA", **_BACKWARD_TAKES)
 def _message_backward_cuda(*args: Any) -> tuple[Tensor, ...]:
     return triton.launch("message", "backward", args[0], *args)
 
 
-@torch.library.register_fake("erwin::message")
+@register_fake("erwin::message")
 def _message_fake(source_rows: Tensor, target_rows: Tensor, *args: Any) -> Tensor:
     return target_rows.new_empty(target_rows.shape)
 
 
-@torch.library.register_fake("erwin::message_backward")
+@register_fake("erwin::message_backward")
 def _message_backward_fake(
     source_rows: Tensor,
     target_rows: Tensor,

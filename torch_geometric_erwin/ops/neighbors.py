@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops.contract import (
+    check_tree,
+    implement,
+    register_fake,
+)
 from torch_geometric_erwin.utils.checks import check_finite, check_ptr
 
 _CLOUDS = "Tensor pos, Tensor ptr, Tensor perm, int[] ball_sizes, int[] strides"
@@ -13,6 +18,11 @@ torch.library.define("erwin::knn", f"({_CLOUDS}, int k, bool loop) -> Tensor")
 torch.library.define(
     "erwin::radius", f"({_CLOUDS}, float radius, int cap, bool loop) -> Tensor"
 )
+_TAKES = {
+    "pos": "float32|float64 [N, D]",
+    "ptr": "int64 [G+1] anywhere",
+    "perm": "int64 [N]",
+}
 
 
 class _Search:
@@ -28,10 +38,7 @@ class _Search:
     ) -> None:
         if pos.device.type == "cpu":  # a GPU looks at them while it runs
             check_finite(pos)
-        if perm.device != pos.device:
-            raise ValueError(
-                f"'perm' is on {perm.device}, the positions are on {pos.device}"
-            )
+        check_tree(ball_sizes, strides)
         # The numbers of edges depend on the offsets, which the host reads in any case.
         self.ptr = ptr.cpu().contiguous()
         check_ptr(self.ptr, pos.size(0), self.ptr.device)
@@ -72,7 +79,8 @@ class _Search:
         return values
 
 
-@torch.library.impl("erwin::knn", ("CPU", "CUDA"))
+@implement("erwin::knn", "CPU", **_TAKES, k=1)
+@implement("erwin::knn", "CUDA", **_TAKES, k=1)
 def _knn(
     pos: Tensor,
     ptr: Tensor,
@@ -91,7 +99,8 @@ def _knn(
     return edge_index
 
 
-@torch.library.impl("erwin::radius", ("CPU", "CUDA"))
+@implement("erwin::radius", "CPU", **_TAKES, radius=0, cap=-1)
+@implement("erwin::radius", "CUDA", **_TAKES, radius=0, cap=-1)
 def _radius(
     pos: Tensor,
     ptr: Tensor,
@@ -118,5 +127,5 @@ def _edges_fake(
     return ptr.new_empty(2, torch.library.get_ctx().new_dynamic_size())
 
 
-torch.library.register_fake("erwin::knn", _edges_fake)
-torch.library.register_fake("erwin::radius", _edges_fake)
+register_fake("erwin::knn")(_edges_fake)
+register_fake("erwin::radius")(_edges_fake)

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.contract import implement, register_fake
 
 _CHANNELS = 2048  # that a program can hold
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_ANY = "float32|bfloat16|float16"
 
 # The sum, its norm, and the scale of every row.
 torch.library.define(
@@ -97,22 +99,40 @@ def _dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cuda") if enabled else x.dtype
 
 
-@torch.library.impl("erwin::add_norm", "CUDA")
+@implement(
+    *("erwin::add_norm", "CUDA"),
+    x="float32 [N, C]",
+    y=f"{_ANY} [N, C]",
+    weight=f"{_ANY} [C]",
+)
 def _add_norm_cuda(x: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
     return triton.launch("residual", "add_norm", x, x, *args)
 
 
-@torch.library.impl("erwin::add_norm_backward", "CUDA")
+@implement(
+    *("erwin::add_norm_backward", "CUDA"),
+    grad_total="float32 [N, C]",
+    grad=f"{_ANY} [N, C]",
+    total="float32 [N, C]",
+    scale="float32 [N]",
+    weight=f"{_ANY} [C]",
+)
 def _add_norm_backward_cuda(grad: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     return triton.launch("residual", "add_norm_backward", grad, grad, *args)
 
 
-@torch.library.impl("erwin::add_linear", "CUDA")
+@implement(
+    *("erwin::add_linear", "CUDA"),
+    x="float32 [N, C]",
+    y=f"{_ANY} [N, D]",
+    weight=f"{_ANY} [C, D]",
+    bias=f"{_ANY} [C]",
+)
 def _add_linear_cuda(x: Tensor, *args: Any) -> Tensor:
     return triton.launch("residual", "add_linear", x, x, *args)
 
 
-@torch.library.register_fake("erwin::add_norm")
+@register_fake("erwin::add_norm")
 def _add_norm_fake(
     x: Tensor, y: Tensor, weight: Tensor, eps: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,14 +140,14 @@ def _add_norm_fake(
     return x.new_empty(shape), x.new_empty(shape, dtype=dtype), x.new_empty(shape[0])
 
 
-@torch.library.register_fake("erwin::add_norm_backward")
+@register_fake("erwin::add_norm_backward")
 def _add_norm_backward_fake(
     grad_total: Tensor, grad: Tensor, total: Tensor, scale: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     return total.new_empty(total.shape), weight.new_empty(weight.shape)
 
 
-@torch.library.register_fake("erwin::add_linear")
+@register_fake("erwin::add_linear")
 def _add_linear_fake(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, dtype: torch.dtype
 ) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.ops.gate import silu_gate
 from torch_geometric_erwin.ops.linear import is_small, product, serves
 from torch_geometric_erwin.ops.second_order import differentiable_grads
@@ -62,6 +63,12 @@ torch.library.define(
     "erwin::swiglu_backward",
     f"(Tensor grad, Tensor x, {_WEIGHTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
+_TAKES = {
+    "x": "float32 [N, C]",
+    "weight_in": "float32 [2H, C]",
+    "bias_in": "float32 [2H]",
+    "weight_out": "float32 [C, H]",
+}
 
 
 def _portions(x: Tensor, width: int) -> list[slice]:
@@ -72,7 +79,7 @@ def _portions(x: Tensor, width: int) -> list[slice]:
     return [slice(first, first + rows) for first in range(0, x.size(0), rows)]
 
 
-@torch.library.impl("erwin::swiglu", "CPU")
+@implement("erwin::swiglu", "CPU", **_TAKES, bias_out="float32 [C]")
 def _swiglu_cpu(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
 ) -> Tensor:
@@ -88,14 +95,14 @@ def _swiglu_cpu(
     return out
 
 
-@torch.library.register_fake("erwin::swiglu")
+@register_fake("erwin::swiglu")
 def _swiglu_fake(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-@torch.library.impl("erwin::swiglu_backward", "CPU")
+@implement("erwin::swiglu_backward", "CPU", grad="float32 [N, C]", **_TAKES)
 def _swiglu_backward_cpu(
     grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
 ) -> tuple[Tensor, ...]:
@@ -123,7 +130,7 @@ def _swiglu_backward_cpu(
     return grad_x, grad_in.t(), grad_bias, grad_out, grad.sum(0)
 
 
-@torch.library.register_fake("erwin::swiglu_backward")
+@register_fake("erwin::swiglu_backward")
 def _swiglu_backward_fake(
     grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
 ) -> tuple[Tensor, ...]:

@@ -8,7 +8,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
 from torch_geometric_erwin.tree import TIES, TreeConfig, build_tree
-from torch_geometric_erwin.utils.checks import check_choice
+from torch_geometric_erwin.utils.checks import check_choice, check_tensor
 from torch_geometric_erwin.utils.storage import attach_tree, store_ptr
 
 
@@ -83,6 +83,7 @@ class BallTree(BaseTransform):
         if not stores:
             raise ValueError("'BallTree' needs node positions: 'data.pos' is missing")
         for store in stores:
+            check_tensor("pos", store["pos"])
             tree = build_tree(
                 *(store["pos"], store_ptr(store)),
                 *(self.config, self.ties),

@@ -10,7 +10,12 @@ from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
 from torch_geometric_erwin.neighbors import FLOWS, knn_graph, radius_graph
-from torch_geometric_erwin.utils.checks import check_choice, check_int, check_radius
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_flag,
+    check_int,
+    check_radius,
+)
 from torch_geometric_erwin.utils.storage import is_collated, record_slices, store_ptr
 
 
@@ -54,8 +59,8 @@ class TreeKNNGraph(BaseTransform):
     ) -> None:
         check_choice("flow", flow, FLOWS)
         self.k = check_int("k", k, 1)
-        self.loop = loop
-        self.force_undirected = force_undirected
+        self.loop = check_flag("loop", loop)
+        self.force_undirected = check_flag("force_undirected", force_undirected)
         self.flow = flow
 
     def forward(self, data: Union[Data, Batch]) -> Union[Data, Batch]:
@@ -115,7 +120,7 @@ class TreeRadiusGraph(BaseTransform):
         if max_num_neighbors is not None:
             max_num_neighbors = check_int("max_num_neighbors", max_num_neighbors, 1)
         self.r = check_radius(r)
-        self.loop = loop
+        self.loop = check_flag("loop", loop)
         self.max_num_neighbors = max_num_neighbors
         self.flow = flow
 

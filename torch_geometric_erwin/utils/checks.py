@@ -8,10 +8,13 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torch_geometric_erwin import _native
 
@@ -38,12 +41,97 @@ def reads_values(check: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
     def wrapper(x: Tensor) -> None:
         if not is_wrapped(x):
             return check(x)
-        while is_wrapped(x):
-            x = torch._C._functorch.get_unwrapped(x)
         with torch._C._DisableFuncTorch():
-            return check(x.flatten(0, -2))
+            return check(unwrapped(x).flatten(0, -2))
 
     return wrapper
+
+
+def unwrapped(x: Tensor) -> Tensor:
+    r"""The tensor inside the wrappers of :mod:`torch.func`, all samples of a batch.
+
+    Args:
+        x: The tensor.
+
+    Example:
+        >>> unwrapped(torch.ones(2))
+        tensor([1., 1.])
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    r"""Checks that an argument is a tensor whose numbers can be read, where it is.
+
+    Tensors without numbers (:obj:`meta`, or a GPU's in a trace) and those that a
+    function transform wraps pass: whoever needs their numbers does not get that far.
+
+    Args:
+        name: The argument's name, for messages.
+        tensor: The argument.
+
+    Raises:
+        TypeError: If it is no tensor, or not a dense one.
+        ValueError: If its memory was released, or was never there.
+
+    Example:
+        >>> released = torch.rand(3)
+        >>> _ = released.untyped_storage().resize_(0)
+        >>> check_tensor("pos", released)
+        Traceback (most recent call last):
+        ValueError: the memory of 'pos' has 0 bytes of the 12 that it needs
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"'{name}' must be a tensor (got '{type(tensor).__name__}')")
+    if torch.compiler.is_compiling():
+        return
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        kind = "a nested tensor" if tensor.is_nested else tensor.layout
+        raise TypeError(f"'{name}' must be a dense tensor (got {kind})")
+    if not torch._C._has_storage(tensor) or has_memory(tensor):
+        return
+    if is_traceable_wrapper_subclass(tensor):  # it knows where its numbers are
+        return
+    size, needed = tensor.untyped_storage().nbytes(), _reach(tensor)
+    if size < needed:
+        raise ValueError(
+            f"the memory of '{name}' has {size} bytes of the {needed} that it needs"
+        )
+    if tensor.is_cpu:
+        raise ValueError(
+            f"'{name}' has no values that could be read (it is a "
+            f"'{type(tensor).__name__}')"
+        )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    r"""Whether a tensor's memory is there, all of it.
+
+    Args:
+        tensor: A tensor with storage.
+
+    Example:
+        >>> has_memory(torch.rand(3)), has_memory(torch.rand(3, device="meta"))
+        (True, False)
+    """
+    if tensor.numel() == 0:
+        return True
+    if isinstance(tensor, FakeTensor):
+        return False
+    size = tensor.untyped_storage().nbytes()
+    return tensor.data_ptr() != 0 and size >= _reach(tensor)
+
+
+def _reach(tensor: Tensor) -> int:
+    # Where the last element ends, in bytes from the start of the storage.
+    if tensor.is_contiguous():
+        length = tensor.numel()
+    else:
+        steps = zip(tensor.shape, tensor.stride())
+        length = 1 + sum((size - 1) * stride for size, stride in steps)
+    return int(tensor.storage_offset() + length) * tensor.itemsize
 
 
 def check_pos(pos: Tensor, values: bool = True) -> Tensor:
@@ -67,8 +155,7 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
         >>> check_pos(torch.zeros(4, 3, dtype=torch.float16)).dtype
         torch.float32
     """
-    if not isinstance(pos, Tensor):
-        raise TypeError(f"'pos' must be a tensor (got '{type(pos).__name__}')")
+    check_tensor("pos", pos)
     if pos.dim() != 2 or pos.size(1) < 1:
         raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
     if pos.dtype in _HALF:
@@ -99,7 +186,8 @@ def check_finite(pos: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: 'pos' must be finite (row 1 is [nan])
     """
-    if pos.device.type == "cpu" and pos.dtype in (torch.float32, torch.float64):
+    is_native = pos.dtype in (torch.float32, torch.float64) and has_memory(pos)
+    if pos.device.type == "cpu" and is_native:
         finite = _native.is_finite(pos.contiguous())
     else:
         finite = bool(torch.isfinite(pos).all())
@@ -133,9 +221,7 @@ def check_ptr(
     if ptr is None:
         # Not a tensor of the host's, whose copy to a GPU would wait for it.
         return torch.arange(2, device=device) * num_rows
-    if not isinstance(ptr, Tensor) or ptr.dtype != torch.int64:
-        kind = ptr.dtype if isinstance(ptr, Tensor) else f"'{type(ptr).__name__}'"
-        raise TypeError(f"'ptr' must be an int64 tensor (got {kind})")
+    _check_int64("ptr", ptr)
     if ptr.dim() != 1 or ptr.size(0) < 1:
         raise ValueError(f"'ptr' must have shape [G + 1] (got {list(ptr.shape)})")
     if ptr.device != device:
@@ -157,6 +243,14 @@ def check_ptr(
     return ptr
 
 
+def _check_int64(name: str, tensor: Tensor) -> None:
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+        is_tensor = isinstance(tensor, Tensor)
+        kind = tensor.dtype if is_tensor else f"'{type(tensor).__name__}'"
+        raise TypeError(f"'{name}' must be an int64 tensor (got {kind})")
+    check_tensor(name, tensor)
+
+
 def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
     r"""Turns a sorted assignment vector into row offsets.
 
@@ -176,9 +270,9 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         >>> batch_to_ptr(torch.tensor([0, 0, 2]))
         tensor([0, 2, 2, 3])
     """
-    if not isinstance(batch, Tensor) or batch.dtype != torch.int64:
-        kind = batch.dtype if isinstance(batch, Tensor) else f"'{type(batch).__name__}'"
-        raise TypeError(f"'batch' must be an int64 tensor (got {kind})")
+    _check_int64("batch", batch)
+    if batch.is_meta:
+        raise ValueError("'batch' is on meta, where it has no values")
     if batch.dim() != 1:
         raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
     if batch.numel() > 0:
@@ -191,6 +285,8 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
             )
         if int(batch[0]) < 0:
             raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+    if num_clouds is not None:
+        check_int("num_clouds", num_clouds, 0)
     if num_clouds is None:
         num_clouds = int(batch[-1]) + 1 if batch.numel() > 0 else 0
     elif batch.numel() > 0 and int(batch[-1]) >= num_clouds:
@@ -242,6 +338,81 @@ def check_int(name: str, value: int, minimum: int) -> int:
     return int(value)
 
 
+def check_flag(name: str, value: bool) -> bool:
+    r"""Returns a flag; NumPy's are flags too.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument.
+
+    Raises:
+        TypeError: If it is none.
+
+    Example:
+        >>> check_flag("loop", True)
+        True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"'{name}' must be a bool (got {value!r})")
+    return bool(value)
+
+
+def check_rows(name: str, x: Tensor, num_rows: int, channels: int) -> None:
+    r"""Checks the rows that a layer takes.
+
+    Args:
+        name: The argument's name, for messages.
+        x: The argument.
+        num_rows: The number of rows :math:`N`.
+        channels: The number of entries of each.
+
+    Shapes:
+        - **x:** :math:`(N, C)`.
+
+    Raises:
+        TypeError: If it is no floating-point tensor.
+        ValueError: If it has another shape.
+
+    Example:
+        >>> check_rows("x", torch.rand(5, 2), 5, 3)
+        Traceback (most recent call last):
+        ValueError: 'x' must have shape [5, 3] (got [5, 2])
+    """
+    check_tensor(name, x)
+    if not x.is_floating_point():
+        raise TypeError(f"'{name}' must be floating-point (got {x.dtype})")
+    if x.dim() != 2 or x.size(0) != num_rows or x.size(1) != channels:
+        raise ValueError(
+            f"'{name}' must have shape [{num_rows}, {channels}] (got {[*x.shape]})"
+        )
+
+
+def check_devices(**tensors: Optional[Tensor]) -> None:
+    r"""Checks that tensors lie on the device of the first of them.
+
+    Args:
+        **tensors: The tensors by their names.
+
+    Raises:
+        ValueError: If one lies on another.
+
+    Example:
+        >>> check_devices(x=torch.rand(3), perm=torch.arange(3, device="meta"))
+        Traceback (most recent call last):
+        ValueError: 'perm' is on meta, 'x' is on cpu
+    """
+    device, first = None, ""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if device is None:
+            device, first = tensor.device, name
+        if tensor.device != device:
+            raise ValueError(
+                f"'{name}' is on {tensor.device}, '{first}' is on {device}"
+            )
+
+
 def check_radius(r: float) -> float:
     r"""Returns a distance as a Python float.
 
@@ -282,6 +453,8 @@ def per_level(
         >>> per_level("ball_sizes", 128, 3)
         (128, 128, 128)
     """
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"'{name}' must hold integers (got {value!r})")
     values = list(value) if isinstance(value, Sequence) else [value] * levels
     for v in values:
         if not isinstance(v, Integral) or isinstance(v, bool):
@@ -383,11 +556,13 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
         - **lengths:** :math:`(K)`, int64.
 
     Raises:
+        TypeError: If they are no tensor.
         ValueError: If they are malformed, do not sum to the rows, or exceed the limit.
 
     Example:
         >>> check_lengths("ball_len", torch.tensor([4, 2]), num_rows=6, limit=4)
     """
+    check_tensor(name, lengths)
     if lengths.dim() != 1 or lengths.dtype != torch.int64:
         raise ValueError(
             f"'{name}' must be int64 with one dimension (got {lengths.dtype}, "

@@ -71,6 +71,8 @@ def pad_batch(
         raise ValueError("the batch has no tree; apply the transform 'BallTree' first")
     if getattr(batch, "tree_real", None) is not None:
         raise ValueError("the batch is padded already")
+    if not isinstance(batch.pos, Tensor):
+        raise ValueError("the batch has no positions: 'pos' is missing")
     ptr = store_ptr(batch)
     texts = batch.tree_config
     if ptr is None or not isinstance(texts, list) or not texts:
@@ -173,8 +175,13 @@ def _fill(
     rows = torch.arange(missing[kind], device=device)
     if name == "batch":
         return rows * 0 + sizes["graph"]
-    if "index" in name:
-        return sizes["node"] + rows % max(missing["node"], 1)
+    if "index" in name and len(rows) > 0:
+        if missing["node"] == 0:
+            raise ValueError(
+                f"'num_nodes' must be above {sizes['node']}: '{name}' names a node of "
+                "every added cloud, which needs an added node"
+            )
+        return sizes["node"] + rows % missing["node"]
     return rows * 0
 
 

@@ -95,13 +95,20 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     _check_nodes(nodes)
     coarsenings = range(config.num_levels - 1)
     levels = range(config.num_levels)
+
+    def table(name: str) -> Tensor:
+        value = getattr(nodes, name, None)
+        if value is None:
+            raise ValueError(f"the tree has no '{name}'; {ADVICE}")
+        return value
+
     return Tree(
-        nodes.perm,
-        nodes.level,
-        tuple(getattr(nodes, f"ball_len_{l}") for l in levels),
-        tuple(getattr(nodes, f"group_len_{l}") for l in coarsenings),
-        tuple(getattr(nodes, f"perm_rot_{l}") for l in levels if config.rotate),
-        nodes.perm_mask if config.layout == "perfect" else None,
+        table("perm"),
+        table("level"),
+        tuple(table(f"ball_len_{l}") for l in levels),
+        tuple(table(f"group_len_{l}") for l in coarsenings),
+        tuple(table(f"perm_rot_{l}") for l in levels if config.rotate),
+        table("perm_mask") if config.layout == "perfect" else None,
         config,
         getattr(nodes, "tree_real", None),
     )

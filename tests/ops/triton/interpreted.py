@@ -243,6 +243,23 @@ def test_wrong_lengths_do_not_lead_out_of_the_tensors(pos_grad):
         assert torch.equal(a, e)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")
+@pytest.mark.parametrize("longest, permuted", [(41, False), (65, True)])
+@both
+def test_a_ball_beyond_the_ball_size_is_not_a_number(pos_grad, longest, permuted):
+    args, grad = inputs([20, longest, 7], 1, permuted=permuted, behind=5)
+    valid = results(args, grad, pos_grad)
+    args[7] = 20
+    rows = torch.arange(len(grad)) if args[6] is None else args[6]
+    wrong = rows[20 : 20 + longest]
+    right = torch.cat([rows[:20], rows[20 + longest :]])
+    actual = results(args, grad, pos_grad)
+    for i in (0, 1, 3) if pos_grad else (0, 1):
+        assert actual[i][wrong].isnan().all()
+        assert_close(actual[i][right], valid[i][right].double(), 64 * EPS)
+
+
 def test_any_strides_of_rows_and_heads():
     args, grad = inputs([20, 7])
     expected = results(args, grad)

@@ -14,8 +14,11 @@ from torch_geometric_erwin.nn.residual import add_linear
 from torch_geometric_erwin.ops.centre import centre
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_devices,
     check_int,
     check_lengths,
+    check_rows,
+    check_tensor,
     is_readable,
 )
 
@@ -56,7 +59,7 @@ def ball_attention(
             :obj:`perm` where it is given.
         sigma: The factor of the distance; negative values prefer near rows.
         ball_size: The largest entry that :obj:`ball_len` can have; on a GPU, where
-            values are not checked, rows of a ball beyond it are not computed.
+            values are not checked, Triton's kernels make a larger ball NaN.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
         backend: :obj:`"native"` (CPU), :obj:`"triton"` (CUDA, no GPU has run it yet),
@@ -81,6 +84,7 @@ def ball_attention(
         torch.Size([5, 2, 4])
     """
     _check(q, k, v, pos, ball_len, sigma, ball_size, perm)
+    check_devices(q=q, pos=pos)
     return _attend((q, k, v), pos, ball_len, sigma, perm, ball_size, scale, backend)
 
 
@@ -111,6 +115,9 @@ def _check(
     ball_size: int,
     perm: Optional[Tensor],
 ) -> None:
+    for name, tensor in (("q", q), ("k", k), ("v", v), ("sigma", sigma)):
+        check_tensor(name, tensor)
+    check_devices(q=q, k=k, v=v, sigma=sigma)
     if q.dim() != 3 or q.shape != k.shape or q.shape != v.shape:
         shapes = [list(t.shape) for t in (q, k, v)]
         raise ValueError(f"'q', 'k', 'v' must have one shape [N, H, d] (got {shapes})")
@@ -134,18 +141,22 @@ def _check_balls(
     perm: Optional[Tensor],
     num_rows: int,
 ) -> None:
+    check_tensor("pos", pos)
     if not pos.is_floating_point():
         raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
     if pos.dim() != 2 or pos.size(0) != num_rows:
         shape = list(pos.shape)
         raise ValueError(f"'pos' must have shape [{num_rows}, D] (got {shape})")
     check_int("ball_size", ball_size, 1)
+    if perm is not None:
+        check_tensor("perm", perm)
     if perm is not None and (perm.dim() != 1 or perm.size(0) != num_rows):
         shape = list(perm.shape)
         raise ValueError(f"'perm' must have shape [{num_rows}] (got {shape})")
     if perm is not None and perm.dtype != torch.int64:
         raise TypeError(f"'perm' must be int64 (got {perm.dtype})")
     check_lengths("ball_len", ball_len, num_rows, ball_size)
+    check_devices(pos=pos, ball_len=ball_len, perm=perm)
     if perm is None or not is_readable(perm):
         return
     if num_rows > 0:
@@ -232,6 +243,12 @@ class BallAttention(torch.nn.Module):
 
         Layers that share balls can share their :meth:`offset`.
         """
+        given = pos if offset is None else offset
+        check_tensor("pos", given)
+        num_rows = given.size(0) if given.dim() > 0 else 0
+        check_rows("x", x, num_rows, self.channels)
+        check_rows("pos", given, num_rows, self.lin_pos.in_features)
+        check_devices(x=x, pos=given)
         if offset is None:
             offset = self.offset(pos, ball_len, perm)
         x = add_linear(x, offset, self.lin_pos)
@@ -254,7 +271,9 @@ class BallAttention(torch.nn.Module):
         Shapes:
             - **output:** :math:`(N, D)`.
         """
-        _check_balls(pos, ball_len, self.ball_size, perm, pos.size(0))
+        check_tensor("pos", pos)
+        num_rows = pos.size(0) if pos.dim() > 0 else 0
+        _check_balls(pos, ball_len, self.ball_size, perm, num_rows)
         return centre(pos, ball_len, perm, self.ball_size)
 
     def __repr__(self) -> str:

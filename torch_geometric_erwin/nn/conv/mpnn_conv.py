@@ -15,7 +15,12 @@ from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops import dispatch, triton
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
-from torch_geometric_erwin.utils.checks import check_int, is_plain
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_int,
+    check_tensor,
+    is_plain,
+)
 
 _STEPS = ("propagate", "message", "aggregate", "update")
 _HOOKS = [
@@ -109,6 +114,8 @@ class MPNNConv(MessagePassing):
         Layers that get the same edges share the work of sorting them if they are given
         one :obj:`Edges(edge_index, N)`.
         """
+        if not torch.jit.is_scripting():
+            self._check(x, pos, edge_index)
         source, target = self.lin_source(x), self.lin_target(x)
         if torch.jit.is_scripting():
             message = self.propagate(edge_index, source=source, target=target, pos=pos)
@@ -118,6 +125,26 @@ class MPNNConv(MessagePassing):
         else:
             message = self.propagate(edge_index, source=source, target=target, pos=pos)
         return x + self.norm_update(self.lin_update(torch.cat([x, message], dim=-1)))
+
+    def _check(self, x: Tensor, pos: Tensor, edge_index: Adj) -> None:
+        # Adjacency matrices are PyG's to check, and so is what it calls a node.
+        for name, rows, width in (("x", x, self.channels), ("pos", pos, self.dim)):
+            check_tensor(name, rows)
+            if not rows.is_floating_point():
+                raise TypeError(f"'{name}' must be floating-point (got {rows.dtype})")
+            if rows.dim() < 2 or rows.size(-1) != width:
+                raise ValueError(
+                    f"'{name}' must have shape [N, {width}] (got {[*rows.shape]})"
+                )
+        if x.dim() != pos.dim():
+            raise ValueError(
+                f"'x' and 'pos' must have as many axes (got {[*x.shape]} and "
+                f"{[*pos.shape]})"
+            )
+        check_devices(x=x, pos=pos)
+        if isinstance(edge_index, Tensor) and edge_index.layout is torch.strided:
+            check_tensor("edge_index", edge_index)
+            check_devices(x=x, edge_index=edge_index)
 
     def _is_fused(self, source: Tensor, pos: Tensor, edge_index: Adj) -> bool:
         # Whether the native operator computes what `propagate` would.

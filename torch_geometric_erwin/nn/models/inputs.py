@@ -7,7 +7,13 @@ from torch import Tensor
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from torch_geometric_erwin.utils.checks import batch_to_ptr, check_pos, check_ptr
+from torch_geometric_erwin.utils.checks import (
+    batch_to_ptr,
+    check_devices,
+    check_pos,
+    check_ptr,
+    check_tensor,
+)
 from torch_geometric_erwin.utils.storage import Nodes, store_ptr
 
 
@@ -72,12 +78,18 @@ def unpack_inputs(
     if pos.size(1) != dim:
         raise ValueError(f"'pos' must have {dim} coordinates (got {pos.size(1)})")
     if ptr is None and batch is not None:
+        if not isinstance(batch, Tensor) or batch.dim() != 1:
+            batch_to_ptr(batch)  # says what is wrong
         if batch.size(0) != pos.size(0):
             raise ValueError(
                 f"'batch' must have {pos.size(0)} entries (got {batch.size(0)})"
             )
         ptr = batch_to_ptr(batch)
     ptr = check_ptr(ptr, pos.size(0), pos.device, values)
+    for name, tensor in (("x", x), ("edge_index", edge_index)):
+        if isinstance(tensor, Tensor):
+            check_tensor(name, tensor)
+            check_devices(pos=pos, **{name: tensor})
     _check_features(x, pos.size(0), in_channels)
     _check_edges(edge_index, pos.size(0), needs_edges)
     return Inputs(x, pos, edge_index, ptr, nodes)
@@ -108,6 +120,9 @@ def _check_edges(edge_index: Optional[Tensor], num_nodes: int, needed: bool) -> 
                 "transform 'TreeKNNGraph' or 'TreeRadiusGraph', or set 'mp_steps=0'"
             )
         return
+    if not isinstance(edge_index, Tensor):
+        kind = type(edge_index).__name__
+        raise TypeError(f"'edge_index' must be a tensor (got '{kind}')")
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(
             f"'edge_index' must have shape [2, E] (got {[*edge_index.shape]})"

@@ -9,15 +9,14 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import BatchNorm
 from torch_geometric_erwin.ops.centre import centre_dense
-from torch_geometric_erwin.utils.checks import check_int, check_lengths
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_int,
+    check_lengths,
+    check_rows,
+    check_tensor,
+)
 from torch_geometric_erwin.utils.rows import from_dense, to_dense
-
-
-def _check_shape(name: str, x: Tensor, rows: int, channels: int) -> None:
-    if x.dim() != 2 or x.size(0) != rows or x.size(1) != channels:
-        raise ValueError(
-            f"'{name}' must have shape [{rows}, {channels}] (got {[*x.shape]})"
-        )
 
 
 def _given(mask: Optional[Tensor]) -> tuple[Tensor, ...]:
@@ -82,9 +81,12 @@ class BallPooling(torch.nn.Module):
 
         :obj:`mask` excludes pooled rows from the statistics of the normalisation.
         """
-        _check_shape("x", x, x.size(0), self.in_channels)
-        _check_shape("pos", pos, x.size(0), self.dim)
-        check_lengths("group_len", group_len, x.size(0), self.stride)
+        check_tensor("x", x)
+        num_rows = x.size(0) if x.dim() > 0 else 0
+        check_rows("x", x, num_rows, self.in_channels)
+        check_rows("pos", pos, num_rows, self.dim)
+        check_lengths("group_len", group_len, num_rows, self.stride)
+        check_devices(x=x, pos=pos, group_len=group_len)
         children = to_dense(x, group_len, self.stride)
         offset, centre = centre_dense(pos, group_len, self.stride)
         children = torch.cat([children.flatten(1), offset.to(x.dtype).flatten(1)], -1)
@@ -155,10 +157,13 @@ class BallUnpooling(torch.nn.Module):
 
         :obj:`mask` excludes children from the statistics of the normalisation.
         """
-        check_lengths("group_len", group_len, skip.size(0), self.stride)
-        _check_shape("x", x, group_len.size(0), self.in_channels)
-        _check_shape("skip", skip, skip.size(0), self.out_channels)
-        _check_shape("pos", pos, skip.size(0), self.dim)
+        check_tensor("skip", skip)
+        num_rows = skip.size(0) if skip.dim() > 0 else 0
+        check_rows("skip", skip, num_rows, self.out_channels)
+        check_lengths("group_len", group_len, num_rows, self.stride)
+        check_rows("x", x, group_len.size(0), self.in_channels)
+        check_rows("pos", pos, num_rows, self.dim)
+        check_devices(x=x, skip=skip, pos=pos, group_len=group_len)
         offset, _ = centre_dense(pos, group_len, self.stride)
         children = self.lin(torch.cat([x, offset.to(x.dtype).flatten(1)], -1))
         children = children.view(-1, self.stride, self.out_channels)

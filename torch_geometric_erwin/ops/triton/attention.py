@@ -54,7 +54,7 @@ def forward(
     blocks = -(-ball_size // _ROWS)
     prepare_kernel[(balls * blocks,)](
         *(pos, ball_len, ends, perm, centred, out, lse),
-        *(rows, blocks, heads, heads * channels),
+        *(rows, blocks, heads, heads * channels, ball_size),
         DIM=pos.size(1),
         BLOCK=_ROWS,
         enable_fp_fusion=True,

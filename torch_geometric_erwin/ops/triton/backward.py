@@ -129,6 +129,17 @@ def keys_kernel(
             store_rows(of_queries, row, pos_stride, place < rows, zeros, DIM)
 
     start, length = span(lengths, ends, ball, rows)
+    # Neither programs nor forward ones reach rows beyond the ball size: see `prepare`.
+    for at in range((blocks + part % blocks) * KEYS, length, blocks * KEYS):
+        place = at + tl.arange(0, KEYS)
+        row = rows_at(perm, start + place, place < length)
+        nans = tl.full([KEYS, WIDTH], float("nan"), tl.float32)
+        store_rows(grad_k, row, to_stride, place < length, nans, CHANNELS)
+        store_rows(grad_v, row, to_stride, place < length, nans, CHANNELS)
+        if grad_pos is not None:
+            POS: tl.constexpr = triton.next_power_of_2(DIM)
+            nans = tl.full([KEYS, POS], float("nan"), tl.float32)
+            store_rows(grad_pos, row, pos_stride, place < length, nans, DIM)
     grad_sigma += tl.program_id(0)
     if part % blocks * KEYS >= length:
         tl.store(grad_sigma, 0.0)
@@ -255,6 +266,19 @@ def queries_kernel(
     ball = part // blocks
     start, length = span(lengths, ends, ball, rows)
     query = part % blocks * QUERIES + tl.arange(0, QUERIES)
+    to_stride, pos_stride = 3 * heads * CHANNELS, 2 * heads * DIM
+    grad_q += head * CHANNELS
+    if grad_pos is not None:
+        grad_pos += head * DIM
+    for at in range((blocks + part % blocks) * QUERIES, length, blocks * QUERIES):
+        place = at + tl.arange(0, QUERIES)
+        row = rows_at(perm, start + place, place < length)
+        nans = tl.full([QUERIES, WIDTH], float("nan"), tl.float32)
+        store_rows(grad_q, row, to_stride, place < length, nans, CHANNELS)
+        if grad_pos is not None:
+            POS: tl.constexpr = triton.next_power_of_2(DIM)
+            nans = tl.full([QUERIES, POS], float("nan"), tl.float32)
+            store_rows(grad_pos, row, pos_stride, place < length, nans, DIM)
     if part % blocks * QUERIES >= length:
         return
     q += head * q_head
@@ -263,7 +287,6 @@ def queries_kernel(
     grad += head * grad_head
     out += head * CHANNELS
     lse += head
-    grad_q += head * CHANNELS
     query_valid = query < length
     query_row = rows_at(perm, start + query, query_valid)
     queries = load_rows(q, query_row, q_stride, query_valid, CHANNELS, WIDTH)
@@ -294,9 +317,6 @@ def queries_kernel(
             pull = slope * (factor * inverse(distance))
             sum_pos += pulls(pull, query_pos, key_pos, DIM)
         sum_q = tl.dot(slope.to(keys.dtype), keys, sum_q, input_precision=PRECISION)
-    to_stride = 3 * heads * CHANNELS
     store_rows(grad_q, query_row, to_stride, query_valid, sum_q * scale, CHANNELS)
     if grad_pos is not None:
-        pos_stride = 2 * heads * DIM
-        grad_pos += head * DIM
         store_rows(grad_pos, query_row, pos_stride, query_valid, sum_pos, DIM)

@@ -16,18 +16,19 @@ from torch_geometric_erwin.ops.triton.rows import (
 
 
 @triton.jit
-def clear(x, row, valid, columns):
-    r"""Writes zeros to rows of a contiguous tensor [rows, columns]."""
+def fill(x, row, valid, columns, value):
+    r"""Writes a number to rows of a contiguous tensor [rows, columns]."""
     BLOCK: tl.constexpr = 64
     for first in range(0, columns, BLOCK):
         column = first + tl.arange(0, BLOCK)[None, :]
         at = x + row[:, None] * columns + column
-        zero = tl.zeros([row.shape[0], BLOCK], x.dtype.element_ty)
-        tl.store(at, zero, mask=valid[:, None] & (column < columns))
+        tile = tl.full([row.shape[0], BLOCK], value, x.dtype.element_ty)
+        tl.store(at, tile, mask=valid[:, None] & (column < columns))
 
 
 @triton.jit(
-    do_not_specialize=VARYING, do_not_specialize_on_alignment=["pos", *ANYWHERE]
+    do_not_specialize=[*VARYING, "limit"],
+    do_not_specialize_on_alignment=["pos", *ANYWHERE],
 )
 def prepare_kernel(
     pos,
@@ -41,6 +42,7 @@ def prepare_kernel(
     blocks,
     heads,
     columns,
+    limit,
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
@@ -50,10 +52,14 @@ def prepare_kernel(
     Differences are rounded to float32, not their terms: an offset of all positions does
     no harm. Rows behind the last ball, of which each program has a share, become zero
     in the output [rows, columns] and the log-sum [rows, heads].
+
+    No program computes rows of a ball beyond the limit: a ball that has them, which is
+    a wrong argument, is NaN in all that is computed of it.
     """
     start, length = span(lengths, ends, tl.program_id(0) // blocks, rows)
-    place = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    valid = place < length
+    block = tl.program_id(0) % blocks
+    place = block * BLOCK + tl.arange(0, BLOCK)
+    valid = place < tl.minimum(length, limit)
     row = rows_at(perm, start + place, valid)
     origin = rows_at(perm, start + place * 0, valid)
     for axis in tl.static_range(DIM):
@@ -62,10 +68,20 @@ def prepare_kernel(
         at = centred + axis * rows + start + place
         tl.store(at, offset.to(tl.float32), mask=valid)
 
+    for first in range(limit + block * BLOCK, length, blocks * BLOCK):
+        place = first + tl.arange(0, BLOCK)
+        valid = place < length
+        row = rows_at(perm, start + place, valid)
+        fill(out, row, valid, columns, float("nan"))
+        fill(lse, row, valid, heads, float("nan"))
+        for axis in tl.static_range(DIM):
+            at = centred + axis * rows + start + place
+            tl.store(at, float("nan"), mask=valid)
+
     first, step = behind(ends, blocks, 1, BLOCK)
     for at in range(first, rows, step):
         place = at + tl.arange(0, BLOCK)
         valid = place < rows
         row = rows_at(perm, place, valid)
-        clear(out, row, valid, columns)
-        clear(lse, row, valid, heads)
+        fill(out, row, valid, columns, 0.0)
+        fill(lse, row, valid, heads, 0.0)

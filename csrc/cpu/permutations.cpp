@@ -1,0 +1,27 @@
+// Whether tables that were read from data are permutations.
+#include <algorithm>
+#include <cstdint>
+
+#include "../erwin.h"
+
+int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* lengths, int64_t runs, uint8_t* seen,
+                           int64_t* wrong) {
+  if (rows < 0 || runs < 0 || wrong == nullptr) return ERWIN_INVALID_ARGUMENT;
+  int64_t first = 0;
+  for (int64_t run = 0; run < runs; ++run) {
+    const int64_t length = lengths[run];
+    if (length < 0 || length > rows - first) return ERWIN_INVALID_ARGUMENT;
+    *wrong = run;
+    std::fill(seen, seen + (length + 7) / 8, uint8_t{0});
+    for (int64_t i = first; i < first + length; ++i) {
+      const int64_t value = perm[i];
+      if (value < 0 || value >= length) return ERWIN_OK;
+      const uint8_t bit = static_cast<uint8_t>(1 << (value & 7));
+      if (seen[value >> 3] & bit) return ERWIN_OK;
+      seen[value >> 3] |= bit;
+    }
+    first += length;
+  }
+  *wrong = -1;
+  return first == rows ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
+}

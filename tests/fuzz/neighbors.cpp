@@ -141,7 +141,7 @@ void check_neighbors(Choices& choices) {
   s.layout = make_layout(choices, false);
   s.dtype = sizeof(T) == 8;
   s.dim = choices.of<int64_t>({3, 2, 1, 3, 4, 5, 6, 7, 8, 11});
-  const int64_t limit = make_limit(choices);
+  const int64_t limit = std::min(make_limit(choices), choices.threaded ? int64_t{5000} : INT64_MAX);
   const Guarded<int64_t> ptr = make_ptr(choices, choices.of<int64_t>({16, 32, 64, 200}), limit);
   s.ptr = ptr.data(), s.clouds = ptr.size() - 1;
   const int64_t points = ptr[s.clouds];

@@ -1,8 +1,8 @@
 """A fuzzer of the registered operators and of the public functions.
 
-`python tests/fuzz/operators.py --seed S --cases N` runs the cases of the seeds S, S + 1,
-... in a child process; one that it ends at is a finding, and another child goes on
-behind it.
+`python tests/fuzz/operators.py --seed S --cases N` runs the cases of the seeds S,
+S + 1, ... in a child process; one that it ends at is a finding, and another child goes
+on behind it.
 """
 
 import argparse
@@ -19,16 +19,16 @@ SECONDS = 120  # that a case may take
 
 @dataclass
 class Outcome:
-    """What a run has found: how many cases of every kind, and the first seed of each
-    finding."""
+    """What a run has found: how many cases of every kind, and of each finding the
+    first seed and what it said."""
 
     kinds: Counter = field(default_factory=Counter)
-    findings: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, str] = field(default_factory=dict)
     failed: int = 0
 
-    def add(self, finding: str, seed: int) -> None:
+    def add(self, finding: str, seed: int, text: str) -> None:
         self.failed += 1
-        self.findings.setdefault(finding, seed)
+        self.findings.setdefault(finding, f"--seed {seed}: {text}")
 
 
 def run_cases(seed: int, cases: int) -> None:
@@ -37,7 +37,8 @@ def run_cases(seed: int, cases: int) -> None:
     from numpy.random import default_rng
     from valid_calls import attention, forces, message, neighbors, trees
 
-    kinds = (trees, neighbors, attention, message, forces, *[bad_public, bad_operators] * 3)
+    kinds = [trees, neighbors, attention, message, forces]
+    kinds += [bad_public, bad_operators] * 3
     for case in range(seed, seed + cases):
         rng = default_rng(case)
         kind = kinds[rng.integers(len(kinds))]
@@ -48,7 +49,7 @@ def run_cases(seed: int, cases: int) -> None:
             kind(rng)
         except Exception as error:  # whatever it is, it is what the run looks for
             text = " ".join(str(error).split())[:200]
-            print(f"failed {type(error).__name__}: {text}", flush=True)
+            print(f"failed {type(error).__name__} {text}", flush=True)
 
 
 def drive(seed: int, cases: int) -> Outcome:
@@ -71,14 +72,15 @@ def drive(seed: int, cases: int) -> Outcome:
                 case, call = int(number), ""
                 outcome.kinds[kind] += 1
             elif word == "failed":
-                outcome.add(f"{kind}: {rest}", case)
+                error, _, text = rest.partition(" ")
+                outcome.add(f"{kind}: {call}{error}", case, text)
             elif word == "":
-                call = rest.strip()
+                call = f"{rest.strip()}: "
         if child.wait() == 0:
             break
         if case is None:
             raise RuntimeError(f"the child ended with {child.returncode} at once")
-        outcome.add(f"{kind}: {call} ended the process ({child.returncode})", case)
+        outcome.add(f"{kind}: {call}the process ended", case, str(child.returncode))
         seed = case + 1
     return outcome
 
@@ -95,8 +97,8 @@ def main() -> int:
     outcome = drive(args.seed, args.cases)
     for kind, count in outcome.kinds.most_common():
         print(f"{count:9} {kind}")
-    for finding, seed in outcome.findings.items():
-        print(f"finding: {finding} (the first: --seed {seed})")
+    for finding, first in sorted(outcome.findings.items()):
+        print(f"finding: {finding} ({first})")
     print(
         f"{args.cases} cases from seed {args.seed}, {outcome.failed} failed, "
         f"{len(outcome.findings)} findings"

@@ -12,8 +12,8 @@ from scipy.spatial import cKDTree
 
 from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
 from torch_geometric_erwin.nn.attention import BallAttention
-from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
 from torch_geometric_erwin.nn.attention.backends import reference
+from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
 from torch_geometric_erwin.ops.ball_tree import rotation_matrix
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import composite, mean_message
@@ -51,14 +51,17 @@ def clouds(rng: Generator, most: int) -> tuple[torch.Tensor, torch.Tensor]:
 def trees(rng: Generator) -> None:
     """Trees against their definition."""
     pos, ptr = clouds(rng, most=120)
-    layout = ["balanced", "perfect"][rng.integers(2)]
+    layout, ties = [
+        ("balanced", "index"),
+        ("perfect", "index"),
+        ("balanced", "coordinates"),
+    ][rng.integers(3)]
     levels = rng.integers(1, 4)
     sizes = [4, 8, 16, 32] if layout == "perfect" else [1, 3, 8, 16, 25]
     steps = [2, 4] if layout == "perfect" else [1, 2, 3, 5]
     ball_sizes = rng.choice(sizes, levels).tolist()
     strides = rng.choice(steps, levels - 1).tolist()
     rotate = float(rng.choice([0.0, 45.0, -30.0]))
-    ties = ["index", "coordinates"][rng.integers(2)] if layout == "balanced" else "index"
     tree = ball_tree(
         view(rng, pos),
         view(rng, ptr),
@@ -85,7 +88,8 @@ def neighbors(rng: Generator) -> None:
     pos, ptr = clouds(rng, most=150)
     k, loop = int(rng.choice([1, 2, 8, 31, 200])), bool(rng.integers(2))
     cap = [None, 1, 5, 64][rng.integers(4)]
-    r = float(pos.double().std(0).mean() * rng.choice([0.1, 0.5, 2])) if len(pos) > 1 else 1.0
+    spread = float(pos.double().std(0).mean()) if len(pos) > 1 else 1.0
+    r = spread * float(rng.choice([0.1, 0.5, 2]))
     tree = None
     if rng.integers(2):
         tree = ball_tree(pos, ptr, ball_sizes=int(rng.integers(1, 40)), rotate=0.0)
@@ -124,7 +128,8 @@ def attention(rng: Generator) -> None:
     tensors.append(torch.from_numpy(rng.standard_normal(heads)).float())
     perm = torch.from_numpy(rng.permutation(rows)) if rng.integers(2) else None
     grad = torch.from_numpy(rng.standard_normal((rows, heads, channels))).to(qkv.dtype)
-    found_at, right_at = _leaves(tensors, torch.float32), _leaves(tensors, torch.float64)
+    found_at = _leaves(tensors, torch.float32)
+    right_at = _leaves(tensors, torch.float64)
     q, k, v = (view(rng, t.to(qkv.dtype)) for t in found_at[:3])
     found = ball_attention(
         *(q, k, v, view(rng, found_at[3]), view(rng, ball_len), found_at[4]),
@@ -146,7 +151,7 @@ def message(rng: Generator) -> None:
     """Message passing and its gradients against PyTorch in float64."""
     n, channels, dim = (int(rng.integers(1, most)) for most in (150, 70, 5))
     edge_index = torch.from_numpy(rng.integers(0, n, (2, rng.integers(0, 300))))
-    shapes = [(n, channels), (n, channels), (n, dim), (channels, dim), channels, channels]
+    shapes = [(n, channels)] * 2 + [(n, dim), (channels, dim), channels, channels]
     tensors = [torch.from_numpy(rng.standard_normal(shape)) for shape in shapes]
     found_at = _leaves([t.float() for t in tensors], torch.float32)
     right_at = _leaves(found_at, torch.float64)
@@ -178,7 +183,8 @@ def forces(rng: Generator) -> None:
             h = h + layer.to(dtype)(h, at, ball_len).tanh()
         force = torch.autograd.grad(h.square().sum(), at, create_graph=True)[0]
         loss = (force - wanted).square().mean()
-        leaves = [p for layer in layers for p in layer.parameters()]
-        return [g.double() for g in torch.autograd.grad(loss, leaves, allow_unused=True) if g is not None]
+        leaves = [p for layer in layers for p in layer.parameters() if p.requires_grad]
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return [grad.double() for grad in grads if grad is not None]
 
     _assert_near(gradients(torch.float32), gradients(torch.float64), 1e-3)

@@ -5,8 +5,8 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/fuzzer.sh
 
-# Fibers of the emulated device run on stacks of their own. PyTorch keeps memory until it ends.
-export ASAN_OPTIONS=detect_stack_use_after_return=0:detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1
+# Fibers of the emulated device run on stacks of their own.
+export ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
 log=build/sanitize.log
 
 # run COMMAND: prints the end of what it prints, or all of a failure.
@@ -29,8 +29,8 @@ fi
 
 if [[ -n ${PYTHON:-} ]]; then
   echo "sanitize: the tests of the native library"
-  # The C++ library is there before PyTorch, because the sanitizer looks for its exceptions once.
-  run env LD_PRELOAD="$preload $(g++ -print-file-name=libstdc++.so.6)" ERWIN_KERNELS="$PWD/build/asan/_kernels.so" \
+  # Python never frees all it has. The C++ library is there before PyTorch: exceptions are looked for once.
+  run env ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" LD_PRELOAD="$preload $(g++ -print-file-name=libstdc++.so.6)" ERWIN_KERNELS="$PWD/build/asan/_kernels.so" \
     PYTHONPATH="tools${PYTHONPATH:+:$PYTHONPATH}" PYTHONMALLOC=malloc \
     "$PYTHON" -m pytest -q -p other_kernels tests/test_native.py tests/ops/test_ball_tree.py tests/ops/test_neighbors.py \
     tests/ops/test_ball_attention.py tests/ops/test_message.py tests/ops/test_edges.py

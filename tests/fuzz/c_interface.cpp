@@ -74,7 +74,7 @@ int drive(uint64_t seed, uint64_t cases) {
     if (child < 0) return 2;
     if (child == 0) {
       for (; next < seed + cases; ++next) run_seed(next);
-      std::_Exit(0);
+      std::exit(0);  // leaks are looked for here
     }
     int status = 0;
     waitpid(child, &status, 0);
@@ -92,11 +92,13 @@ int drive(uint64_t seed, uint64_t cases) {
     if (kind.cases > 0) std::printf("%9" PRId64 " %s\n", kind.cases, kind.name);
   }
   for (const auto& [name, found] : findings) {
-    std::printf("finding: %s (%" PRId64 " cases, the first: --seed %" PRIu64 ")\n", name.c_str(), found.first, found.second);
+    std::printf("finding: %s (%" PRId64 " cases, the first: --seed %" PRIu64 ")\n", name.c_str(), found.first,
+                found.second);
     all += found.first;
   }
   std::printf("digest of trees and neighbours: %016" PRIx64 "\n", progress->digest);
-  std::printf("%" PRIu64 " cases from seed %" PRIu64 ", %" PRId64 " failed, %zu findings\n", cases, seed, all, findings.size());
+  std::printf("%" PRIu64 " cases from seed %" PRIu64 ", %" PRId64 " failed, %zu findings\n", cases, seed, all,
+              findings.size());
   return findings.empty() ? 0 : 1;
 }
 
@@ -132,8 +134,8 @@ void fuzz::fail(const char* format, ...) {
   va_start(arguments, format);
   std::vsnprintf(progress->message, sizeof(progress->message), format, arguments);
   va_end(arguments);
-  std::fprintf(stderr, "%s %s: %s (--seed %" PRIu64 " --cases 1)\n", progress->kind, progress->detail, progress->message,
-               progress->seed);
+  std::fprintf(stderr, "%s %s: %s (--seed %" PRIu64 " --cases 1)\n", progress->kind, progress->detail,
+               progress->message, progress->seed);
   std::abort();
 }
 
@@ -146,6 +148,10 @@ void fuzz::digest(const void* data, size_t bytes) {
     hash ^= hash >> 29;
   }
   progress->of_case = hash;
+}
+
+void fuzz::expect_ok(const char* call, int32_t status) {
+  FUZZ_EXPECT(status == ERWIN_OK, "%s: status %d", call, status);
 }
 
 void fuzz::expect_refusal(int32_t status) {

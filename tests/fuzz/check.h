@@ -16,6 +16,9 @@ void stage(const char* kind, const char* detail = "");
 // Adds results that every build and machine must have in common to the digest of the run.
 void digest(const void* data, size_t bytes);
 
+// Ends the process unless a call has succeeded.
+void expect_ok(const char* call, int32_t status);
+
 // Ends the process unless a call has refused its arguments.
 void expect_refusal(int32_t status);
 

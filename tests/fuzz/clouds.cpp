@@ -9,9 +9,10 @@ erwin_layout make_layout(Choices& choices, bool perfect) {
   erwin_layout layout = {};
   layout.kind = perfect ? ERWIN_PERFECT : ERWIN_BALANCED;
   layout.levels = static_cast<int32_t>(choices.one_in(64) ? ERWIN_MAX_LEVELS : 1 + choices.below(4));
+  constexpr int64_t kMost = int64_t{1} << 31;
   for (int32_t l = 0; l < layout.levels; ++l) {
     layout.ball_sizes[l] = perfect ? int64_t{1} << choices.below(9)
-                                   : choices.of<int64_t>({16, 1, 2, 3, 7, 8, 12, 17, 32, 100, 128, 256, int64_t{1} << 31});
+                                   : choices.of<int64_t>({16, 1, 2, 3, 7, 8, 12, 17, 32, 100, 128, 256, kMost});
     layout.strides[l] = perfect ? int64_t{1} << choices.below(3) : choices.of<int64_t>({2, 1, 3, 4, 5, 8});
     if (layout.levels == ERWIN_MAX_LEVELS) layout.strides[l] = 2;
   }
@@ -21,7 +22,7 @@ erwin_layout make_layout(Choices& choices, bool perfect) {
 int64_t make_limit(Choices& choices) {
   if (choices.threaded) return choices.of<int64_t>({5000, 40000});
   const int64_t dice = choices.below(256);
-  return dice == 255 ? 40000 : dice >= 250 ? 5000 : dice >= 192 ? 700 : 60;
+  return dice >= 253 ? 40000 : dice >= 248 ? 5000 : dice >= 192 ? 700 : 60;
 }
 
 Guarded<int64_t> make_ptr(Choices& choices, int64_t ball_size, int64_t limit) {
@@ -29,7 +30,8 @@ Guarded<int64_t> make_ptr(Choices& choices, int64_t ball_size, int64_t limit) {
   const int64_t ball = std::min(ball_size, limit / 3);
   for (int64_t clouds = choices.below(5); clouds > 0; --clouds) {
     const int64_t sizes[] = {choices.below(limit + 1), 0, 1, 2, ball - 1, ball, ball + 1, 2 * ball, 2 * ball + 1};
-    const int64_t size = std::max<int64_t>(0, choices.threaded ? sizes[0] : sizes[choices.below(9)]);
+    const bool is_large = limit >= 5000 && ptr.size() == 1;
+    const int64_t size = std::max<int64_t>(0, is_large ? limit - sizes[0] / 4 : sizes[choices.below(9)]);
     ptr.push_back(ptr.back() + std::min(size, limit - ptr.back()));
   }
   return Guarded<int64_t>(ptr);

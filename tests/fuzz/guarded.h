@@ -54,8 +54,9 @@ class Guarded {
     if (memory_ == nullptr) return;
     ASAN_UNPOISON_MEMORY_REGION(memory_.get(), all_);
     for (size_t i = 0; i < all_; ++i) {
-      if (i == start_) i += bytes_;
-      if (i < all_ && memory_[i] != kFill) fail("wrote at byte %td of an array of %zu", static_cast<ptrdiff_t>(i - start_), bytes_);
+      if (i >= start_ && i < start_ + bytes_) continue;
+      if (memory_[i] == kFill) continue;
+      fail("wrote at byte %td of an array of %zu", static_cast<ptrdiff_t>(i - start_), bytes_);
     }
   }
 

@@ -41,8 +41,8 @@ struct Sum {
 void expect_near(const char* name, const Matrix& found, const std::vector<Sum>& expected, double tolerance) {
   for (size_t i = 0; i < expected.size(); ++i) {
     const double x = found.at(static_cast<int64_t>(i) / found.channels, static_cast<int64_t>(i) % found.channels);
-    FUZZ_EXPECT(std::fabs(x - expected[i].value) <= tolerance * expected[i].size + 1e-30, "%s at %zu: %g, not %g", name, i,
-                x, expected[i].value);
+    FUZZ_EXPECT(std::fabs(x - expected[i].value) <= tolerance * expected[i].size + 1e-30, "%s at %zu: %g, not %g", name,
+                i, x, expected[i].value);
   }
 }
 
@@ -70,14 +70,15 @@ struct Case {
     m.eps = choices.of({1e-5f, 1e-2f});
     m.nodes = small ? 9 : is_large ? 300 + choices.below(400) : choices.of<int64_t>({7, 0, 1, 2, 40, 127, 128, 129});
     m.edges = small ? 20 : m.nodes == 0 ? 0 : is_large ? 4000 : random.below(1 + choices.of<int64_t>({0, 1, 10, 300}));
-    m.channels = is_large ? 20 + choices.below(40) : choices.of<int64_t>({16, 1, 2, 5, 15, 17, 31, 32, 33, 48, 64, 65, 100, 130});
+    m.channels = is_large ? 20 + choices.below(40)
+                          : choices.of<int64_t>({16, 1, 2, 5, 15, 17, 31, 32, 33, 48, 64, 65, 100, 130});
     m.dim = choices.of<int64_t>({3, 2, 1, 4, 9});
     source = Guarded<int64_t>(m.edges), target = Guarded<int64_t>(m.edges);
     const int64_t hubs = 1 + (m.nodes > 0 ? random.below(m.nodes) : 0);  // some nodes have no edge
     for (int64_t e = 0; e < m.edges; ++e) source[e] = random.below(hubs), target[e] = random.below(m.nodes);
     const auto group = [&](const Guarded<int64_t>& key, Guarded<int64_t>* ptr, Guarded<int64_t>* order) {
       *ptr = Guarded<int64_t>(m.nodes + 1), *order = Guarded<int64_t>(m.edges);
-      FUZZ_EXPECT(erwin_group(key.data(), m.edges, m.nodes, ptr->data(), order->data()) == ERWIN_OK, "group");
+      expect_ok("group", erwin_group(key.data(), m.edges, m.nodes, ptr->data(), order->data()));
     };
     group(source, &source_ptr, &source_order), group(target, &target_ptr, &target_order);
     float_pos = Guarded<float>(m.pos_dtype == ERWIN_FLOAT32 ? m.nodes * m.dim : 0);
@@ -87,7 +88,9 @@ struct Case {
       if (m.pos_dtype == ERWIN_FLOAT32) float_pos[i] = static_cast<float>(at.back());
       else double_pos[i] = at.back() += 1 << 20;
     }
-    for (const int64_t rows : {m.nodes, m.nodes, m.dim, int64_t{1}, int64_t{1}}) inputs.emplace_back(random, rows, m.channels);
+    for (const int64_t rows : {m.nodes, m.nodes, m.dim, int64_t{1}, int64_t{1}}) {
+      inputs.emplace_back(random, rows, m.channels);
+    }
     m.source = source.data(), m.target = target.data();
     m.target_ptr = target_ptr.data(), m.target_order = target_order.data();
     m.source_ptr = source_ptr.data(), m.source_order = source_order.data();
@@ -95,6 +98,10 @@ struct Case {
     m.pos = m.pos_dtype == ERWIN_FLOAT32 ? static_cast<void*>(float_pos.data()) : double_pos.data();
     m.weight = inputs[2].memory.data();
     m.norm_weight = inputs[3].memory.data(), m.norm_bias = inputs[4].memory.data();
+  }
+
+  double offset(int64_t from, int64_t to, int64_t axis) const {
+    return at[static_cast<size_t>(from * m.dim + axis)] - at[static_cast<size_t>(to * m.dim + axis)];
   }
 };
 
@@ -118,22 +125,24 @@ Expected pass(const Case& c, const Matrix& grad) {
     for (int64_t b = 0; b < m.channels; ++b) {
       double z = c.inputs[0].at(j, b) + c.inputs[1].at(i, b);
       for (int64_t d = 0; d < m.dim; ++d) {
-        z += c.inputs[2].at(d, b) * (c.at[static_cast<size_t>(j * m.dim + d)] - c.at[static_cast<size_t>(i * m.dim + d)]);
+        z += c.inputs[2].at(d, b) * c.offset(j, i, d);
       }
       x[static_cast<size_t>(b)] = z;
       mean += z * std::erfc(-z * std::sqrt(0.5)) / 2 / count;
     }
     for (const double z : x) variance += std::pow(z * std::erfc(-z * std::sqrt(0.5)) / 2 - mean, 2) / count;
-    const double slope = 1 / std::sqrt(variance + static_cast<double>(m.eps)), share = 1 / degree[static_cast<size_t>(i)];
+    const double slope = 1 / std::sqrt(variance + static_cast<double>(m.eps));
+    const double share = 1 / degree[static_cast<size_t>(i)];
     e.steepest = std::max(e.steepest, slope);
     double g_mean = 0, gy_mean = 0, size = 1e-3;
     for (size_t b = 0; b < channels; ++b) {
       const auto channel = static_cast<int64_t>(b);
       y[b] = (x[b] * std::erfc(-x[b] * std::sqrt(0.5)) / 2 - mean) * slope;
       const double upper = share * grad.at(i, channel);
-      const size_t out = static_cast<size_t>(i) * channels + b;
-      e.mean[out].add(share * (y[b] * c.inputs[3].at(0, channel) + c.inputs[4].at(0, channel)), share * (1 + std::fabs(y[b])));
-      e.grad_weights[static_cast<size_t>(m.dim) * channels + b].add(upper * y[b], std::fabs(upper) * (1 + std::fabs(y[b])));
+      const double size_of_y = 1 + std::fabs(y[b]);
+      const double sent = y[b] * c.inputs[3].at(0, channel) + c.inputs[4].at(0, channel);
+      e.mean[static_cast<size_t>(i) * channels + b].add(share * sent, share * size_of_y);
+      e.grad_weights[static_cast<size_t>(m.dim) * channels + b].add(upper * y[b], std::fabs(upper) * size_of_y);
       e.grad_weights[static_cast<size_t>(m.dim + 1) * channels + b].add(upper, std::fabs(upper));
       g[b] = upper * c.inputs[3].at(0, channel);
       g_mean += g[b] / count, gy_mean += g[b] * y[b] / count;
@@ -146,8 +155,7 @@ Expected pass(const Case& c, const Matrix& grad) {
       e.grad_source[static_cast<size_t>(j) * channels + b].add(dz, size_of_dz);
       e.grad_target[static_cast<size_t>(i) * channels + b].add(dz, size_of_dz);
       for (int64_t d = 0; d < m.dim; ++d) {
-        const double step = c.at[static_cast<size_t>(j * m.dim + d)] - c.at[static_cast<size_t>(i * m.dim + d)];
-        e.grad_weights[static_cast<size_t>(d) * channels + b].add(dz * step, size_of_dz * 2);
+        e.grad_weights[static_cast<size_t>(d) * channels + b].add(dz * c.offset(j, i, d), size_of_dz * 2);
       }
     }
   }
@@ -161,18 +169,17 @@ void check_message(Choices& choices) {
   const Expected e = pass(c, grad);
   const double tolerance = 4e-6 * e.steepest;
   int64_t bytes = 0;
-  FUZZ_EXPECT(erwin_message_workspace(&c.m, &bytes) == ERWIN_OK, "workspace");
+  expect_ok("workspace", erwin_message_workspace(&c.m, &bytes));
   std::vector<Matrix> last;
   for (const int32_t threads : {kHostThreads[choices.below(4)], kHostThreads[choices.below(4)]}) {
     c.context.num_threads = threads;
     std::vector<Matrix> results;  // mean, gradients of source_rows, target_rows and weights
     for (const int64_t rows : {c.m.nodes, c.m.nodes, c.m.nodes, c.m.dim + 2}) results.emplace_back(rows, c.m.channels);
     const Guarded<char> workspace(bytes, choices.of<int64_t>({0, 16}));
-    int32_t status = erwin_message_forward(&c.context, &c.m, results[0].memory.data());
-    FUZZ_EXPECT(status == ERWIN_OK, "forward: status %d", status);
-    status = erwin_message_backward(&c.context, &c.m, grad.memory.data(), workspace.data(), bytes,
-                                    results[1].memory.data(), results[2].memory.data(), results[3].memory.data());
-    FUZZ_EXPECT(status == ERWIN_OK, "backward: status %d", status);
+    expect_ok("forward", erwin_message_forward(&c.context, &c.m, results[0].memory.data()));
+    expect_ok("backward", erwin_message_backward(&c.context, &c.m, grad.memory.data(), workspace.data(), bytes,
+                                                 results[1].memory.data(), results[2].memory.data(),
+                                                 results[3].memory.data()));
     expect_near("mean", results[0], e.mean, tolerance);
     expect_near("grad_source", results[1], e.grad_source, tolerance);
     expect_near("grad_target", results[2], e.grad_target, tolerance);
@@ -184,22 +191,16 @@ void check_message(Choices& choices) {
 
 const Fault<Case> kShared[] = {
     {"context NULL", [](Case& c) { c.context_at = nullptr; }},
-    {"num_threads 0", [](Case& c) { c.context.num_threads = 0; }},
-    {"device 0", [](Case& c) { c.context.device = 0; }},
-    {"device -7", [](Case& c) { c.context.device = -7; }},
-    {"isa 3", [](Case& c) { c.m.isa = 3; }},
+    {"num_threads 0", [](Case& c) { c.context.num_threads = 0; }}, {"device 0", [](Case& c) { c.context.device = 0; }},
+    {"device -7", [](Case& c) { c.context.device = -7; }}, {"isa 3", [](Case& c) { c.m.isa = 3; }},
     {"pos_dtype 2", [](Case& c) { c.m.pos_dtype = ERWIN_BFLOAT16; }},
 };
 const Fault<Case> kShape[] = {
-    {"message NULL", [](Case& c) { c.message_at = nullptr; }},
-    {"nodes -1", [](Case& c) { c.m.nodes = -1; }},
-    {"nodes 2^62", [](Case& c) { c.m.nodes = int64_t{1} << 62; }},
-    {"edges -1", [](Case& c) { c.m.edges = -1; }},
-    {"edges 2^62", [](Case& c) { c.m.edges = int64_t{1} << 62; }},
-    {"channels 0", [](Case& c) { c.m.channels = 0; }},
+    {"message NULL", [](Case& c) { c.message_at = nullptr; }}, {"nodes -1", [](Case& c) { c.m.nodes = -1; }},
+    {"nodes 2^62", [](Case& c) { c.m.nodes = int64_t{1} << 62; }}, {"edges -1", [](Case& c) { c.m.edges = -1; }},
+    {"edges 2^62", [](Case& c) { c.m.edges = int64_t{1} << 62; }}, {"channels 0", [](Case& c) { c.m.channels = 0; }},
     {"channels -1", [](Case& c) { c.m.channels = -1; }},
-    {"channels 2^60", [](Case& c) { c.m.channels = int64_t{1} << 60; }},
-    {"dim 0", [](Case& c) { c.m.dim = 0; }},
+    {"channels 2^60", [](Case& c) { c.m.channels = int64_t{1} << 60; }}, {"dim 0", [](Case& c) { c.m.dim = 0; }},
     {"dim 2^60", [](Case& c) { c.m.dim = int64_t{1} << 60; }},
 };
 const Fault<Case> kMemory[] = {
@@ -207,11 +208,9 @@ const Fault<Case> kMemory[] = {
     {"target_ptr NULL", [](Case& c) { c.m.target_ptr = nullptr; }},
     {"target_order NULL", [](Case& c) { c.m.target_order = nullptr; }},
     {"source_rows NULL", [](Case& c) { c.m.source_rows = nullptr; }},
-    {"target_rows NULL", [](Case& c) { c.m.target_rows = nullptr; }},
-    {"pos NULL", [](Case& c) { c.m.pos = nullptr; }},
+    {"target_rows NULL", [](Case& c) { c.m.target_rows = nullptr; }}, {"pos NULL", [](Case& c) { c.m.pos = nullptr; }},
     {"weight NULL", [](Case& c) { c.m.weight = nullptr; }},
-    {"norm_weight NULL", [](Case& c) { c.m.norm_weight = nullptr; }},
-    {"source -1", [](Case& c) { c.source[3] = -1; }},
+    {"norm_weight NULL", [](Case& c) { c.m.norm_weight = nullptr; }}, {"source -1", [](Case& c) { c.source[3] = -1; }},
     {"source at the end", [](Case& c) { c.source[3] = c.m.nodes; }},
     {"source far away", [](Case& c) { c.source[3] = INT64_MAX; }},
     {"target_order -1", [](Case& c) { c.target_order[3] = -1; }},
@@ -221,8 +220,7 @@ const Fault<Case> kMemory[] = {
     {"target_ptr far away", [](Case& c) { c.target_ptr[1] = INT64_MAX; }},
 };
 const Fault<Case> kForward[] = {
-    {"mean NULL", [](Case& c) { c.mean = nullptr; }},
-    {"norm_bias NULL", [](Case& c) { c.m.norm_bias = nullptr; }},
+    {"mean NULL", [](Case& c) { c.mean = nullptr; }}, {"norm_bias NULL", [](Case& c) { c.m.norm_bias = nullptr; }},
 };
 const Fault<Case> kBackward[] = {
     {"grad_mean NULL", [](Case& c) { c.grad_mean = nullptr; }},
@@ -248,7 +246,7 @@ void check_finite(Choices& choices) {
                                std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::max()});
   if (count > 0) values[choices.below(count)] = bad;
   int32_t finite = 7;
-  FUZZ_EXPECT(erwin_is_finite(sizeof(T) == 8, values.data(), count, &finite) == ERWIN_OK, "status");
+  expect_ok("status", erwin_is_finite(sizeof(T) == 8, values.data(), count, &finite));
   FUZZ_EXPECT(finite == (count == 0 || std::isfinite(bad)), "finite is %d", finite);
   stage("finite", "refusals");
   expect_refusal(erwin_is_finite(sizeof(T) == 8, values.data(), -1, &finite));
@@ -265,7 +263,7 @@ void check_group(Choices& choices) {
   const Guarded<int64_t> key(count), ptr(groups + 1), order(count);
   Random random = choices.random();
   for (int64_t i = 0; i < count; ++i) key[i] = random.below(groups);
-  FUZZ_EXPECT(erwin_group(key.data(), count, groups, ptr.data(), order.data()) == ERWIN_OK, "status");
+  expect_ok("status", erwin_group(key.data(), count, groups, ptr.data(), order.data()));
   FUZZ_EXPECT(ptr[0] == 0 && ptr[groups] == count, "ptr");
   for (int64_t g = 0, i = 0; g < groups; ++g) {
     for (int64_t at = ptr[g]; at < ptr[g + 1]; ++at) {
@@ -304,7 +302,7 @@ void bad_message_case(Choices& choices) {
   std::vector<Matrix> results;
   for (const int64_t rows : {c.m.nodes, c.m.nodes, c.m.nodes, c.m.dim + 2}) results.emplace_back(rows, c.m.channels);
   const Guarded<int64_t> bytes(1);
-  FUZZ_EXPECT(erwin_message_workspace(&c.m, bytes.data()) == ERWIN_OK, "workspace");
+  expect_ok("workspace", erwin_message_workspace(&c.m, bytes.data()));
   const Guarded<char> workspace(bytes[0]);
   c.workspace = workspace.data(), c.workspace_bytes = workspace.size(), c.bytes = bytes.data();
   c.mean = results[0].memory.data(), c.grad_mean = grad.memory.data();

@@ -46,7 +46,8 @@ template <typename T>
 void expect_tree(const Tree& tree, const Oracle<T>& oracle, bool rotated) {
   expect_equal("perm", tree.perm, oracle.perm);
   if (tree.mask.size() > 0) expect_equal("mask", tree.mask, oracle.mask);
-  for (size_t l = 0; rotated && l < tree.perm_rot.size(); ++l) expect_equal("perm_rot", tree.perm_rot[l], oracle.perm_rot[l]);
+  if (!rotated) return;
+  for (size_t l = 0; l < tree.perm_rot.size(); ++l) expect_equal("perm_rot", tree.perm_rot[l], oracle.perm_rot[l]);
 }
 
 // Turns by the angle of a 3-4-5 triangle in one plane after the other, or mixes the axes in any way.
@@ -71,7 +72,7 @@ void check_tables(const erwin_layout& layout, const Guarded<int64_t>& ptr, const
                   std::vector<int64_t>* level_rows) {
   const int64_t clouds = ptr.size() - 1, levels = layout.levels;
   Guarded<int64_t> rows(clouds * levels), balls(clouds * levels);
-  FUZZ_EXPECT(erwin_tree_sizes(&layout, ptr.data(), clouds, rows.data(), balls.data()) == ERWIN_OK, "sizes");
+  expect_ok("sizes", erwin_tree_sizes(&layout, ptr.data(), clouds, rows.data(), balls.data()));
   level_rows->assign(static_cast<size_t>(levels), 0);
   std::vector<int64_t> level_balls(static_cast<size_t>(levels), 0);
   for (int64_t i = 0; i < clouds * levels; ++i) {
@@ -84,8 +85,8 @@ void check_tables(const erwin_layout& layout, const Guarded<int64_t>& ptr, const
                 "number of rows of level %zu", l);
   }
   const auto ball_len = arrays(oracle.ball_len), group_len = arrays(oracle.group_len);
-  FUZZ_EXPECT(erwin_tree_tables(&layout, ptr.data(), clouds, addresses(ball_len).data(),
-                                addresses(group_len).data()) == ERWIN_OK, "tables");
+  expect_ok("tables", erwin_tree_tables(&layout, ptr.data(), clouds, addresses(ball_len).data(),
+                                        addresses(group_len).data()));
   for (size_t l = 0; l < ball_len.size(); ++l) {
     expect_equal("ball_len", ball_len[l], oracle.ball_len[l]);
     digest(ball_len[l].data(), ball_len[l].bytes());
@@ -113,8 +114,8 @@ void build_on_device(Choices& choices, const erwin_layout& layout, const Guarded
     bounds.rows[room.size() - 1] = room.back();
   }
   int64_t bytes = 0;
-  FUZZ_EXPECT(erwin_tree_device_workspace(&context, &layout, sizeof(T) == 8, dim, &bounds, rotation != nullptr,
-                                          &bytes) == ERWIN_OK, "workspace");
+  expect_ok("workspace", erwin_tree_device_workspace(&context, &layout, sizeof(T) == 8, dim, &bounds,
+                                                     rotation != nullptr, &bytes));
   Guarded<char> workspace(bytes);
   Tree tree(room, layout.kind == ERWIN_PERFECT);
   const int32_t status = erwin_tree_build_device(
@@ -135,12 +136,14 @@ void check_tree(Choices& choices) {
   const T* const rotation = choices.one_in(2) ? turn.data() : nullptr;
   Oracle<T> oracle;
   oracle.add(layout, pos.data(), 0, dim, rotation);
-  for (int64_t g = 0; g < clouds; ++g) oracle.add(layout, pos.data() + ptr[g] * dim, ptr[g + 1] - ptr[g], dim, rotation);
+  for (int64_t g = 0; g < clouds; ++g) {
+    oracle.add(layout, pos.data() + ptr[g] * dim, ptr[g + 1] - ptr[g], dim, rotation);
+  }
   std::vector<int64_t> rows;
   check_tables(layout, ptr, oracle, &rows);
 
   int64_t bytes = 0;
-  FUZZ_EXPECT(erwin_tree_workspace(&layout, sizeof(T) == 8, ptr.data(), clouds, dim, &bytes) == ERWIN_OK, "workspace");
+  expect_ok("workspace", erwin_tree_workspace(&layout, sizeof(T) == 8, ptr.data(), clouds, dim, &bytes));
   const bool masked = layout.kind == ERWIN_PERFECT && !choices.one_in(8);
   for (const int32_t threads : {kHostThreads[choices.below(4)], kHostThreads[choices.below(4)]}) {
     const erwin_context context = host(threads);
@@ -197,12 +200,9 @@ struct Build {
 };
 
 const Fault<Build> kShape[] = {
-    {"layout NULL", [](Build& b) { b.layout_at = nullptr; }},
-    {"levels 0", [](Build& b) { b.layout.levels = 0; }},
-    {"levels 17", [](Build& b) { b.layout.levels = 17; }},
-    {"levels -1", [](Build& b) { b.layout.levels = -1; }},
-    {"kind 2", [](Build& b) { b.layout.kind = 2; }},
-    {"ball size 0", [](Build& b) { b.layout.ball_sizes[0] = 0; }},
+    {"layout NULL", [](Build& b) { b.layout_at = nullptr; }}, {"levels 0", [](Build& b) { b.layout.levels = 0; }},
+    {"levels 17", [](Build& b) { b.layout.levels = 17; }}, {"levels -1", [](Build& b) { b.layout.levels = -1; }},
+    {"kind 2", [](Build& b) { b.layout.kind = 2; }}, {"ball size 0", [](Build& b) { b.layout.ball_sizes[0] = 0; }},
     {"ball size -1", [](Build& b) { b.layout.ball_sizes[1] = -1; }},
     {"ball size 2^62", [](Build& b) { b.layout.ball_sizes[1] = int64_t{1} << 62; }},
     {"stride 0", [](Build& b) { b.layout.strides[0] = 0; }},
@@ -211,24 +211,17 @@ const Fault<Build> kShape[] = {
     {"perfect stride 3", [](Build& b) { b.layout.kind = ERWIN_PERFECT, b.layout.strides[0] = 3; }},
 };
 const Fault<Build> kClouds[] = {
-    {"ptr NULL", [](Build& b) { b.ptr = nullptr; }},
-    {"ptr from 1", [](Build& b) { b.ptr[0] = 1; }},
-    {"ptr from -1", [](Build& b) { b.ptr[0] = -1; }},
-    {"ptr descends", [](Build& b) { b.ptr[1] = b.ptr[2] + 1; }},
-    {"ptr ends far away", [](Build& b) { b.ptr[2] = INT64_MAX; }},
-    {"clouds -1", [](Build& b) { b.clouds = -1; }},
+    {"ptr NULL", [](Build& b) { b.ptr = nullptr; }}, {"ptr from 1", [](Build& b) { b.ptr[0] = 1; }},
+    {"ptr from -1", [](Build& b) { b.ptr[0] = -1; }}, {"ptr descends", [](Build& b) { b.ptr[1] = b.ptr[2] + 1; }},
+    {"ptr ends far away", [](Build& b) { b.ptr[2] = INT64_MAX; }}, {"clouds -1", [](Build& b) { b.clouds = -1; }},
 };
 const Fault<Build> kNumbers[] = {
-    {"dtype 2", [](Build& b) { b.dtype = ERWIN_BFLOAT16; }},
-    {"dtype -1", [](Build& b) { b.dtype = -1; }},
-    {"dim 0", [](Build& b) { b.dim = 0; }},
-    {"dim -1", [](Build& b) { b.dim = -1; }},
-    {"dim 2^60", [](Build& b) { b.dim = int64_t{1} << 60; }},
-    {"dim 2^63 - 1", [](Build& b) { b.dim = INT64_MAX; }},
+    {"dtype 2", [](Build& b) { b.dtype = ERWIN_BFLOAT16; }}, {"dtype -1", [](Build& b) { b.dtype = -1; }},
+    {"dim 0", [](Build& b) { b.dim = 0; }}, {"dim -1", [](Build& b) { b.dim = -1; }},
+    {"dim 2^60", [](Build& b) { b.dim = int64_t{1} << 60; }}, {"dim 2^63 - 1", [](Build& b) { b.dim = INT64_MAX; }},
 };
 const Fault<Build> kSizesOutputs[] = {
-    {"rows NULL", [](Build& b) { b.rows = nullptr; }},
-    {"balls NULL", [](Build& b) { b.balls = nullptr; }},
+    {"rows NULL", [](Build& b) { b.rows = nullptr; }}, {"balls NULL", [](Build& b) { b.balls = nullptr; }},
 };
 const Fault<Build> kTablesOutputs[] = {
     {"ball_len NULL", [](Build& b) { b.ball_len = nullptr; }},
@@ -239,13 +232,10 @@ const Fault<Build> kMemory[] = {
     {"context NULL", [](Build& b) { b.context_at = nullptr; }},
     {"num_threads 0", [](Build& b) { b.context.num_threads = 0; }},
     {"num_threads -1", [](Build& b) { b.context.num_threads = -1; }},
-    {"device -7", [](Build& b) { b.context.device = -7; }},
-    {"device 99", [](Build& b) { b.context.device = 99; }},
-    {"pos NULL", [](Build& b) { b.pos = nullptr; }},
-    {"workspace NULL", [](Build& b) { b.workspace = nullptr; }},
+    {"device -7", [](Build& b) { b.context.device = -7; }}, {"device 99", [](Build& b) { b.context.device = 99; }},
+    {"pos NULL", [](Build& b) { b.pos = nullptr; }}, {"workspace NULL", [](Build& b) { b.workspace = nullptr; }},
     {"workspace small", [](Build& b) { b.workspace_bytes -= 1; }},
-    {"workspace -1", [](Build& b) { b.workspace_bytes = -1; }},
-    {"perm NULL", [](Build& b) { b.perm = nullptr; }},
+    {"workspace -1", [](Build& b) { b.workspace_bytes = -1; }}, {"perm NULL", [](Build& b) { b.perm = nullptr; }},
     {"perm_rot NULL", [](Build& b) { b.perm_rot = nullptr; }},
 };
 const Fault<Build> kBounds[] = {
@@ -256,8 +246,7 @@ const Fault<Build> kBounds[] = {
     {"bounds largest -1", [](Build& b) { b.bounds.largest = -1; }},
     {"bounds largest above points", [](Build& b) { b.bounds.largest = b.bounds.points + 1; }},
     {"bounds rows -1", [](Build& b) { b.bounds.rows[1] = -1; }},
-    {"bounds rows 2^62", [](Build& b) { b.bounds.rows[0] = int64_t{1} << 62; }},
-    {"dim 9", [](Build& b) { b.dim = 9; }},
+    {"bounds rows 2^62", [](Build& b) { b.bounds.rows[0] = int64_t{1} << 62; }}, {"dim 9", [](Build& b) { b.dim = 9; }},
 };
 
 }  // namespace
@@ -282,7 +271,7 @@ void bad_tree_case(Choices& choices) {
   b.ptr = ptr.data(), b.pos = pos.data(), b.rotation = rotation.data();
   b.rows = rows.data(), b.balls = balls.data(), b.bytes = bytes.data();
   b.bounds.clouds = 2, b.bounds.points = points, b.bounds.largest = points;
-  FUZZ_EXPECT(b.sizes() == ERWIN_OK, "sizes");
+  expect_ok("sizes", b.sizes());
   std::vector<std::vector<int64_t>> lengths, groups;
   for (int64_t l = 0; l < levels; ++l) {
     b.bounds.rows[l] = rows[l] + rows[levels + l];
@@ -292,7 +281,7 @@ void bad_tree_case(Choices& choices) {
   const auto ball_len = arrays(lengths), group_len = arrays(groups);
   const auto ball_len_at = addresses(ball_len), group_len_at = addresses(group_len);
   b.ball_len = ball_len_at.data(), b.group_len = group_len_at.data();
-  FUZZ_EXPECT((on_device ? b.device_size() : b.size()) == ERWIN_OK, "workspace");
+  expect_ok("workspace", on_device ? b.device_size() : b.size());
   Guarded<char> workspace(bytes[0]);
   Tree tree({b.bounds.rows[0], b.bounds.rows[1]}, false);
   b.workspace = workspace.data(), b.workspace_bytes = bytes[0];

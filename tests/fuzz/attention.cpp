@@ -206,7 +206,7 @@ struct Case {
 
   Case(Choices& choices, bool small) {
     Random random = choices.random();
-    const bool is_long = !small && (choices.threaded || choices.one_in(96));
+    const bool is_long = !small && (choices.threaded() || choices.one_in(96));
     a.isa = static_cast<int32_t>(std::min<int64_t>(choices.below(4), erwin_cpu_isa() + 1)) - 1;
     a.dtype = choices.one_in(3) ? ERWIN_BFLOAT16 : ERWIN_FLOAT32;
     a.pos_dtype = choices.one_in(3);

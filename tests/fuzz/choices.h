@@ -30,7 +30,9 @@ class Random {
 class Choices {
  public:
   // `threaded`: sizes are large enough that a call starts threads.
-  Choices(const uint8_t* data, size_t size, bool threaded) : threaded(threaded), data_(data), size_(size) {}
+  Choices(const uint8_t* data, size_t size, bool threaded) : data_(data), size_(size), threaded_(threaded) {}
+
+  bool threaded() const { return threaded_; }
 
   // In [0, n); 0 after the last byte.
   int64_t below(int64_t n) {
@@ -45,13 +47,12 @@ class Choices {
   }
   Random random() { return Random(static_cast<uint64_t>(below(int64_t{1} << 32))); }
 
-  const bool threaded;
-
  private:
   uint8_t byte() { return at_ < size_ ? data_[at_++] : 0; }
 
   const uint8_t* data_;
   size_t size_, at_ = 0;
+  bool threaded_;
 };
 
 }  // namespace fuzz

@@ -20,7 +20,7 @@ erwin_layout make_layout(Choices& choices, bool perfect) {
 }
 
 int64_t make_limit(Choices& choices) {
-  if (choices.threaded) return choices.of<int64_t>({5000, 40000});
+  if (choices.threaded()) return choices.of<int64_t>({5000, 40000});
   const int64_t dice = choices.below(256);
   return dice >= 253 ? 40000 : dice >= 248 ? 5000 : dice >= 192 ? 700 : 60;
 }

@@ -16,9 +16,10 @@ struct Matrix {
   int64_t rows, channels;
   Guarded<float> memory;
 
-  // Padded with zeros; `of_result`: with junk, as nobody has written it.
-  Matrix(int64_t rows, int64_t channels) : rows(rows), channels(channels), memory(rows * padded(channels)) {}
-  Matrix(Random& random, int64_t rows, int64_t channels) : Matrix(rows, channels) {
+  // Holds junk, as results do that nobody has written.
+  Matrix(int64_t n, int64_t width) : rows(n), channels(width), memory(n * padded(width)) {}
+  // Padded with zeros.
+  Matrix(Random& random, int64_t n, int64_t width) : Matrix(n, width) {
     std::fill(memory.begin(), memory.end(), 0.0f);
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < channels; ++c) memory[r * padded(channels) + c] = static_cast<float>(random.unit());
@@ -64,7 +65,7 @@ struct Case {
 
   Case(Choices& choices, bool small) {
     Random random = choices.random();
-    const bool is_large = !small && (choices.threaded || choices.one_in(64));
+    const bool is_large = !small && (choices.threaded() || choices.one_in(64));
     m.isa = static_cast<int32_t>(std::min<int64_t>(choices.below(4), erwin_cpu_isa() + 1)) - 1;
     m.pos_dtype = choices.one_in(3);
     m.eps = choices.of({1e-5f, 1e-2f});

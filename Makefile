@@ -14,7 +14,7 @@ cluster_install := $(pip) install --upgrade --target $(cluster) --no-build-isola
 	--no-deps torch-cluster torch-scatter
 sources := pyproject.toml CMakeLists.txt $(shell find csrc)
 
-.PHONY: help setup demo test lint test-cluster benchmark clean
+.PHONY: help setup demo test lint fuzz sanitize portability test-cluster benchmark clean
 
 help: ## list the targets
 	@awk -F ":.*## " '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,20 @@ lint: $(installed) ## check style and types
 	@$(python) -m ruff check
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
+
+# The scripts build the library in other ways; CMake is the machine's, or comes from pip.
+with_cmake := PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(abspath $(VENV))/bin/python
+$(VENV)/bin/cmake: | $(installed)
+	@command -v cmake >/dev/null && ln -s "$$(command -v cmake)" $@ || $(pip) install "cmake>=3.24"
+
+fuzz: $(installed) $(VENV)/bin/cmake ## try random calls; options by ARGS="--seed 1 --cases 100000"
+	@$(with_cmake) tools/fuzz.sh $(ARGS)
+
+sanitize: $(installed) $(VENV)/bin/cmake ## run fuzzers and native tests under sanitizers
+	@$(with_cmake) tools/sanitize.sh
+
+portability: $(installed) $(VENV)/bin/cmake ## build by other compilers, compare bit by bit
+	@$(with_cmake) tools/portability.sh
 
 # torch-cluster stays out of the environment of the other targets, because importing
 # torch_geometric beside it warns and a warning fails a test; here that one may pass.

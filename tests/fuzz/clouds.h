@@ -1,0 +1,54 @@
+// Batches of clouds and configurations of trees: what trees and neighbours are tried on.
+#ifndef ERWIN_FUZZ_CLOUDS_H_
+#define ERWIN_FUZZ_CLOUDS_H_
+
+#include <vector>
+
+#include "choices.h"
+#include "erwin.h"
+#include "guarded.h"
+
+namespace fuzz {
+
+constexpr int32_t kHostThreads[] = {1, 2, 3, 8};
+
+inline erwin_context host(int32_t num_threads) {
+  erwin_context context = {};
+  context.device = ERWIN_HOST;
+  context.num_threads = num_threads;
+  return context;
+}
+
+inline erwin_context emulated() {
+  erwin_context context = host(1);
+  context.device = ERWIN_EMULATED;
+  return context;
+}
+
+erwin_layout make_layout(Choices& choices, bool perfect);
+
+// Offsets of clouds whose sizes lie around those of balls, up to about `limit` points in all.
+Guarded<int64_t> make_ptr(Choices& choices, int64_t ball_size, int64_t limit);
+
+// Positions of many kinds: anywhere, on a grid, coincident, on a line, of denormal and of huge numbers, all finite.
+// `squares`: so that squared distances do not overflow.
+template <typename T>
+Guarded<T> make_pos(Choices& choices, int64_t points, int64_t dim, bool squares);
+
+// The most points of a case: mostly few.
+int64_t make_limit(Choices& choices);
+
+// The tree of a cloud as it is defined, by recursion and sorting (the C++ twin of tests/oracles/ball_tree.py).
+template <typename T>
+struct Oracle {
+  std::vector<int64_t> perm;
+  std::vector<uint8_t> mask;
+  std::vector<std::vector<int64_t>> ball_len, group_len, perm_rot;  // per level
+
+  // Adds a cloud; `rotation` may be NULL.
+  void add(const erwin_layout& layout, const T* pos, int64_t points, int64_t dim, const T* rotation);
+};
+
+}  // namespace fuzz
+
+#endif  // ERWIN_FUZZ_CLOUDS_H_

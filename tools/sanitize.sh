@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Runs a fixed corpus of the fuzzer of the C interface and the tests of what is native with AddressSanitizer and
+# UndefinedBehaviorSanitizer, and calls with many threads with ThreadSanitizer. PYTHON names the interpreter.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source tools/fuzzer.sh
+
+# Fibers of the emulated device run on stacks of their own.
+export ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
+log=build/sanitize.log
+
+# run COMMAND: prints the end of what it prints, or all of a failure.
+run() {
+  if "$@" >$log 2>&1; then tail -n 1 $log; else grep -vE "ignoring requested __asan|False positive" $log | tail -n 60; return 1; fi
+}
+
+if has clang++ "clang libomp-dev" "libFuzzer, using g++"; then
+  build asan -DCMAKE_CXX_COMPILER=clang++ -DERWIN_SANITIZE=fuzzer,address,undefined
+  preload=$(clang++ -print-file-name="libclang_rt.asan-$(uname -m).so")
+  echo "sanitize: the fuzzer of the C interface, seeds and then libFuzzer"
+  run build/asan/c_interface --seed 0 --cases 1500
+  run build/asan/c_interface -seed=1 -runs=1500 -max_len=256 -len_control=0 -print_final_stats=0
+else
+  build asan -DCMAKE_CXX_COMPILER=g++ -DERWIN_SANITIZE=address,undefined
+  preload=$(g++ -print-file-name=libasan.so)
+  echo "sanitize: the fuzzer of the C interface"
+  run build/asan/c_interface --seed 0 --cases 1500
+fi
+
+if [[ -n ${PYTHON:-} ]]; then
+  echo "sanitize: the tests of the native library"
+  # Python never frees all it has. The C++ library is there before PyTorch: exceptions are looked for once.
+  run env ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" LD_PRELOAD="$preload $(g++ -print-file-name=libstdc++.so.6)" ERWIN_KERNELS="$PWD/build/asan/_kernels.so" \
+    PYTHONPATH="tools${PYTHONPATH:+:$PYTHONPATH}" PYTHONMALLOC=malloc \
+    "$PYTHON" -m pytest -q --capture=sys -p other_kernels tests/test_native.py tests/ops/test_ball_tree.py tests/ops/test_neighbors.py \
+    tests/ops/test_ball_attention.py tests/ops/test_message.py tests/ops/test_edges.py
+fi
+
+archer=
+if has clang++ "clang libomp-dev" "ThreadSanitizer"; then
+  archer=$(clang++ -print-resource-dir)/../../libarcher.so
+  [[ -f $archer ]] || { echo "sanitize: SKIPPED ThreadSanitizer: no libarcher.so (Debian, Ubuntu: apt install libomp-dev)"; archer=; }
+fi
+if [[ -n $archer ]]; then  # it tells the sanitizer when OpenMP's threads wait for one another
+  build tsan -DCMAKE_CXX_COMPILER=clang++ -DERWIN_SANITIZE=thread
+  echo "sanitize: calls with many threads"
+  run env OMP_TOOL_LIBRARIES="$archer" TSAN_OPTIONS=ignore_noninstrumented_modules=1 \
+    build/tsan/c_interface --threaded --seed 0 --cases 60
+fi

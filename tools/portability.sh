@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/fuzzer.sh
 
-native=2000 emulated=150  # cases
+native=800 emulated=150  # cases
 
 # run NAME CASES COMMAND: runs the first cases; their digest must be the reference's.
 declare -A reference

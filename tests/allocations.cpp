@@ -169,6 +169,87 @@ void sweep_searches(Batch batch) {
   }
 }
 
+// Numbers of an array that a result can be compared with.
+int64_t* as_numbers(Indices* result, size_t floats) {
+  result->resize((floats + 1) / 2, -1);
+  return result->data();
+}
+
+// Ball attention and its gradients, in balls that several threads share.
+void sweep_attention(int32_t threads) {
+  const int64_t heads = 4, channels = 8, dim = 2;
+  const Indices lengths{300, 0, 200, 100};
+  const int64_t rows = 600, row = heads * channels;
+  std::vector<float> values(static_cast<size_t>(rows * row)), pos(static_cast<size_t>(rows * dim)), sigma(heads, -1);
+  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 17) / 17;
+  for (size_t i = 0; i < pos.size(); ++i) pos[i] = static_cast<float>(i % 23) / 23;
+  const auto tensor = [&](float* data) { return erwin_heads{data, row, channels}; };
+  erwin_attention a{};
+  a.isa = -1, a.scale = 0.3f;
+  a.rows = rows, a.heads = heads, a.channels = channels, a.dim = dim, a.balls = 4;
+  a.ball_len = lengths.data(), a.pos = pos.data(), a.sigma = sigma.data();
+  a.q = a.k = a.v = tensor(values.data());
+  const erwin_context context{ERWIN_HOST, threads, nullptr, nullptr};
+  std::vector<char> space;
+  for (const int32_t backward : {0, 1, 2}) {
+    int64_t bytes = 0;
+    ERWIN_ENTRY(erwin_attention_workspace)(&context, &a, backward, &bytes);
+    space.resize(std::max(space.size(), static_cast<size_t>(bytes)));
+  }
+  const auto size = static_cast<int64_t>(space.size());
+  std::vector<float> out(values.size()), lse(static_cast<size_t>(rows * heads));
+  const erwin_heads to = tensor(out.data());
+  sweep([&](Indices* result) {
+    auto* const data = reinterpret_cast<float*>(as_numbers(result, values.size()));
+    const erwin_heads own = tensor(data);
+    return ERWIN_ENTRY(erwin_attention_forward)(&context, &a, space.data(), size, &own, lse.data());
+  });
+  require(ERWIN_ENTRY(erwin_attention_forward)(&context, &a, space.data(), size, &to, lse.data()) == ERWIN_OK, "out", -1);
+  for (const bool of_pos : {false, true}) {
+    sweep([&](Indices* result) {
+      auto* const data = reinterpret_cast<float*>(as_numbers(result, 3 * values.size() + pos.size() + sigma.size()));
+      const erwin_heads q = tensor(data), k = tensor(data + values.size()), v = tensor(data + 2 * values.size());
+      float* const grad_sigma = data + 3 * values.size();
+      return ERWIN_ENTRY(erwin_attention_backward)(&context, &a, space.data(), size, &to, lse.data(), &to, &q, &k, &v,
+                                                   grad_sigma, of_pos ? grad_sigma + sigma.size() : nullptr);
+    });
+  }
+}
+
+// Message passing and its gradients, over edges that several threads share.
+void sweep_message(int32_t threads) {
+  const int64_t nodes = 600, edges = 6000, width = 16, dim = 3;
+  Indices ends[2], ptr[2], order[2];
+  for (int64_t end = 0; end < 2; ++end) {
+    for (int64_t e = 0; e < edges; ++e) ends[end].push_back((e * (7 + end) + e / 600) % nodes);
+    ptr[end].resize(static_cast<size_t>(nodes + 1)), order[end].resize(static_cast<size_t>(edges));
+    ERWIN_ENTRY(erwin_group)(ends[end].data(), edges, nodes, ptr[end].data(), order[end].data());
+  }
+  std::vector<float> rows(static_cast<size_t>(nodes * width)), weights(static_cast<size_t>(dim * width), 0.1f);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<float>(i % 17) / 17;
+  erwin_message m{};
+  m.isa = -1, m.eps = 1e-5f;
+  m.nodes = nodes, m.edges = edges, m.channels = width, m.dim = dim;
+  m.source = ends[0].data(), m.target = ends[1].data();
+  m.target_ptr = ptr[1].data(), m.target_order = order[1].data();
+  m.source_ptr = ptr[0].data(), m.source_order = order[0].data();
+  m.source_rows = m.target_rows = rows.data(), m.pos = rows.data();
+  m.weight = m.norm_weight = m.norm_bias = weights.data();
+  const erwin_context context{ERWIN_HOST, threads, nullptr, nullptr};
+  int64_t bytes = 0;
+  ERWIN_ENTRY(erwin_message_workspace)(&m, &bytes);
+  std::vector<char> space(static_cast<size_t>(bytes));
+  sweep([&](Indices* result) {
+    auto* const mean = reinterpret_cast<float*>(as_numbers(result, rows.size()));
+    return ERWIN_ENTRY(erwin_message_forward)(&context, &m, mean);
+  });
+  sweep([&](Indices* result) {
+    auto* const data = reinterpret_cast<float*>(as_numbers(result, 2 * rows.size() + (dim + 2) * width));
+    return ERWIN_ENTRY(erwin_message_backward)(&context, &m, rows.data(), space.data(), bytes, data, data + rows.size(),
+                                               data + 2 * rows.size());
+  });
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -184,5 +265,7 @@ int main(int, char** arguments) {
   sweep_tree({threads, ERWIN_FLOAT32, 4, {33000}});
   sweep_searches({threads, ERWIN_FLOAT32, 3, {500, 700}});
   sweep_searches({threads, ERWIN_FLOAT64, 5, {500, 700}});
+  sweep_attention(threads);
+  sweep_message(threads);
   std::printf("%lld\n", static_cast<long long>(failures));
 }

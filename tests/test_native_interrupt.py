@@ -173,3 +173,49 @@ def test_ctrl_c():
     assert result.returncode == 0, result.stderr
     lines = ["stopped True", "stopped True", "[[1, 0, 1], [0, 1, 2]]"]
     assert result.stdout.splitlines() == 2 * lines
+
+
+BUILD = """
+import threading, time
+import torch
+from torch_geometric_erwin import ball_tree
+
+pos = torch.rand(2_000_000, 3)
+thread = threading.Thread(target=ball_tree, args=(pos,), kwargs={"ball_sizes": 16})
+thread.start()
+time.sleep(0.1)  # it is in the library now
+"""
+
+
+def test_the_interpreter_ends_while_another_thread_builds():
+    command = [sys.executable, "-c", BUILD]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (child.returncode, child.stderr) == (0, "")
+
+
+def test_a_call_that_goes_on_asks_no_more(monkeypatch):
+    """Or every signal would begin it anew, and one a second might never let it end."""
+    seen, handler = [], signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        context = _native.context(torch.zeros(1))
+
+        def entry(context):
+            seen.append(context.interrupted is None)
+            return INTERRUPTED if len(seen) == 1 else 0
+
+        monkeypatch.setattr(_native, "_function", lambda name: entry)
+        _native.call("erwin_knn", context)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert seen == [False, True]
+
+
+def test_another_thread_asks_nobody():
+    contexts = []
+    thread = threading.Thread(
+        target=lambda: contexts.append(_native.context(torch.zeros(1)))
+    )
+    thread.start()
+    thread.join()
+    contexts.append(_native.context(torch.zeros(1)))
+    assert [c.interrupted is None for c in contexts] == [True, False]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_geometric_erwin import _native
+from torch_geometric_erwin import _native, ball_tree, knn_graph
 
 SOURCE = Path(__file__).parent / "allocations.cpp"
 
@@ -36,9 +36,8 @@ def test_out_of_memory_is_a_memory_error(monkeypatch):
 
 
 def test_memory_for_outputs():
-    x = _native.empty((2, 3), torch.float64)
-    assert (x.shape, x.dtype, x.device.type) == ((2, 3), torch.float64, "cpu")
-    with pytest.raises(MemoryError, match=f"a tensor of {2**53} bytes"):
-        _native.empty((2**40, 2**10), torch.int64)
-    with pytest.raises(RuntimeError, match="negative"):
-        _native.empty((-1,), torch.int64)
+    pos = torch.rand(300_000, 3)
+    tree = ball_tree(pos, ball_sizes=16)
+    with pytest.raises(MemoryError, match=r"erwin::knn: .* you tried to allocate 1439"):
+        knn_graph(pos, 299_999, tree=tree)
+    assert knn_graph(pos[:10], 2).shape == (2, 20)

@@ -51,7 +51,7 @@ def test_operators_of_a_model_and_its_gradients():
     x, pos = torch.randn(3000, 16), torch.rand(3000, 3)
     edge_index, batch = knn_graph(pos, 8), torch.zeros(3000).long()
     config = {"ball_sizes": [64, 32], "enc_depths": 1, "dec_depths": 1, "mp_steps": 1}
-    model = Erwin(16, [32, 64], differentiable_pos=True, **config)
+    model = Erwin(16, [32, 64], **config)
     pos.requires_grad_()
     before = torch.get_num_threads()
     try:

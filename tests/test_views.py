@@ -159,7 +159,7 @@ def erwin():
 
 
 def forces():
-    options = {"ball_sizes": BALL, "strides": [2], "differentiable_pos": True}
+    options = {"ball_sizes": BALL, "strides": [2]}
     return nn.Erwin(C, [C, C], 3, mp_steps=1, **options)
 
 
@@ -194,9 +194,7 @@ FUNCTIONS = {
         q, k, v, pos, ball_len, sigma, ball_size=BALL, perm=perm
     ),
     "ball_attention and forces": lambda q, k, v, pos, ball_len, sigma: (
-        nn.ball_attention(
-            *(q, k, v, pos, ball_len, sigma), ball_size=BALL, differentiable_pos=True
-        )
+        nn.ball_attention(*(q, k, v, pos, ball_len, sigma), ball_size=BALL)
     ),
     "explain_backends": lambda q, pos: [*nn.explain_backends(q, pos, True)],
     "choose_backend": lambda q, pos: [nn.choose_backend(q, pos, True, None)],
@@ -211,7 +209,7 @@ FUNCTIONS = {
 MODULES = {
     "BallAttention": (lambda: nn.BallAttention(C, H, BALL), "x pos ball_len perm"),
     "BallAttention and forces": (
-        lambda: nn.BallAttention(C, H, BALL, differentiable_pos=True),
+        lambda: nn.BallAttention(C, H, BALL),
         "x pos ball_len",
     ),
     "ErwinBlock": (lambda: nn.ErwinBlock(C, H, BALL), "x pos ball_len perm"),

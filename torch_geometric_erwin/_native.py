@@ -5,8 +5,8 @@ contiguous tensors of the right dtype, device and size.
 """
 
 import ctypes
-import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from ctypes import (
     CFUNCTYPE,
@@ -23,7 +23,7 @@ from ctypes import (
 )
 from functools import cache
 from importlib.util import find_spec
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -240,8 +240,12 @@ def call(name: str, *args: object) -> None:
         RuntimeError: If it returns another status than ``ERWIN_OK``.
     """
     function = _function(name)
-    while (status := function(*args)) == _INTERRUPTED:
+    if (status := function(*args)) == _INTERRUPTED:
         pythonapi.PyErr_SetInterrupt()  # the library's question took the signal
+        for arg in args:  # once more, to the end: or every signal would begin it anew
+            if isinstance(arg, Context):
+                arg.interrupted = None
+        status = function(*args)
     if status == _OUT_OF_MEMORY:
         raise MemoryError(f"{name}: {_STATUS[status]}")
     if status != 0:
@@ -261,7 +265,11 @@ def context(tensor: Tensor) -> Context:
     """
     num_threads = 1 if _forked else torch.get_num_threads()
     if tensor.device.type == "cpu":
-        return Context(HOST, num_threads, None, _INTERRUPTED_ADDRESS)
+        # Only the main thread learns of signals, and another one must not ask while the
+        # interpreter comes to its end.
+        is_main = threading.current_thread() is threading.main_thread()
+        interrupted = _INTERRUPTED_ADDRESS if is_main else None
+        return Context(HOST, num_threads, None, interrupted)
     stream = torch.cuda.current_stream(tensor.device).cuda_stream
     return Context(tensor.get_device(), num_threads, stream)
 
@@ -282,23 +290,9 @@ def cpu_isa() -> str:
     return name
 
 
-def empty(
-    size: Sequence[int], dtype: torch.dtype, device: Union[torch.device, str] = "cpu"
-) -> Tensor:
-    r"""Memory for an output or a workspace that a call fills in.
-
-    Raises:
-        MemoryError: If the host has not as much.
-    """
-    try:
-        return torch.empty(size, dtype=dtype, device=device)
-    except torch.OutOfMemoryError:  # a GPU's, which says more
-        raise
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):
-            raise
-        bytes_ = math.prod(size) * dtype.itemsize
-        raise MemoryError(f"no memory for a tensor of {bytes_} bytes") from error
+def workspace(size: int) -> Tensor:
+    r"""Memory of the host for a call, wherever new tensors go by default."""
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def heads(x: Tensor) -> Heads:
@@ -318,7 +312,7 @@ def no_permutation(perm: Tensor, lengths: Tensor) -> Optional[int]:
     of its own numbers, found without PyTorch's threads; :obj:`None` if there is none.
     """
     longest = max(lengths.tolist(), default=0)
-    seen, wrong = torch.empty(longest // 8 + 1, dtype=torch.uint8), c_int64()
+    seen, wrong = workspace(longest // 8 + 1), c_int64()
     call(
         "erwin_permutations",
         *(perm.data_ptr(), perm.size(0), lengths.data_ptr(), lengths.size(0)),

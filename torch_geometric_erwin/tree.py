@@ -525,8 +525,9 @@ class Tree:
         problem = self._malformed(ptr, num_nodes)
         if problem is not None or not values:
             return problem
-        tree = self if self.level.device.type == "cpu" else self.to("cpu")
-        ptr = ptr.cpu().contiguous()
+        # As NumPy can read them: on the host, and not negated in memory.
+        tree = pytree.tree_map_only(Tensor, lambda t: t.cpu().resolve_neg(), self)
+        ptr = ptr.cpu().resolve_neg().contiguous()
         if not torch._C._are_functorch_transforms_active():
             return tree._wrong_tables(ptr, num_nodes) or tree._wrong_order(ptr)
         tensors = [t for t in pytree.tree_leaves((ptr, tree)) if t is not None]

@@ -15,7 +15,6 @@ namespace {
 
 constexpr int64_t kSerialProducts = 1 << 20;  // calls of fewer products of channels are not worth a second thread
 constexpr int64_t kTasksPerThread = 4;        // fewer balls than that are split by heads
-constexpr int64_t kLongestDimension = 1 << 24;
 
 constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2(kAttentionAvx2),
                                                  ERWIN_AVX512(kAttentionAvx512)};
@@ -29,7 +28,7 @@ int32_t check(const erwin_context* context, const erwin_attention* a) {
   if (a->pos_dtype != ERWIN_FLOAT32 && a->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
   if (!is_count(a->rows) || !is_count(a->balls)) return ERWIN_INVALID_ARGUMENT;
   for (const int64_t size : {a->heads, a->channels, a->dim}) {
-    if (size < 0 || size > kLongestDimension) return ERWIN_INVALID_ARGUMENT;
+    if (size < 0 || size > ERWIN_MAX_DIM) return ERWIN_INVALID_ARGUMENT;
   }
   if (!is_given(a->ball_len, a->balls)) return ERWIN_INVALID_ARGUMENT;
   int64_t rows = 0;
@@ -185,10 +184,11 @@ int32_t erwin_attention_forward(const erwin_context* context, const erwin_attent
   status = call.open(*context, 0, workspace, workspace_bytes);
   if (status != ERWIN_OK) return status;
   expect_writes(a, *out);
-  call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, const AttentionScratch& scratch) {
-    kernel.forward(a, task, *out, lse, scratch);
+  return guarded([&] {
+    call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, const AttentionScratch& scratch) {
+      kernel.forward(a, task, *out, lse, scratch);
+    });
   });
-  return ERWIN_OK;
 }
 
 int32_t erwin_attention_backward(const erwin_context* context, const erwin_attention* attention, void* workspace,
@@ -209,9 +209,12 @@ int32_t erwin_attention_backward(const erwin_context* context, const erwin_atten
   const float* const partial = call.workspace.partial;
   const AttentionGradients gradients = {*out, *grad_out, *grad_q, *grad_k, *grad_v, call.workspace.partial, grad_pos};
   for (const erwin_heads* x : {grad_q, grad_k, grad_v}) expect_writes(a, *x);
-  call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, const AttentionScratch& scratch) {
-    kernel.backward(a, task, gradients, lse, scratch);
+  status = guarded([&] {
+    call.for_tasks([&](const AttentionKernel& kernel, const AttentionTask& task, const AttentionScratch& scratch) {
+      kernel.backward(a, task, gradients, lse, scratch);
+    });
   });
+  if (status != ERWIN_OK) return status;
   for (int64_t head = 0; head < a.heads; ++head) {
     double sum = 0;
     for (int64_t ball = 0; ball < a.balls; ++ball) {

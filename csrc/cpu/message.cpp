@@ -15,7 +15,6 @@ namespace {
 
 constexpr int64_t kChunk = 128;                // nodes of a task; gradients of weights are summed by chunk, in order
 constexpr int64_t kSerialChannels = 1 << 16;   // calls with fewer channels of edges are not worth a second thread
-constexpr int64_t kLongestDimension = 1 << 24;
 
 constexpr Variants<MessageKernel> kVariants = {&kMessageBaseline, ERWIN_AVX2(kMessageAvx2),
                                               ERWIN_AVX512(kMessageAvx512)};
@@ -25,7 +24,7 @@ int32_t check_sizes(const erwin_message* m) {
   if (m->pos_dtype != ERWIN_FLOAT32 && m->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
   if (!is_count(m->nodes) || !is_count(m->edges)) return ERWIN_INVALID_ARGUMENT;
   for (const int64_t size : {m->channels, m->dim}) {
-    if (size < 1 || size > kLongestDimension) return ERWIN_INVALID_ARGUMENT;
+    if (size < 1 || size > ERWIN_MAX_DIM) return ERWIN_INVALID_ARGUMENT;
   }
   return ERWIN_OK;
 }
@@ -124,16 +123,15 @@ int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* 
 
 int32_t erwin_message_forward(const erwin_context* context, const erwin_message* message, float* mean) {
   using namespace erwin;
-  int32_t status = check(context, message);
+  const int32_t status = check(context, message);
   if (status != ERWIN_OK) return status;
   if (!is_given(mean, message->nodes)) return ERWIN_INVALID_ARGUMENT;
-  const int32_t thrown = guarded([&] {
-    status = Run(*context, *message).for_chunks([&](const MessageKernel& kernel, int64_t, int64_t first, int64_t last,
-                                                    float* scratch) {
+  return guarded([&] {
+    return Run(*context, *message).for_chunks([&](const MessageKernel& kernel, int64_t, int64_t first, int64_t last,
+                                                  float* scratch) {
       return kernel.forward(*message, first, last, scratch, mean);
     });
   });
-  return thrown != ERWIN_OK ? thrown : status;
 }
 
 int32_t erwin_message_workspace(const erwin_message* message, int64_t* bytes) {
@@ -150,8 +148,8 @@ int32_t erwin_message_backward(const erwin_context* context, const erwin_message
                                void* workspace, int64_t workspace_bytes, float* grad_source, float* grad_target,
                                float* grad_weights) {
   using namespace erwin;
-  int32_t status = check(context, message);
-  if (status != ERWIN_OK) return status;
+  const int32_t valid = check(context, message);
+  if (valid != ERWIN_OK) return valid;
   const erwin_message& m = *message;
   if (!is_table(m, m.source_ptr, m.source_order) || !is_given(grad_mean, m.nodes) ||
       !is_given(grad_source, m.nodes) || !is_given(grad_target, m.nodes) || grad_weights == nullptr) {
@@ -164,21 +162,21 @@ int32_t erwin_message_backward(const erwin_context* context, const erwin_message
   const Workspace parts = lay_out(m, arena);
   const int64_t length = (m.dim + 2) * width_of(m);
   const MessageGradients gradients = {grad_mean, parts.scaled, parts.edge, grad_source, grad_target};
-  const int32_t thrown = guarded([&] {
+  return guarded([&]() -> int32_t {
     Run run(*context, m);
-    status = run.for_chunks([&](const MessageKernel& kernel, int64_t chunk, int64_t first, int64_t last,
+    int32_t status = run.for_chunks([&](const MessageKernel& kernel, int64_t chunk, int64_t first, int64_t last,
                                 float* scratch) {
       return kernel.backward_target(m, first, last, gradients, scratch, parts.partial + chunk * length);
     });
-    if (status != ERWIN_OK) return;
+    if (status != ERWIN_OK) return status;
     status = run.for_chunks([&](const MessageKernel& kernel, int64_t, int64_t first, int64_t last, float* scratch) {
       return kernel.backward_source(m, first, last, gradients, scratch);
     });
-    if (status != ERWIN_OK) return;
+    if (status != ERWIN_OK) return status;
     std::fill(grad_weights, grad_weights + length, 0.0f);
     for (int64_t chunk = 0; chunk < ceil_div(m.nodes, kChunk); ++chunk) {
       for (int64_t c = 0; c < length; ++c) grad_weights[c] += parts.partial[chunk * length + c];
     }
+    return ERWIN_OK;
   });
-  return thrown != ERWIN_OK ? thrown : status;
 }

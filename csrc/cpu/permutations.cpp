@@ -2,15 +2,23 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "../erwin.h"
+#include "../arguments.h"
 
 int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* lengths, int64_t runs, uint8_t* seen,
                            int64_t* wrong) {
-  if (rows < 0 || runs < 0 || wrong == nullptr) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::is_count(rows) || !erwin::is_count(runs) || wrong == nullptr) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::is_given(perm, rows) || !erwin::is_given(seen, rows) || !erwin::is_given(lengths, runs)) {
+    return ERWIN_INVALID_ARGUMENT;
+  }
   int64_t first = 0;
   for (int64_t run = 0; run < runs; ++run) {
+    if (lengths[run] < 0 || lengths[run] > rows - first) return ERWIN_INVALID_ARGUMENT;
+    first += lengths[run];
+  }
+  if (first != rows) return ERWIN_INVALID_ARGUMENT;
+  first = 0;
+  for (int64_t run = 0; run < runs; ++run) {
     const int64_t length = lengths[run];
-    if (length < 0 || length > rows - first) return ERWIN_INVALID_ARGUMENT;
     *wrong = run;
     std::fill(seen, seen + (length + 7) / 8, uint8_t{0});
     for (int64_t i = first; i < first + length; ++i) {
@@ -23,5 +31,5 @@ int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* len
     first += length;
   }
   *wrong = -1;
-  return first == rows ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
+  return ERWIN_OK;
 }

@@ -288,6 +288,51 @@ void check_group(Choices& choices) {
   expect_refusal(erwin_group(key.data(), count, groups, nullptr, order.data()));
 }
 
+void check_permutations(Choices& choices) {
+  stage("permutations");
+  const int64_t runs = choices.below(6);
+  const Guarded<int64_t> lengths(runs), wrong(1);
+  int64_t rows = 0, longest = 0;
+  for (int64_t& length : lengths) {
+    length = choices.of<int64_t>({0, 1, 2, 7, 8, 9, 200});
+    rows += length;
+    longest = std::max(longest, length);
+  }
+  const Guarded<int64_t> perm(rows);
+  const Guarded<uint8_t> seen((longest + 7) / 8);
+  Random random = choices.random();
+  for (int64_t run = 0, first = 0; run < runs; first += lengths[run++]) {
+    for (int64_t i = 0; i < lengths[run]; ++i) {
+      const int64_t other = random.below(i + 1);  // Fisher-Yates
+      perm[first + i] = perm[first + other], perm[first + other] = i;
+    }
+  }
+  const auto first_wrong = [&] {
+    expect_ok("permutations", erwin_permutations(perm.data(), rows, lengths.data(), runs, seen.data(), wrong.data()));
+    return wrong[0];
+  };
+  FUZZ_EXPECT(first_wrong() == -1, "a permutation was refused");
+  if (rows > 0) {
+    const int64_t at = choices.below(rows);
+    int64_t run = 0, first = 0;
+    while (at >= first + lengths[run]) first += lengths[run++];
+    // A number that is not there, or one that is there twice then.
+    perm[at] = choices.one_in(2) && lengths[run] > 1 ? (perm[at] + 1) % lengths[run]
+                                                     : choices.of<int64_t>({-1, lengths[run], INT64_MAX, INT64_MIN});
+    FUZZ_EXPECT(first_wrong() == run, "run %td was accepted", static_cast<ptrdiff_t>(run));
+  }
+  stage("permutations", "refusals");
+  expect_refusal(erwin_permutations(perm.data(), rows + 1, lengths.data(), runs, seen.data(), wrong.data()));
+  expect_refusal(erwin_permutations(perm.data(), rows, lengths.data(), runs, seen.data(), nullptr));
+  expect_refusal(erwin_permutations(perm.data(), rows, lengths.data(), -1, seen.data(), wrong.data()));
+  if (rows > 0) {
+    expect_refusal(erwin_permutations(nullptr, rows, lengths.data(), runs, seen.data(), wrong.data()));
+    expect_refusal(erwin_permutations(perm.data(), rows, lengths.data(), runs, nullptr, wrong.data()));
+    expect_refusal(erwin_permutations(perm.data(), rows, nullptr, runs, seen.data(), wrong.data()));
+    expect_refusal(erwin_permutations(perm.data(), rows - 1, lengths.data(), runs, seen.data(), wrong.data()));
+  }
+}
+
 }  // namespace
 
 void message_case(Choices& choices) {
@@ -322,6 +367,7 @@ void bad_message_case(Choices& choices) {
 }
 
 void small_case(Choices& choices) {
+  if (choices.one_in(3)) return check_permutations(choices);
   if (choices.one_in(2)) return check_group(choices);
   choices.one_in(2) ? check_finite<double>(choices) : check_finite<float>(choices);
 }

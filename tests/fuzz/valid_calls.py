@@ -133,7 +133,7 @@ def attention(rng: Generator) -> None:
     q, k, v = (view(rng, t.to(qkv.dtype)) for t in found_at[:3])
     found = ball_attention(
         *(q, k, v, view(rng, found_at[3]), view(rng, ball_len), found_at[4]),
-        **{"ball_size": 64, "perm": perm, "scale": 0.3, "differentiable_pos": True},
+        **{"ball_size": 64, "perm": perm, "scale": 0.3},
     )
     right = reference.run(
         tuple(right_at[:3]), right_at[3], ball_len, right_at[4], perm, 64, 0.3
@@ -170,9 +170,7 @@ def message(rng: Generator) -> None:
 def forces(rng: Generator) -> None:
     """Training on forces through two layers: second derivatives, in float32."""
     torch.manual_seed(int(rng.integers(2**31)))
-    layers = [
-        BallAttention(8, 2, ball_size=8, differentiable_pos=True) for _ in range(2)
-    ]
+    layers = [BallAttention(8, 2, ball_size=8) for _ in range(2)]
     x = torch.from_numpy(rng.standard_normal((20, 8)))
     pos = torch.from_numpy(rng.standard_normal((20, 3)))
     ball_len, wanted = torch.tensor([8, 8, 4]), torch.from_numpy(rng.random((20, 3)))

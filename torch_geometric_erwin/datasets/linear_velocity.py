@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from torch_geometric_erwin.utils.checks import check_finite, check_int
+from torch_geometric_erwin.utils.checks import check_finite, check_int, check_tensor
 
 #: The side of the box of :class:`CosmologyLPT` in the units of its positions.
 UNIT_BOX = math.sqrt(12)
@@ -76,8 +76,7 @@ def linear_velocity(
         >>> linear_velocity(pos, smoothing=0.1, box_size=1.0).shape
         torch.Size([100, 3])
     """
-    if not isinstance(pos, Tensor):
-        raise TypeError(f"'pos' must be a tensor (got '{type(pos).__name__}')")
+    check_tensor("pos", pos)
     if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point():
         raise ValueError(
             f"'pos' must be a floating-point tensor of shape [N, 3] "
@@ -212,6 +211,7 @@ def _check_velocities(index: int, data: Data) -> None:
                 f"'{name}' of cloud {index} must be a floating-point tensor (got "
                 f"{value.dtype if isinstance(value, Tensor) else value})"
             )
+        check_tensor(f"{name} of cloud {index}", value)
     if y.shape != pos.shape:
         raise ValueError(
             f"'y' of cloud {index} must have the shape {list(pos.shape)} of 'pos' (got "

@@ -106,7 +106,7 @@ class _Call:
     def call(self, name: str, backward: int, *args: object) -> None:
         first = (self.context, self.attention)
         size = _native.size_of("erwin_attention_workspace", *first, backward)
-        workspace = torch.empty(size, dtype=torch.uint8)
+        workspace = _native.workspace(size)
         _native.call(name, *first, workspace.data_ptr(), size, *args)
 
 

@@ -185,7 +185,7 @@ def _order(
     perm, mask, *perm_rot = tensors = empty_order(pos, num_rows, rotate, layout)
     rotation = rotation_matrix(rotate, dim).to(pos.dtype) if rotate else None
     size = _native.size_of("erwin_tree_workspace", config, dtype, *cloud_args, dim)
-    workspace = torch.empty(size, dtype=torch.uint8)
+    workspace = _native.workspace(size)
     _native.call(
         "erwin_tree_build",
         _native.context(pos),

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
 from torch_geometric_erwin.utils.checks import check_tensor, has_memory
 
+_NO_MEMORY = "can't allocate memory"  # what PyTorch says of the host's
+
 Function = Callable[..., Any]
 Takes = dict[str, Union[str, int]]
 Sizes = dict[str, Any]  # what every symbol stands for in a call
@@ -210,6 +212,8 @@ def implement(
 ) -> Callable[[Function], Function]:
     r"""Registers an implementation that is called with what it takes, or not at all.
 
+    Where the host has no memory for what it makes, :obj:`MemoryError` is raised.
+
     Args:
         operator: The operator's name.
         device: The type of device that it serves.
@@ -221,7 +225,12 @@ def implement(
         @wraps(function)
         def checked(*args: Any) -> Any:
             contract.check(args)
-            return function(*args)
+            try:
+                return function(*args)
+            except RuntimeError as error:
+                if _NO_MEMORY not in str(error):
+                    raise
+                raise MemoryError(f"{operator}: {error}") from error
 
         torch.library.impl(operator, device)(checked)
         return function

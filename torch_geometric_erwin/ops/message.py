@@ -189,7 +189,7 @@ def _message_backward_cpu(*args: Any) -> tuple[Tensor, ...]:
     source, target = torch.empty_like(grad), torch.empty_like(grad)
     weights = grad.new_empty(call.message.dim + 2, grad.size(1))
     size = _native.size_of("erwin_message_workspace", call.message)
-    workspace = torch.empty(size, dtype=torch.uint8)
+    workspace = _native.workspace(size)
     _native.call(
         "erwin_message_backward",
         *(call.context, call.message, grad.data_ptr(), workspace.data_ptr(), size),

@@ -514,9 +514,7 @@ def flag_per_level(
         (True, True)
     """
     values = list(value) if isinstance(value, Sequence) else [value] * levels
-    for v in values:
-        if not isinstance(v, bool):
-            raise TypeError(f"'{name}' must be a bool or hold bools (got {v!r})")
+    values = [check_flag(name, v) for v in values]
     if len(values) != levels:
         raise ValueError(
             f"'{name}' must have one value or {levels} (got {len(values)}: {values})"

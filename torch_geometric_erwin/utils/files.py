@@ -64,6 +64,8 @@ def read_weights(file: BinaryIO) -> Any:
     try:
         with ZipFile(file) as archive:
             whole = archive.testzip() is None
+    except MemoryError:
+        raise
     except Exception:  # which one depends on where the file goes wrong
         whole = False
     if not whole:
@@ -76,5 +78,7 @@ def read_weights(file: BinaryIO) -> Any:
             "it holds an object whose class is not declared safe by "
             "torch.serialization.add_safe_globals"
         ) from error
-    except (EOFError, KeyError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # as above, of what was written to mislead
         raise ValueError("it holds no tensors of torch.save") from error

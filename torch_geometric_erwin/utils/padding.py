@@ -9,7 +9,7 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from torch_geometric_erwin.tree import TreeConfig
-from torch_geometric_erwin.utils.checks import check_int
+from torch_geometric_erwin.utils.checks import check_int, check_tensor
 from torch_geometric_erwin.utils.storage import (
     is_tree_attribute,
     read_tree,
@@ -109,6 +109,7 @@ def pad_batch(
         if name in ("ptr", "num_nodes") or is_tree_attribute(name):
             continue
         if isinstance(value, Tensor):
+            check_tensor(name, value)
             kind, axis = _kind(batch, name, value, sizes)
             fill = _fill(name, kind, value.device, missing, sizes)
             out[name] = _extended(value, fill, axis)
@@ -211,6 +212,8 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
         >>> masked_mean(value, torch.tensor([True, True, False]))
         tensor(2.)
     """
+    check_tensor("value", value)
+    check_tensor("mask", mask)
     rows = mask.view(-1, *[1] * (value.dim() - 1))
     count = mask.sum() * prod(value.shape[1:])
     return torch.where(rows, value, 0).sum() / count.clamp(min=1)

@@ -146,6 +146,7 @@ class Workload:
         apart: The implementations that compute something else, for scale.
         seconds: Times a call.
         peak: Weighs a call.
+        calls: How many calls are timed beside another process.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Workload:
     apart: frozenset[str] = frozenset()
     seconds: Callable[[Run, Any], float] = wall_seconds
     peak: Callable[[Run, Any], int] = host_peak
+    calls: int = 150
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class Case:
         allocators: Names of :data:`ALLOCATORS`.
         serial: Whether one thread is measured besides all cores.
         plot: How it is drawn: ``ratios`` or ``scaling``.
+        environment: Variables of the processes that measure.
     """
 
     name: str
@@ -180,6 +183,7 @@ class Case:
     allocators: tuple[str, ...] = ("default",)
     serial: bool = False
     plot: str = "ratios"
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ class Job:
     seed: int = 1
     workloads: tuple[str, ...] = ()
     only: Optional[str] = None  # one implementation
+    environment: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -384,7 +389,7 @@ def time_alone(
         say: Reports progress.
     """
     runs, records = load(workload, job)
-    repeats = 50 * (job.repeats or 3)
+    repeats = workload.calls // 3 * (job.repeats or 3)
     inputs = [workload.make_inputs(job.seed + i) for i in range(repeats + 3)]
     for name, run in runs.items():
         for item in inputs[:3]:
@@ -442,6 +447,7 @@ def start(job: Job) -> "subprocess.Popen[str]":
         **clean,
         **dict.fromkeys(threads, str(job.threads)),
         **ALLOCATORS[job.allocator],
+        **job.environment,
     }
     command = [sys.executable, "-m", "benchmark", "--worker", json.dumps(asdict(job))]
     pipe = subprocess.PIPE
@@ -607,7 +613,11 @@ def run_case(
     """
     workloads = {w.name: w for w in case.workloads(size) if only in w.name}
     settings = [
-        Job(case.name, size, measure, n, allocator, repeats, workloads=(*workloads,))
+        Job(
+            *(case.name, size, measure, n, allocator, repeats),
+            workloads=(*workloads,),
+            environment=case.environment,
+        )
         for measure in case.measures
         for n in threads
         for allocator in (case.allocators if measure == "time" else ("default",))

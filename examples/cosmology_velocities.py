@@ -8,6 +8,7 @@ import argparse
 import time
 from pathlib import Path
 
+import cores  # noqa: F401  (before PyTorch)
 import torch
 import torch_geometric.transforms as T
 from torch import Tensor

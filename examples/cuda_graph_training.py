@@ -15,6 +15,7 @@ import copy
 import time
 from collections.abc import Callable
 
+import cores  # noqa: F401  (before PyTorch)
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data

@@ -10,6 +10,7 @@ import argparse
 import time
 from collections.abc import Callable
 
+import cores  # noqa: F401  (before PyTorch)
 import torch
 from torch import Tensor
 from torch_geometric.data import Data

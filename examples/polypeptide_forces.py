@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 from zipfile import BadZipFile
 
+import cores  # noqa: F401  (before PyTorch)
 import numpy as np
 import torch
 import torch_geometric.transforms as T

@@ -2,6 +2,7 @@ r"""The whole model, its tree included."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,6 +45,18 @@ SMALL: dict[str, Any] = {
     "rotate": 0,
     "mp_steps": 3,
     "mlp_ratio": 4,
+}
+#: A model of the demo's size: 0.5 million weights.
+DEMO: dict[str, Any] = {
+    **SMALL,
+    "c_hidden": [32, 64, 128],
+    "ball_sizes": [128] * 3,
+    "strides": [4] * 2,
+    "enc_depths": [2] * 3,
+    "enc_num_heads": [2, 4, 8],
+    "dec_depths": [2] * 2,
+    "dec_num_heads": [2, 4],
+    "rotate": 45,
 }
 #: The five levels in small, for tests.
 TINY: dict[str, Any] = {
@@ -212,6 +225,14 @@ def million(size: str) -> Iterator[Workload]:
         yield _workload(1, n, train, config, implementations, "ours")
 
 
+def model_contention(size: str) -> Iterator[Workload]:
+    r"""Two processes train at the same time, a cloud of the demo's size a step."""
+    config = TINY if size == "tiny" else DEMO
+    n = 64 if size == "tiny" else 4096
+    work = _workload(1, n, True, config, _both(config, True))
+    yield replace(work, calls=12)
+
+
 CASES = [
     Case(
         "model",
@@ -242,5 +263,18 @@ CASES = [
         "A million points in one cloud; in training all levels are recomputed",
         million,
         measures=("time", "memory"),
+    ),
+    Case(
+        "model_contention",
+        "Training steps beside a second process that does the same",
+        model_contention,
+        measures=("contention",),
+    ),
+    Case(
+        "model_contention_asleep",
+        "The same, with threads that wait asleep (OMP_WAIT_POLICY=passive)",
+        model_contention,
+        measures=("contention",),
+        environment={"OMP_WAIT_POLICY": "passive"},
     ),
 ]

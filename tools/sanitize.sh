@@ -5,8 +5,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/fuzzer.sh
 
-# Fibers of the emulated device run on stacks of their own.
+# Fibers of the emulated device run on stacks of their own. What LLVM's OpenMP keeps is not ours.
 export ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
+export LSAN_OPTIONS=suppressions=tools/known_leaks.txt:print_suppressions=0
 log=build/sanitize.log
 
 # run COMMAND: prints the end of what it prints, or all of a failure.

@@ -127,9 +127,10 @@ def _itself(x: Any) -> Any:
 # What leaves an argument valid, or is of one that the call does not read.
 _ALLOWED = {
     *[("cap", "0"), ("cap", "-1"), ("max_num_neighbors", "None")],
-    *[("key", what) for what in ("twice", "a row less", "no rows")],
+    *[("key", what) for what in ("twice", "a row less", "no rows", "on meta")],
     *[("batch", what) for what in ("twice", "a row less", "no rows", "far away")],
-    *[(name, "twice") for name in ("source", "target", "ball_len", "num_rows")],
+    *[(name, "twice") for name in ("source", "target", "ball_len")],
+    *[(name, "twice") for name in ("source_ptr", "target_ptr")],
     *[(name, what) for name in ("max_points", "ball_size") for what in ("0", "-1")],
     *[(end, what) for end in ("centred", "ends") for what in ANY_TENSOR | INDICES],
     *[(torch.ops.erwin.message, "target", what) for what in INDICES],

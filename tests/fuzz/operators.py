@@ -61,22 +61,22 @@ def drive(seed: int, cases: int) -> Outcome:
     while seed < end:
         command = [sys.executable, __file__, "--child"]
         command += ["--seed", str(seed), "--cases", str(end - seed)]
-        child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env=environment
-        )
         case, kind, call = None, "", ""
-        for line in child.stdout:
-            word, _, rest = line.rstrip("\n").partition(" ")
-            if word == "case":
-                number, kind = rest.split(" ")
-                case, call = int(number), ""
-                outcome.kinds[kind] += 1
-            elif word == "failed":
-                error, _, text = rest.partition(" ")
-                outcome.add(f"{kind}: {call}{error}", case, text)
-            elif word == "":
-                call = f"{rest.strip()}: "
-        if child.wait() == 0:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment
+        ) as child:
+            for line in child.stdout:
+                word, _, rest = line.rstrip("\n").partition(" ")
+                if word == "case":
+                    number, kind = rest.split(" ")
+                    case, call = int(number), ""
+                    outcome.kinds[kind] += 1
+                elif word == "failed":
+                    error, _, text = rest.partition(" ")
+                    outcome.add(f"{kind}: {call}{error}", case, text)
+                elif word == "":
+                    call = f"{rest.strip()}: "
+        if child.returncode == 0:
             break
         if case is None:
             raise RuntimeError(f"the child ended with {child.returncode} at once")

@@ -35,10 +35,10 @@ lint: $(installed) ## check style and types
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
 
-# The scripts build the library in other ways; CMake is the machine's, or comes from pip.
+# The scripts build the library in other ways.
 with_cmake := PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(abspath $(VENV))/bin/python
 $(VENV)/bin/cmake: | $(installed)
-	@command -v cmake >/dev/null && ln -s "$$(command -v cmake)" $@ || $(pip) install "cmake>=3.24"
+	@$(pip) install "cmake>=3.24"
 
 fuzz: $(installed) $(VENV)/bin/cmake ## try random calls; options by ARGS="--seed 1 --cases 100000"
 	@$(with_cmake) tools/fuzz.sh $(ARGS)

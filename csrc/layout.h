@@ -20,6 +20,15 @@
 
 namespace erwin {
 
+// The place so many bytes behind a base, which is NULL where only sizes are asked for.
+ERWIN_HOST_DEVICE inline char* behind(char* base, int64_t bytes) {
+#if defined(__CUDA_ARCH__)
+  return base + bytes;  // never NULL there, and the compiler must see that it is shared memory
+#else
+  return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes));
+#endif
+}
+
 // A node of one cloud's tree, by integers that are wide enough for it. In the balanced layout `slots == points`.
 template <typename I>
 struct NodeOf {

@@ -26,7 +26,7 @@ class Sections {
   template <typename X, typename... N>
   X* take(N... counts) {
     const int64_t bytes = checked_product(counts..., static_cast<int64_t>(sizeof(X)));
-    X* const start = reinterpret_cast<X*>(base_ + size_);
+    X* const start = reinterpret_cast<X*>(behind(base_, size_));
     size_ = checked_sum(size_, checked_sum(bytes, kAlign - 1) / kAlign * kAlign);
     return start;
   }

@@ -138,7 +138,7 @@ class TreeBuild {
 
   template <typename V>
   V* take(char* base, int64_t count) {
-    char* const here = base + used_;
+    char* const here = behind(base, used_);
     used_ += (count * static_cast<int64_t>(sizeof(V)) + 255) / 256 * 256;
     return reinterpret_cast<V*>(here);
   }

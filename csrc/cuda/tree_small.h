@@ -45,7 +45,7 @@ struct BlockMemory {
       : capacity(rows), lists(num_lists) {
     int64_t used = 0;
     const auto take = [&](int64_t size) {
-      char* const here = base + used;
+      char* const here = behind(base, used);
       used += (size + 15) / 16 * 16;
       return here;
     };

@@ -23,6 +23,7 @@ from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
     check_tensor,
+    is_batched,
     per_level,
     unwrapped,
 )
@@ -531,7 +532,7 @@ class Tree:
         if not torch._C._are_functorch_transforms_active():
             return tree._wrong_tables(ptr, num_nodes) or tree._wrong_order(ptr)
         tensors = [t for t in pytree.tree_leaves((ptr, tree)) if t is not None]
-        if any(map(torch._C._functorch.is_batchedtensor, tensors)):
+        if any(map(is_batched, tensors)):
             return None  # as it was built inside, sample by sample
         with torch._C._DisableFuncTorch():
             tree, ptr = pytree.tree_map_only(Tensor, unwrapped, (tree, ptr))

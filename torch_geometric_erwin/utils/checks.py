@@ -430,7 +430,7 @@ def check_radius(r: float) -> float:
     if not isinstance(r, Real) or isinstance(r, bool):
         raise TypeError(f"'r' must be a number (got {r!r})")
     if not r >= 0:
-        raise ValueError(f"'r' must not be negative (got {r})")
+        raise ValueError(f"'r' must be a number that is not negative (got {r})")
     return float(r)
 
 
@@ -537,8 +537,26 @@ def is_readable(x: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and x.device.type == "cpu"
-        and not torch._C._functorch.is_batchedtensor(x)
+        and not is_batched(x)
     )
+
+
+def is_batched(x: Tensor) -> bool:
+    r"""Whether a tensor stands for several samples of a :func:`torch.vmap`.
+
+    Args:
+        x: The tensor, which other transforms may have wrapped too.
+
+    Example:
+        >>> is_batched(torch.ones(2))
+        False
+    """
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
 def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None:

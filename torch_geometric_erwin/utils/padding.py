@@ -207,6 +207,9 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
     Shapes:
         - **value:** :math:`(N, *)`; **mask:** :math:`(N)`, bool; **output:** a scalar.
 
+    Raises:
+        ValueError: If the mask has not one flag for every row.
+
     Example:
         >>> value = torch.tensor([1.0, 3.0, float("nan")])
         >>> masked_mean(value, torch.tensor([True, True, False]))
@@ -214,6 +217,11 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
     """
     check_tensor("value", value)
     check_tensor("mask", mask)
+    if mask.dtype != torch.bool or mask.shape != value.shape[:1]:
+        raise ValueError(
+            f"'mask' must be bool with the shape {list(value.shape[:1])}, a flag for "
+            f"every row (got {mask.dtype}, {list(mask.shape)})"
+        )
     rows = mask.view(-1, *[1] * (value.dim() - 1))
     count = mask.sum() * prod(value.shape[1:])
     return torch.where(rows, value, 0).sum() / count.clamp(min=1)

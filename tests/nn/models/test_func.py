@@ -131,11 +131,24 @@ def test_vmap(name, argument):
     actual = vmap(problem.outputs, in_dims)(*stacked)
     for out, args in zip(actual, samples, strict=True):
         problem.assert_close(out, problem.outputs(*args))
-    if argument == "x":  # the gradients of every sample
-        grads = vmap(grad(problem.loss), in_dims)(*stacked)
-        expected = grad(problem.loss)(*samples[1])
-        for key, value in expected.items():
-            problem.assert_close(grads[key][1], value)
+    # The gradients of every sample.
+    grads = vmap(grad(problem.loss), in_dims)(*stacked)
+    expected = grad(problem.loss)(*samples[1])
+    for key, value in expected.items():
+        problem.assert_close(grads[key][1], value)
+
+
+def test_graphs_of_samples():
+    problem = Problem("messages", torch.float32)
+
+    def outputs(pos):
+        edges = knn_graph(pos, 2, BATCH.ptr)
+        args = (problem.x, pos, edges)
+        return problem.model(*args, ptr=BATCH.ptr)
+
+    samples = torch.stack([problem.pos, problem.pos.roll(1, dims=1)])
+    for out, pos in zip(vmap(outputs)(samples), samples, strict=True):
+        problem.assert_close(out, outputs(pos))
 
 
 def test_hessian_and_jacobian_of_positions():

@@ -368,10 +368,12 @@ class Erwin(torch.nn.Module):
             x: The node features, or a :class:`~torch_geometric.data.Data` or
                 :class:`~torch_geometric.data.Batch` that holds everything else too.
             pos: The node positions.
-            edge_index: The edges of the message-passing steps.
+            edge_index: The edges of the message-passing steps, taken as they are: one
+                between two clouds connects them.
             ptr: The row offsets of the clouds. (default: one cloud)
             batch: The cloud of every node, sorted, where there are no offsets.
-            tree: The tree of the nodes. (default: the one that the data carries, or
+            tree: The tree of the nodes, whose sizes are checked, but not whether it was
+                built from these positions. (default: the one that the data carries, or
                 one that is built now)
         """
         inputs = unpack_inputs(

@@ -13,6 +13,7 @@ from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
     check_tensor,
+    is_readable,
 )
 from torch_geometric_erwin.utils.storage import Nodes, store_ptr
 
@@ -129,7 +130,7 @@ def _check_edges(edge_index: Optional[Tensor], num_nodes: int, needed: bool) -> 
         )
     if edge_index.dtype != torch.int64:
         raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
-    if torch.compiler.is_compiling() or edge_index.device.type != "cpu":
+    if not is_readable(edge_index):
         return
     if edge_index.size(1) == 0:
         return

@@ -31,7 +31,7 @@ def differentiable_grads(
         >>> y = 2 * x
         >>> one = torch.ones([])
         >>> grads = differentiable_grads(torch.mul, (x, y), (True, True), one)
-        >>> [float(g) for g in grads]  # the path from x to y is not theirs
+        >>> [g.item() for g in grads]  # the path from x to y is not theirs
         [6.0, 3.0]
     """
     views = [t.view_as(t) if needs else t for t, needs in zip(inputs, needed)]

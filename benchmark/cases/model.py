@@ -272,9 +272,9 @@ CASES = [
     ),
     Case(
         "model_contention_asleep",
-        "The same, with threads that wait asleep (OMP_WAIT_POLICY=passive)",
+        "The same, with threads that soon wait asleep (GOMP_SPINCOUNT=1000)",
         model_contention,
         measures=("contention",),
-        environment={"OMP_WAIT_POLICY": "passive"},
+        environment={"GOMP_SPINCOUNT": "1000"},
     ),
 ]

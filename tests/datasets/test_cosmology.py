@@ -11,6 +11,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch_geometric.loader import DataLoader
 from torch_geometric.transforms import Compose, Constant, NormalizeScale
+from universes import SMALL, equal, files
 
 from torch_geometric_erwin.datasets import (
     CosmologyLPT,
@@ -18,19 +19,6 @@ from torch_geometric_erwin.datasets import (
     linear_velocity,
 )
 from torch_geometric_erwin.datasets.lpt import LPTSimulation
-
-SMALL = {"num_clouds": 3, "num_halos": 100, "box_size": 60.0, "mesh_size": 32}
-
-
-def files(root):
-    return [name for _, _, names in os.walk(root) for name in names]
-
-
-def equal(first, second):
-    return len(first) == len(second) and all(
-        torch.equal(a.pos, b.pos) and torch.equal(a.y, b.y)
-        for a, b in zip(first, second)
-    )
 
 
 @pytest.fixture(scope="module")

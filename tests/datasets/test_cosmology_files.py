@@ -18,11 +18,10 @@ import torch
 from forks import passes_in_child
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.transforms import Constant
+from universes import SMALL, equal, files
 
 from torch_geometric_erwin.datasets import CosmologyLPT
 from torch_geometric_erwin.datasets.lpt import LPTSimulation
-
-SMALL = {"num_clouds": 3, "num_halos": 100, "box_size": 60.0, "mesh_size": 32}
 
 resource = pytest.importorskip("resource")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -37,17 +36,6 @@ class Command:
 
     def __reduce__(self):
         return os.mkdir, (str(self.marker),)
-
-
-def files(root):
-    return [name for _, _, names in os.walk(root) for name in names]
-
-
-def equal(first, second):
-    return len(first) == len(second) and all(
-        torch.equal(a.pos, b.pos) and torch.equal(a.y, b.y)
-        for a, b in zip(first, second)
-    )
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,7 @@ def test_arguments_reach_attention():
 
 def test_reset_parameters():
     block = randomised(ErwinBlock(64, heads=2, ball_size=B))
+    torch.manual_seed(0)  # of 192 numbers a deviation is known to a twentieth
     block.reset_parameters()
     for name, parameter in block.named_parameters():
         if name.startswith("norm"):

@@ -2,7 +2,8 @@
 //
 // Conventions, for every entry point on every device:
 //   * raw pointers and sizes only; the library links neither libtorch nor Python and no exception leaves it;
-//   * nothing is allocated for the caller: outputs and workspace are the caller's, contiguous, on the context's device;
+//   * outputs and workspace are the caller's, contiguous, on the context's device; the library keeps nothing for a caller
+//     but an `erwin_found`;
 //   * arrays are aligned as their elements are, a workspace on the host may start anywhere, one on a device starts at a
 //     multiple of ERWIN_DEVICE_ALIGNMENT; an array is NULL only where it has no elements, or where it says so below;
 //   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
@@ -27,7 +28,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 4
+#define ERWIN_ABI_VERSION 5
 #define ERWIN_MAX_LEVELS 16
 #define ERWIN_MAX_DIM 16777216  // coordinates of a point
 #define ERWIN_DEVICE_ALIGNMENT 64  // bytes
@@ -153,22 +154,27 @@ ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* la
                             int64_t k, int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source,
                             int64_t* target);
 
+// What a radius search on the host found, in memory of the library: 4 bytes an edge and 16 a point.
+typedef struct erwin_found erwin_found;
+ERWIN_API void erwin_found_free(erwin_found* found);  // or NULL
+
 // First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius (radius >= 0), at
 // most `cap` (< 0: no cap, otherwise the nearest `cap`, which are found as the nearest neighbours of a k-NN search are).
-// Leaves the search structure in `workspace` for the second pass.
+// For the second pass it leaves what was found in `found`, which must be freed; on a device, where that is NULL, the
+// search structure in `workspace`. `found` is NULL after an error.
 ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                      const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                      const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
-                                     void* workspace, int64_t workspace_bytes, int64_t* degree);
+                                     void* workspace, int64_t workspace_bytes, int64_t* degree, erwin_found** found);
 
 // Second pass, after erwin_radius_count with the same arguments: writes the edges, `degree[i]` of every point. Another
-// `degree` is an invalid argument where it is negative, above `cap` or above the number of neighbours; nothing is written
-// where it is negative, above `cap` or above the number of points.
+// `degree` is an invalid argument, and nothing is written; on a device where it is negative, above `cap` or above the
+// number of points.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
-                                    void* workspace, int64_t workspace_bytes, const int64_t* degree, int64_t* source,
-                                    int64_t* target);
+                                    void* workspace, int64_t workspace_bytes, const int64_t* degree,
+                                    const erwin_found* found, int64_t* source, int64_t* target);
 
 // ---- The instruction set of the host kernels ------------------------------------------------------------------------
 typedef enum { ERWIN_CPU_BASELINE = 0, ERWIN_CPU_AVX2 = 1, ERWIN_CPU_AVX512 = 2 } erwin_cpu_isa_kind;

@@ -24,9 +24,10 @@ struct NeighborsCall {
 struct NeighborsDevice {
   int64_t (*workspace)(const NeighborsCall&);
   int32_t (*knn)(const NeighborsCall&, int64_t k, bool loop, int64_t* source, int64_t* target);
-  int32_t (*radius_count)(const NeighborsCall&, double radius, int64_t cap, bool loop, int64_t* degree);
-  int32_t (*radius_fill)(const NeighborsCall&, double radius, int64_t cap, bool loop, const int64_t* degree,
-                         int64_t* source, int64_t* target);
+  int32_t (*radius_count)(const NeighborsCall&, double radius, int64_t cap, bool loop, int64_t* degree,
+                          erwin_found** found);
+  int32_t (*radius_fill)(const NeighborsCall&, double radius, int64_t cap, bool loop, const erwin_found* found,
+                         const int64_t* degree, int64_t* source, int64_t* target);
 };
 
 extern const NeighborsDevice kEmulatedNeighbors, kCudaNeighbors;

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <functional>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "../csrc/erwin.h"
@@ -134,20 +135,20 @@ struct Batch {
                                   result->data() + k * points);
   }
 
-  int32_t count(const Indices& perm, int64_t cap, Indices* degree) {
+  int32_t count(const Indices& perm, int64_t cap, Indices* degree, erwin_found** found) {
     degree->resize(static_cast<size_t>(points), -1);
     return ERWIN_ENTRY(erwin_radius_count)(&context, &layout, dtype, pos.data(), ptr.data(), clouds, dim, perm.data(),
                                            nullptr, kRadius, cap, 0, search_space.data(), size(search_space),
-                                           degree->data());
+                                           degree->data(), found);
   }
 
-  int32_t fill(const Indices& perm, int64_t cap, const Indices& degree, Indices* result) {
+  int32_t fill(const Indices& perm, int64_t cap, const Indices& degree, const erwin_found* found, Indices* result) {
     int64_t edges = 0;
     for (const int64_t d : degree) edges += d;
     result->resize(static_cast<size_t>(2 * edges), -1);
     return ERWIN_ENTRY(erwin_radius_fill)(&context, &layout, dtype, pos.data(), ptr.data(), clouds, dim, perm.data(),
                                           nullptr, kRadius, cap, 0, search_space.data(), size(search_space),
-                                          degree.data(), result->data(), result->data() + edges);
+                                          degree.data(), found, result->data(), result->data() + edges);
   }
 
   static constexpr double kRadius = 2000;
@@ -163,9 +164,18 @@ void sweep_searches(Batch batch) {
   batch.tree(&perm);
   sweep([&](Indices* result) { return batch.knn(perm, result); });
   for (const int64_t cap : {-1, 2}) {
-    sweep([&](Indices* result) { return batch.count(perm, cap, result); });
-    batch.count(perm, cap, &degree);
-    sweep([&](Indices* result) { return batch.fill(perm, cap, degree, result); });
+    erwin_found* found = nullptr;
+    const auto forget = [&] { ERWIN_ENTRY(erwin_found_free)(std::exchange(found, nullptr)); };
+    sweep([&](Indices* result) {
+      forget();
+      const int32_t status = batch.count(perm, cap, result, &found);
+      require((status == ERWIN_OK) == (found != nullptr), "a failed search left what it found, or another did not", -1);
+      return status;
+    });
+    forget();
+    batch.count(perm, cap, &degree, &found);
+    sweep([&](Indices* result) { return batch.fill(perm, cap, degree, found, result); });
+    forget();
   }
 }
 

@@ -24,6 +24,7 @@ C_TYPES = {
     "const erwin_heads*": ctypes.POINTER(_native.Heads),
     "const erwin_message*": ctypes.POINTER(_native.Message),
     "int64_t* const*": ctypes.POINTER(ctypes.c_void_p),
+    "erwin_found**": ctypes.POINTER(ctypes.c_void_p),
 }
 
 
@@ -327,18 +328,19 @@ class Radius:
         self.edges = torch.full((2, 25), -1)
         self.degree = torch.zeros(5).long()
 
-    def call(self, name, outputs, workspace_bytes):
+    def call(self, name, outputs, workspace_bytes, *last):
         clouds = (self.pos.data_ptr(), self.ptr.data_ptr(), 1, 3, self.perm.data_ptr())
         space = (self.workspace.data_ptr(), workspace_bytes)
-        out = [t.data_ptr() for t in outputs]
+        out = [t.data_ptr() if isinstance(t, torch.Tensor) else t for t in outputs]
+        out += last
         first = (self.context, self.layout, 0)
         _native.call(name, *first, *clouds, None, 9.0, -1, 1, *space, *out)
 
-    def count(self):
-        self.call("erwin_radius_count", [self.degree], self.bytes)
+    def count(self, found):
+        self.call("erwin_radius_count", [self.degree], self.bytes, found)
 
-    def fill(self, workspace_bytes):
-        outputs = [self.degree, *self.edges]
+    def fill(self, found, workspace_bytes):
+        outputs = [self.degree, found, *self.edges]
         self.call("erwin_radius_fill", outputs, workspace_bytes)
 
 
@@ -348,32 +350,50 @@ DEVICES = pytest.mark.parametrize("context", [HOST, EMULATED], ids=["host", "emu
 @DEVICES
 def test_radius_fill_checks_its_workspace(context):
     search = Radius(context)
-    search.count()
-    with pytest.raises(RuntimeError, match="erwin_radius_fill: workspace too small"):
-        search.fill(search.bytes - 1)
-    search.fill(search.bytes)
+    with _native.found() as found:
+        search.count(found)
+        with pytest.raises(
+            RuntimeError, match="erwin_radius_fill: workspace too small"
+        ):
+            search.fill(found, search.bytes - 1)
+        search.fill(found, search.bytes)
     assert search.edges[1].tolist() == [i for i in range(5) for _ in range(5)]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_emulated_search_refuses_positions_that_are_not_finite(value):
     search = Radius(EMULATED)
-    search.count()
-    search.pos[4, 1] = value
-    with pytest.raises(RuntimeError, match="erwin_radius_count: invalid argument"):
-        search.count()
+    with _native.found() as found:
+        search.count(found)
+        search.pos[4, 1] = value
+        with pytest.raises(RuntimeError, match="erwin_radius_count: invalid argument"):
+            search.count(found)
 
 
 @DEVICES
 @pytest.mark.parametrize("wrong", [-1, 6])
 def test_radius_fill_refuses_a_degree_that_was_not_counted(wrong, context):
     search = Radius(context)
-    search.count()
-    assert search.degree.tolist() == [5] * 5
-    search.degree[4] = wrong
-    with pytest.raises(RuntimeError, match="erwin_radius_fill: invalid argument"):
-        search.fill(search.bytes)
+    with _native.found() as found:
+        search.count(found)
+        assert search.degree.tolist() == [5] * 5
+        search.degree[4] = wrong
+        with pytest.raises(RuntimeError, match="erwin_radius_fill: invalid argument"):
+            search.fill(found, search.bytes)
     assert search.edges[:, 20:].eq(-1).all()
+
+
+def test_radius_fill_on_the_host_writes_what_its_count_found():
+    search = Radius(HOST)
+    with _native.found() as found:
+        search.count(found)
+        search.degree[4] = 4  # one that another count might have given
+        with pytest.raises(RuntimeError, match="erwin_radius_fill: invalid argument"):
+            search.fill(found, search.bytes)
+    search.degree[4] = 5
+    with pytest.raises(RuntimeError, match="erwin_radius_fill: invalid argument"):
+        search.fill(None, search.bytes)
+    assert search.edges.eq(-1).all()
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")

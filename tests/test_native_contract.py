@@ -51,6 +51,8 @@ class Call:
     def status(self, **changes):
         assert set(changes) <= set(self.arguments)
         arguments = {**self.arguments, **changes}.values()
+        if self.name == "erwin_radius_count":
+            self.arguments["found"].free()
         return _native._function(self.name)(
             *[
                 value.data_ptr() if hasattr(value, "data_ptr") else value
@@ -189,17 +191,29 @@ def make_knn(context):
     return search("erwin_knn", context, **edges)
 
 
+class Found(ctypes.c_void_p):
+    """What a count leaves, freed in the end."""
+
+    def free(self):
+        _native.library().erwin_found_free(self)
+        self.value = None
+
+    __del__ = free
+
+
 def make_count(context):
-    return search("erwin_radius_count", context, degree=longs(POINTS))
+    found = {"degree": longs(POINTS), "found": Found()}
+    return search("erwin_radius_count", context, **found)
 
 
-def make_fill(context):
+def make_fill(context, radius=9.0):
     count = make_count(context)
-    assert count.status() == OK
-    memory = {name: count.arguments[name] for name in ("workspace", "degree")}
+    assert count.status(radius=radius) == OK
+    memory = {name: count.arguments[name] for name in ("workspace", "degree", "found")}
     edges = {"source": longs(2 * POINTS), "target": longs(2 * POINTS)}
-    call = search("erwin_radius_fill", context, degree=memory["degree"], **edges)
-    call.arguments |= memory
+    found = {"degree": memory["degree"], "found": memory["found"]}
+    call = search("erwin_radius_fill", context, **found, **edges)
+    call.arguments |= {**memory, "radius": radius}
     return call
 
 
@@ -253,6 +267,7 @@ WRONG = {
     "k": [0, -1, -(2**63)],
     "radius": [-1.0, float("nan"), -float("inf")],
     "degree": [None],
+    "found": [None],
     "source": [None],
     "target": [None],
     "bounds": [
@@ -283,6 +298,9 @@ def test_a_wrong_argument_is_invalid_and_nothing_is_written(make, device):
         for value in values if name in call.arguments else []:
             # On a device offsets are looked at by kernels, which write zeros.
             if name == "ptr" and value is not None and "device" in call.name:
+                continue
+            # There what was found stays in the workspace.
+            if name == "found" and call.name.endswith("fill") and device != "host":
                 continue
             space = {} if workspace is None else {"workspace": workspace.copy()}
             assert call.status(**{**space, name: value}) == INVALID, (name, value)
@@ -384,10 +402,7 @@ def test_outputs_without_elements_may_be_null(device):
     lone = {"ptr": torch.arange(4), "clouds": 3, "perm": torch.zeros(3).long()}
     missing = dict.fromkeys(("source", "target"))
     assert call.status(**lone, **missing) == OK
-    fill = make_fill(CONTEXTS[device])
-    degree = fill.arguments["degree"]
-    degree.bytes[degree.at : degree.at + degree.size] = 0
-    assert fill.status(**missing) == OK
+    assert make_fill(CONTEXTS[device], radius=0.0).status(**missing) == OK
 
 
 def test_sizes_beyond_any_memory_are_invalid():
@@ -420,9 +435,11 @@ def test_the_workspace_grows_with_the_dimension(dim, dtype):
         assert sizes[2] > sizes[0] > 0
 
 
-def test_a_fill_without_a_count_is_invalid():
+def test_a_fill_wants_what_its_own_count_found():
     call = make_fill(CONTEXTS["host"])
-    size = call.arguments["workspace_bytes"]
-    for value in (0, 1, 255):
-        space = torch.full((size,), value, dtype=torch.uint8)
-        assert call.status(workspace=space) == INVALID
+    fewer = torch.tensor([0, 3, 3, POINTS - 1])
+    perm = torch.cat([torch.arange(n) for n in (3, POINTS - 4)])
+    for changes in ({"cap": 1}, {"ptr": fewer, "perm": perm}):
+        other = make_count(CONTEXTS["host"])
+        assert other.status(**changes) == OK
+        assert call.status(found=other.arguments["found"]) == INVALID

@@ -92,14 +92,15 @@ def test_searches_stop(name, clouds, threads):
     size = _native.size_of("erwin_neighbors_workspace", *first, *sizes)
     space, edges = torch.empty(size, dtype=torch.uint8), torch.empty(2, 3 * points)
     edges = edges.long()
-    scalars, outputs = {
-        "erwin_knn": ((3,), edges),
-        "erwin_radius_count": ((0.1, -1), edges[:1]),
+    scalars, outputs, found = {
+        "erwin_knn": ((3,), edges, []),
+        "erwin_radius_count": ((0.1, -1), edges[:1], [ctypes.c_void_p()]),
     }[name]
     args = (*first, pos.data_ptr(), *sizes, perm.data_ptr(), None, *scalars, 0)
     out = [x.data_ptr() for x in outputs]
     call = _native._function(name)
-    assert call(*args, space.data_ptr(), size, *out) == INTERRUPTED
+    assert call(*args, space.data_ptr(), size, *out, *found) == INTERRUPTED
+    assert not any(found)  # nothing is left to be freed
     assert_asked_by_the_caller(asked, 1)
 
 

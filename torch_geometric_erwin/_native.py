@@ -7,7 +7,8 @@ contiguous tensors of the right dtype, device and size.
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -28,7 +29,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-ABI_VERSION = 4
+ABI_VERSION = 5
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -156,11 +157,11 @@ _SIGNATURES = {
     "erwin_knn": [*_SEARCH, c_int64, c_int32, c_void_p, c_int64, c_void_p, c_void_p],
     "erwin_radius_count": [
         *[*_SEARCH, c_double, c_int64, c_int32],
-        *[c_void_p, c_int64, c_void_p],
+        *[c_void_p, c_int64, c_void_p, _POINTERS],
     ],
     "erwin_radius_fill": [
         *[*_SEARCH, c_double, c_int64, c_int32],
-        *[c_void_p, c_int64, c_void_p, c_void_p, c_void_p],
+        *[c_void_p, c_int64, c_void_p, c_void_p, c_void_p, c_void_p],
     ],
     "erwin_attention_workspace": [_CONTEXT, _ATTENTION, c_int32, c_void_p],
     "erwin_attention_forward": [
@@ -293,6 +294,18 @@ def cpu_isa() -> str:
 def workspace(size: int) -> Tensor:
     r"""Memory of the host for a call, wherever new tensors go by default."""
     return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
+@contextmanager
+def found() -> Iterator[c_void_p]:
+    r"""Where a search leaves what it found (``erwin_found``) until it is freed."""
+    pointer = c_void_p()
+    free = library().erwin_found_free
+    free.argtypes, free.restype = [c_void_p], None
+    try:
+        yield pointer
+    finally:
+        free(pointer)
 
 
 def heads(x: Tensor) -> Heads:

@@ -276,8 +276,14 @@ class Nearest {
   T limit() const { return limit_; }      // the distance that a candidate must not exceed
   int32_t last() const { return last_; }  // the index that it must not exceed at that distance
   int64_t width() const { return width_; }
-  bool is_full() const { return last_ != kNoIndex; }  // whether there are k of them
   const Keys<T>* keys() const { return best_; }
+
+  // How many there are, up to k.
+  int64_t count() const {
+    int64_t count = k_;
+    while (count > 0 && Keys<T>::index(best_, count - 1) == kNoIndex) --count;
+    return count;
+  }
 
   // Takes vectors of candidates in, which are sorted for it.
   void merge(Keys<T>* fresh, int64_t size) {

@@ -1,6 +1,5 @@
 // Exact neighbour search on the host, over the nodes of a balanced tree, and the entry points for all devices.
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
@@ -14,6 +13,7 @@
 #include "../layout.h"
 #include "../neighbors.h"
 #include "../sections.h"
+#include "found.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
@@ -25,7 +25,7 @@ namespace {
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
 constexpr int64_t kMostLanes = 8;         // keys of a vector
-constexpr int64_t kNoCap = std::numeric_limits<int64_t>::max();
+constexpr int64_t kPointsAtOnce = 512;     // whose edges a thread writes at a time
 
 constexpr Variants<KernelTable> kVariants = {&kSearchBaseline, ERWIN_AVX2(kSearchAvx2), ERWIN_AVX512(kSearchAvx512)};
 
@@ -62,6 +62,17 @@ int64_t count_leaves(const Layout& layout, const Node& node) {
   return count_leaves(layout, children.left) + count_leaves(layout, children.right);
 }
 
+// The group of a number: where the numbers of the groups start.
+int64_t owner(const int64_t* first, int64_t groups, int64_t number) {
+  return std::upper_bound(first, first + groups + 1, number) - first - 1;
+}
+
+// No more than there are groups of queries, about.
+int32_t threads_for(const NeighborsCall& call) {
+  const int64_t points = call.ptr[call.clouds];
+  return points < kSerialPoints ? 1 : static_cast<int32_t>(std::min<int64_t>(call.context->num_threads, points / 64));
+}
+
 template <typename T>
 class SearchTree {
  public:
@@ -73,7 +84,7 @@ class SearchTree {
         dim_(static_cast<int32_t>(call.dim)),
         perm_(call.perm),
         workspace_(aligned(call.workspace, Sections::kAlign)),
-        num_threads_(call.ptr[call.clouds] < kSerialPoints ? 1 : call.context->num_threads),
+        num_threads_(threads_for(call)),
         kernels_(kernels<T>(call.dim)),
         interrupts_(*call.context) {}
 
@@ -102,13 +113,6 @@ class SearchTree {
     return true;
   }
 
-  // Takes over the structure that an earlier call built in the same workspace. False where that is not what lies there.
-  bool attach() {
-    const std::vector<int64_t> first_leaf = find_leaves();
-    at_ = Arrays(workspace_, clouds_, first_leaf.back(), dim_);
-    return std::equal(first_leaf.begin(), first_leaf.end(), at_.first_leaf);
-  }
-
   void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
     // First edge of every cloud.
     std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
@@ -116,41 +120,31 @@ class SearchTree {
       first_edge[g + 1] = first_edge[g] + (ptr_[g + 1] - ptr_[g]) * most(k, g, loop);
     use_large_pages(source, first_edge[clouds_]);
     use_large_pages(target, first_edge[clouds_]);
-    for_each_group(kListLeaves, 0, k, [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+    for_each_group(kListLeaves, 0, k, [&](int32_t, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
       const int64_t neighbors = most(k, g, loop);
       if (neighbors == 0) return;
       kernels_.knn(cloud(g), dim_, first, last, {neighbors, loop, source + first_edge[g], target + first_edge[g]}, own);
     });
   }
 
-  void radius_count(T limit, int64_t cap, bool loop, int64_t* degree) {
-    for_each_group(kListLeaves, 0, 0, [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
-      kernels_.count(cloud(g), dim_, first, last, {limit, loop, cap, degree + ptr_[g]}, own);
-    });
-  }
-
-  // False where a degree is none that the count can have given. Those that no count can give are found before anything
-  // is written, as they say where everything goes.
-  bool radius_fill(T limit, int64_t cap, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
-    std::atomic<bool> counted{true};
-    const int64_t points = ptr_[clouds_];
-    std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
-    for (int64_t g = 0; g < clouds_; ++g) {
-      for (int64_t i = ptr_[g]; i < ptr_[g + 1]; ++i) {
-        if (degree[i] < 0 || degree[i] > most(cap, g, loop)) return false;
-        first_edge[i + 1] = checked_sum(first_edge[i], degree[i]);
-      }
+  // A cap below 0 is none.
+  void radius(T limit, int64_t cap, bool loop, int64_t* degree, erwin_found* found) {
+    if (cap == 0) {
+      std::fill_n(degree, ptr_[clouds_], int64_t{0});
+    } else {
+      for_each_group(largest_cloud(), largest_cloud(), std::max<int64_t>(cap, 0),
+                     [&](int32_t worker, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
+        const bool capped = cap > 0 && cap < ptr_[g + 1] - ptr_[g] - (loop ? 0 : 1);
+        const auto take = [](erwin_found* to, int32_t of, int64_t count) {
+          return to->lists[of].take(count, to->block);
+        };
+        kernels_.radius(cloud(g), dim_, first, last,
+                        {limit, loop, capped ? cap : kNoCap, degree + ptr_[g], found->neighbors.data() + ptr_[g], take,
+                         found, worker},
+                        own);
+      });
     }
-    if (first_edge[points] == 0) return true;
-    if (source == nullptr || target == nullptr) return false;
-    use_large_pages(source, first_edge[points]);
-    use_large_pages(target, first_edge[points]);
-    for_each_group(largest_cloud(), largest_cloud(), cap == kNoCap ? 0 : cap,
-                   [&](const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
-      const RadiusFill<T> search{limit, loop, cap, degree + ptr_[g], first_edge.data() + ptr_[g], source, target};
-      if (!kernels_.fill(cloud(g), dim_, first, last, search, own)) counted.store(false, std::memory_order_relaxed);
-    });
-    return counted;
+    std::copy_n(degree, ptr_[clouds_], found->degree.data());
   }
 
  private:
@@ -215,11 +209,6 @@ class SearchTree {
     nodes[id].next = *num_nodes;
   }
 
-  // The group of a number: where the numbers of the clouds start.
-  static int64_t owner(const int64_t* first, int64_t groups, int64_t number) {
-    return std::upper_bound(first, first + groups + 1, number) - first - 1;
-  }
-
   SearchCloud<T> cloud(int64_t g) const {
     const int64_t first = at_.first_leaf[g];
     return {ptr_[g],
@@ -279,7 +268,7 @@ class SearchTree {
     return largest;
   }
 
-  // Calls body(scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves around, so
+  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves around, so
   // many candidates of a query, and the `nearest` ones of some queries.
   template <typename F>
   void for_each_group(int64_t room, int64_t candidates, int64_t nearest, const F& body) {
@@ -335,7 +324,7 @@ class SearchTree {
       const int64_t g = owner(first_group.data(), clouds_, group);
       const int64_t first = (group - first_group[g]) * kGroupLeaves;
       const int64_t last = std::min(first + kGroupLeaves, at_.first_leaf[g + 1] - at_.first_leaf[g]);
-      body(scratch[worker], g, static_cast<int32_t>(first), static_cast<int32_t>(last));
+      body(worker, scratch[worker], g, static_cast<int32_t>(first), static_cast<int32_t>(last));
     });
   }
 
@@ -367,7 +356,30 @@ T squared(double radius, T) {
   return static_cast<T>(radius) * static_cast<T>(radius);
 }
 
-int64_t limit_of(int64_t cap) { return cap < 0 ? kNoCap : cap; }
+// Writes the edges that were found; false where they are not `degree` of every point.
+bool write_edges(const NeighborsCall& call, const erwin_found& found, const int64_t* degree, int64_t* source,
+                 int64_t* target) {
+  const int64_t points = call.ptr[call.clouds];
+  if (!std::equal(found.degree.begin(), found.degree.end(), degree, degree + points)) return false;
+  std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
+  for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = checked_sum(first_edge[i], degree[i]);
+  const int64_t edges = first_edge[points];
+  if (!is_given(source, edges) || !is_given(target, edges)) return false;
+  use_large_pages(source, edges);
+  use_large_pages(target, edges);
+  Interrupts interrupts(*call.context);
+  parallel_for(interrupts, threads_for(call), ceil_div(points, kPointsAtOnce), 1, [&](int32_t, int64_t part) {
+    int64_t g = owner(call.ptr, call.clouds, part * kPointsAtOnce);
+    for (int64_t i = part * kPointsAtOnce; i < std::min((part + 1) * kPointsAtOnce, points); ++i) {
+      while (call.ptr[g + 1] <= i) ++g;
+      const int64_t first = first_edge[i], count = degree[i], row = call.ptr[g];
+      const int32_t* const neighbors = found.neighbors[i];
+      for (int64_t j = 0; j < count; ++j) source[first + j] = row + neighbors[j];
+      std::fill_n(target + first, count, i);
+    }
+  });
+  return true;
+}
 
 constexpr NeighborsDevice kHostNeighbors = {
     [](const NeighborsCall& call) {
@@ -382,18 +394,19 @@ constexpr NeighborsDevice kHostNeighbors = {
         return true;
       });
     },
-    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree) {
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree, erwin_found** found) {
+      auto own = std::make_unique<erwin_found>(call.ptr[call.clouds], threads_for(call));
       return search(call, [&](auto& tree, auto scalar) {
         if (!tree.build()) return false;
-        tree.radius_count(squared(radius, scalar), limit_of(cap), loop, degree);
+        tree.radius(squared(radius, scalar), cap, loop, degree, own.get());
+        *found = own.release();
         return true;
       });
     },
-    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, const int64_t* degree, int64_t* source,
-       int64_t* target) {
-      return search(call, [&](auto& tree, auto scalar) {
-        return tree.attach() && tree.radius_fill(squared(radius, scalar), limit_of(cap), loop, degree, source, target);
-      });
+    [](const NeighborsCall& call, double, int64_t, bool, const erwin_found* found, const int64_t* degree,
+       int64_t* source, int64_t* target) -> int32_t {
+      const bool valid = found != nullptr && write_edges(call, *found, degree, source, target);
+      return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
     }};
 
 const NeighborsDevice* find_device(int32_t device) {
@@ -469,23 +482,26 @@ int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int3
 int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
                            double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
-                           int64_t* degree) {
-  if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
+                           int64_t* degree, erwin_found** found) {
+  if (!(radius >= 0) || found == nullptr) return ERWIN_INVALID_ARGUMENT;
+  *found = nullptr;
   return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
                     [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
     if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
-    return device.radius_count(call, radius, cap, loop != 0, degree);
+    return device.radius_count(call, radius, cap, loop != 0, degree, found);
   });
 }
 
 int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                           const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
                           double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
-                          const int64_t* degree, int64_t* source, int64_t* target) {
+                          const int64_t* degree, const erwin_found* found, int64_t* source, int64_t* target) {
   if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
   return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
                     [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
     if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
-    return device.radius_fill(call, radius, cap, loop != 0, degree, source, target);
+    return device.radius_fill(call, radius, cap, loop != 0, found, degree, source, target);
   });
 }
+
+void erwin_found_free(erwin_found* found) { delete found; }

@@ -4,11 +4,14 @@
 
 #include <cstdint>
 
+#include "../erwin.h"
+
 namespace erwin {
 
 constexpr int32_t kLeaf = 16;        // most points of a search leaf, which are compared with a query side by side
 constexpr int32_t kGroupLeaves = 16;  // consecutive leaves of queries that share a walk through the tree
 constexpr int64_t kListLeaves = 1024;  // most leaves that are looked at before bounds are lowered
+constexpr int64_t kNoCap = INT64_MAX;
 
 // Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
 // left subtree.
@@ -68,33 +71,23 @@ struct KnnSearch {
 };
 
 template <typename T>
-struct RadiusCount {
+struct RadiusSearch {
   T limit;  // squared radius
   bool loop;
-  int64_t most;     // counted no further
-  int64_t* degree;  // of the cloud
-};
-
-template <typename T>
-struct RadiusFill {
-  T limit;
-  bool loop;
-  int64_t most;  // of a degree: there may be any number of other neighbours
-  const int64_t* degree;
-  const int64_t* first;  // edge of every point of the cloud
-  int64_t* source;       // of the batch
-  int64_t* target;
+  int64_t most;                  // neighbours that are kept, the nearest; kNoCap: all of them
+  int64_t* degree;               // of the cloud
+  const int32_t** neighbors;     // of the cloud
+  int32_t* (*take)(erwin_found*, int32_t worker, int64_t count);  // room for a list of neighbours
+  erwin_found* found;
+  int32_t worker;
 };
 
 // Searches for the points of the leaves `first` to `last` of a cloud.
 template <typename T>
 struct Kernels {
   void (*knn)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const KnnSearch<T>&, const Scratch<T>&);
-  void (*count)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const RadiusCount<T>&,
-                const Scratch<T>&);
-  // False where a degree is none that the count can have given: the edges of that point are not written.
-  bool (*fill)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const RadiusFill<T>&,
-               const Scratch<T>&);
+  void (*radius)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const RadiusSearch<T>&,
+                 const Scratch<T>&);
 };
 
 // For dimension 1, 2, 3, and at 0 for any.

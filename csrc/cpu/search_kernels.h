@@ -28,63 +28,46 @@ class Search {
   void knn(int32_t first, int32_t last, const KnnSearch<T>& search) {
     struct Queries {
       const KnnSearch<T>& search;
+      int64_t row;  // the cloud's first
       int64_t k = search.k;
       T farthest = std::numeric_limits<T>::infinity();
 
-      static bool wants(int32_t, int32_t) { return true; }
-      int64_t edge(int32_t self) const { return self * search.k; }
-    };
-    find_nearest(first, last, search, Queries{search});
-  }
-
-  void radius_count(int32_t first, int32_t last, const RadiusCount<T>& search) {
-    int64_t count[kGroupLeaves * kLeaf];
-    std::fill_n(count, kGroupLeaves * kLeaf, search.loop ? 0 : -1);  // itself
-    enclose(first, last, own_.box);
-    bool open = true;  // whether there is more to count
-    for (int32_t id = 0; open && id < cloud_.num_nodes;) {
-      id = gather(own_.box, id, search.limit, kNoIndex, kListLeaves);
-      open = false;
-      for (int32_t leaf = first; leaf < last; ++leaf) {
-        int64_t* const own = count + (leaf - first) * kLeaf;
-        if (*std::min_element(own, own + size(leaf)) >= search.most) continue;
-        const int64_t near = list_near(leaf, search.limit);
-        for (int32_t i = 0; i < size(leaf); ++i) {
-          int64_t found = own[i];
-          visit(coords(leaf) + i, near, search.limit, [&](const T* distance, int32_t) {
-            found += count_lanes(lanes_within(distance, search.limit));
-            return found < search.most;
-          });
-          own[i] = found;
-          open |= found < search.most;
+      static bool wants(int32_t) { return true; }
+      // Edges are written in the order of the tree, to places that no cache expects.
+      void expect(int32_t point) const {
+        for (int64_t j = 0; j < std::min<int64_t>(k, 64); j += 8) {
+          __builtin_prefetch(search.source + point * k + j, 1);
+          __builtin_prefetch(search.target + point * k + j, 1);
         }
       }
-    }
-    for (int32_t leaf = first; leaf < last; ++leaf) {
-      const int64_t* const own = count + (leaf - first) * kLeaf;
-      for (int32_t i = 0; i < size(leaf); ++i)
-        search.degree[index(leaf)[i]] = std::min(search.most, std::max<int64_t>(own[i], 0));
-    }
+      void keep(int32_t point, const Nearest<T>& nearest) const {
+        int64_t* const source = search.source + point * k;
+        int64_t* const target = search.target + point * k;
+        for (int64_t j = 0; j < k; ++j) source[j] = row + Keys<T>::index(nearest.keys(), j);
+        for (int64_t j = 0; j < k; ++j) target[j] = row + point;
+      }
+    };
+    find_nearest(first, last, search.loop, Queries{search, cloud_.first});
   }
 
-  // A query sorts all that is within the radius. But where it has as many neighbours as are counted, there may be any
-  // number of others: with many leaves near, it looks for its nearest ones.
-  bool radius_fill(int32_t first, int32_t last, const RadiusFill<T>& search) {
+  // A query sorts all that is within the radius. But where only the nearest are kept there may be any number of others:
+  // with many leaves near, it looks for its nearest ones.
+  void radius(int32_t first, int32_t last, const RadiusSearch<T>& search) {
     struct Queries {
-      const RadiusFill<T>& search;
-      const int32_t first;
-      uint32_t crowded = 0;  // a bit for each leaf of those with many near
+      const RadiusSearch<T>& search;
+      int32_t first;
+      uint32_t crowded;  // a bit for each leaf of those with many near
       int64_t k = search.most;
       T farthest = search.limit;
 
-      bool wants(int32_t leaf, int32_t self) const {
-        return (crowded >> (leaf - first) & 1) != 0 && search.degree[self] == search.most;
+      bool wants(int32_t leaf) const { return (crowded >> (leaf - first) & 1) != 0; }
+      static void expect(int32_t) {}
+      void keep(int32_t point, const Nearest<T>& nearest) const {
+        Search::keep(search, point, nearest.keys(), nearest.count());
       }
-      int64_t edge(int32_t self) const { return search.first[self]; }
     };
-    Queries queries{search, first};
-    const bool counted = sort_within(first, last, search, &queries.crowded);
-    return queries.crowded == 0 ? counted : find_nearest(first, last, search, queries) && counted;
+    if (const uint32_t crowded = sort_within(first, last, search))
+      find_nearest(first, last, search.loop, Queries{search, first, crowded});
   }
 
  private:
@@ -210,14 +193,7 @@ class Search {
       own_.near.boxes[a * own_.near.stride + to] = own_.around.boxes[a * own_.around.stride + place];
   }
 
-  // Copies the leaves within a limit of a leaf from `around` to `near`; returns their number.
-  int64_t list_near(int32_t leaf, T limit) const {
-    const int64_t near = narrow(leaf, limit);
-    for (int64_t i = 0; i < near; ++i) copy_near(i, own_.found[0].index[i]);
-    return near;
-  }
-
-  // Calls body(distances, leaf) for every near leaf that comes within the limit of a query, until one returns false.
+  // Calls body(distances, leaf) for every near leaf that comes within the limit of a query.
   template <typename F>
   void visit(const T* query, int64_t near, T limit, const F& body) const {
     T box_distance[kLeaf], distance[kLeaf];
@@ -227,7 +203,7 @@ class Search {
       for (; lanes != 0; lanes &= lanes - 1) {
         const int32_t leaf = own_.near.leaf[first + __builtin_ctz(lanes)];
         leaf_distances(query, kLeaf, leaf, distance);
-        if (!body(distance, leaf)) return;
+        body(distance, leaf);
       }
     }
   }
@@ -242,59 +218,40 @@ class Search {
     return count_lanes(lanes);
   }
 
-  // Edges are written in the order of the tree, to places that no cache expects.
-  static void expect_writes(const int64_t* edges, int64_t count) {
-    const int64_t* const end = edges + std::min<int64_t>(count, 64);
-    for (; edges < end; edges += 8) __builtin_prefetch(edges, 1);
+  static void keep(const RadiusSearch<T>& search, int32_t point, const Keys<T>* keys, int64_t count) {
+    int32_t* const list = search.take(search.found, search.worker, count);
+    for (int64_t j = 0; j < count; ++j) list[j] = Keys<T>::index(keys, j);
+    search.neighbors[point] = list;
+    search.degree[point] = count;
   }
 
-  void write(const Keys<T>* keys, int64_t count, int32_t self, int64_t* source, int64_t* target) const {
-    for (int64_t j = 0; j < count; ++j) source[j] = cloud_.first + Keys<T>::index(keys, j);
-    for (int64_t j = 0; j < count; ++j) target[j] = cloud_.first + self;
-  }
-
-  // Writes the edges of the queries that sort what they find. Marks the leaves whose full ones are left to find_nearest.
-  // False where a degree is none that the count can have given.
-  bool sort_within(int32_t first, int32_t last, const RadiusFill<T>& search, uint32_t* crowded) {
-    bool counted = true, full = true;  // whether all of the queries have as many as are counted
-    for (int32_t leaf = first; leaf < last; ++leaf) {
-      for (int32_t i = 0; i < size(leaf); ++i) {
-        full &= search.degree[index(leaf)[i]] == search.most;
-        __builtin_prefetch(search.first + index(leaf)[i]);
-      }
-    }
-    // The list has room for every leaf. If none needs all of them, one of many is long enough to tell.
-    const int64_t room = full && search.most < own_.room / 4 ? 4 * search.most + kLeaf : own_.room;
+  // Answers the queries that sort what they find; returns a bit for each leaf of the others, which have many near.
+  uint32_t sort_within(int32_t first, int32_t last, const RadiusSearch<T>& search) {
+    const bool capped = search.most != kNoCap;
+    // The list has room for every leaf. One of many is long enough to tell where a few neighbours are kept.
+    const int64_t room = capped && search.most < own_.room / 4 ? 4 * search.most + kLeaf : own_.room;
     enclose(first, last, own_.box);
-    if (gather(own_.box, 0, search.limit, kNoIndex, room) < cloud_.num_nodes) {
-      *crowded = ~0u;
-      return true;
-    }
+    if (gather(own_.box, 0, search.limit, kNoIndex, room) < cloud_.num_nodes) return ~0u;
+    uint32_t crowded = 0;
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     for (int32_t leaf = first; leaf < last; ++leaf) {
-      const int64_t near = list_near(leaf, search.limit);
-      const bool many = near > search.most;
-      if (many) *crowded |= 1u << (leaf - first);
+      const int64_t near = narrow(leaf, search.limit);
+      if (capped && near > search.most * 3 / 4) {
+        crowded |= 1u << (leaf - first);
+        continue;
+      }
+      for (int64_t i = 0; i < near; ++i) copy_near(i, own_.found[0].index[i]);
+      const int32_t excluded = search.loop ? -1 : leaf;
       for (int32_t i = 0; i < size(leaf); ++i) {
-        const int32_t self = index(leaf)[i], excluded = search.loop ? -1 : leaf;
-        const int64_t count = search.degree[self], edge = search.first[self];
-        if (many && count == search.most) continue;
-        expect_writes(search.source + edge, count);
-        expect_writes(search.target + edge, count);
         int64_t found = 0;
         visit(coords(leaf) + i, near, search.limit, [&](const T* distance, int32_t other) {
           found += append(distance, other, search.limit, other == excluded ? ~(1u << i) : ~0u, own_.found[0], found);
-          return true;
         });
-        if (count > found) {
-          counted = false;
-          continue;
-        }
         sort_keys(keys, pack(own_.found[0].distance, own_.found[0].index, found, keys));
-        write(keys, count, self, search.source + edge, search.target + edge);
+        keep(search, index(leaf)[i], keys, std::min(found, search.most));
       }
     }
-    return counted;
+    return crowded;
   }
 
   // The smallest node that holds the leaf and at least `points` points.
@@ -341,25 +298,24 @@ class Search {
     if (count > 0) nearest.merge(keys, pack(found.distance, found.index, count, keys));
   }
 
-  // Writes the k nearest of the queries that are wanted; false where one has fewer, up to the farthest distance.
-  template <typename S, typename Q>
-  bool find_nearest(int32_t first, int32_t last, const S& search, const Q& queries) {
-    bool found = true;
+  // Finds the k nearest, up to the farthest distance, of the queries in the leaves that are wanted.
+  template <typename Q>
+  void find_nearest(int32_t first, int32_t last, bool loop, const Q& queries) {
     for (int32_t begin = first; begin < last; begin += own_.batch)
-      found &= find_nearest_of_batch(begin, std::min(begin + own_.batch, last), search, queries);
-    return found;
+      find_nearest_of_batch(begin, std::min(begin + own_.batch, last), loop, queries);
   }
 
-  template <typename S, typename Q>
-  bool find_nearest_of_batch(int32_t begin, int32_t end, const S& search, const Q& queries) {
+  template <typename Q>
+  void find_nearest_of_batch(int32_t begin, int32_t end, bool loop, const Q& queries) {
     Nearest<T> nearest[kGroupLeaves * kLeaf];
     int32_t home[kGroupLeaves];
     auto* keys = static_cast<Keys<T>*>(own_.lists);
     // Calls f(leaf, lane, its nearest) for the queries that are wanted.
     const auto for_each = [&](const auto& f) {
-      for (int32_t leaf = begin; leaf < end; ++leaf)
-        for (int32_t i = 0; i < size(leaf); ++i)
-          if (queries.wants(leaf, index(leaf)[i])) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
+      for (int32_t leaf = begin; leaf < end; ++leaf) {
+        if (!queries.wants(leaf)) continue;
+        for (int32_t i = 0; i < size(leaf); ++i) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
+      }
     };
     bool any = false;
     for (int32_t leaf = begin; leaf < end; ++leaf) home[leaf - begin] = find_home(leaf, queries.k + 1);
@@ -367,9 +323,9 @@ class Search {
       any = true;
       own.reset(keys, queries.k, queries.farthest);
       keys += own.width();
-      start(own, coords(leaf) + i, cloud_.nodes[home[leaf - begin]], leaf, search.loop ? -1 : i);
+      start(own, coords(leaf) + i, cloud_.nodes[home[leaf - begin]], leaf, loop ? -1 : i);
     });
-    if (!any) return true;
+    if (!any) return;
     enclose(begin, end, own_.box);
     for (int32_t id = 0; id < cloud_.num_nodes;) {
       T limit = -1;
@@ -377,19 +333,9 @@ class Search {
       for_each([&](int32_t, int32_t, const Nearest<T>& own) { widen(own, &limit, &last); });
       id = gather(own_.box, id, limit, last, kListLeaves);
       for (int32_t leaf = begin; leaf < end; ++leaf)
-        look_around(leaf, home[leaf - begin], nearest + (leaf - begin) * kLeaf, search, queries);
+        if (queries.wants(leaf)) look_around(leaf, home[leaf - begin], nearest + (leaf - begin) * kLeaf, queries);
     }
-    bool full = true;
-    for_each([&](int32_t leaf, int32_t i, const Nearest<T>& own) {
-      if (!own.is_full()) {
-        full = false;
-        return;
-      }
-      const int32_t self = index(leaf)[i];
-      const int64_t edge = queries.edge(self);
-      write(own.keys(), queries.k, self, search.source + edge, search.target + edge);
-    });
-    return full;
+    for_each([&](int32_t leaf, int32_t i, const Nearest<T>& own) { queries.keep(index(leaf)[i], own); });
   }
 
   // Raises a bound to that of a query.
@@ -400,13 +346,11 @@ class Search {
   }
 
   // Looks for nearer points of the queries of a leaf in the leaves around, nearest leaves first.
-  template <typename S, typename Q>
-  void look_around(int32_t leaf, int32_t home, Nearest<T>* nearest, const S& search, const Q& queries) {
+  template <typename Q>
+  void look_around(int32_t leaf, int32_t home, Nearest<T>* nearest, const Q& queries) {
     T limit = -1;
     int32_t last = 0;
-    for (int32_t i = 0; i < size(leaf); ++i)
-      if (queries.wants(leaf, index(leaf)[i])) widen(nearest[i], &limit, &last);
-    if (limit < 0) return;
+    for (int32_t i = 0; i < size(leaf); ++i) widen(nearest[i], &limit, &last);
     const int64_t within = narrow(leaf, limit);
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     sort_keys(keys, pack(own_.found[0].distance, own_.found[0].index, within, keys));
@@ -426,14 +370,11 @@ class Search {
     int64_t left = 0;
     int32_t turn = 0;
     for (int32_t i = 0; i < size(leaf); ++i) {
-      if (!queries.wants(leaf, index(leaf)[i])) continue;
       const T* const query = coords(leaf) + i;
       const Candidates<T>& found = own_.found[turn];
       turn = 1 - turn;
       Nearest<T>& own = nearest[i];
-      const int64_t edge = queries.edge(index(leaf)[i]);
-      expect_writes(search.source + edge, queries.k);
-      expect_writes(search.target + edge, queries.k);
+      queries.expect(index(leaf)[i]);
       const int64_t enough = std::max<int64_t>(own.width() * kLanes, kLeaf);
       int64_t count = 0;
       for (int64_t first = 0; first < near; first += kLeaf) {
@@ -469,10 +410,8 @@ template <typename T, int D>
 constexpr Kernels<T> make_kernels() {
   return {[](const SearchCloud<T>& cloud, int32_t dim, int32_t first, int32_t last, const KnnSearch<T>& search,
              const Scratch<T>& own) { Search<T, D>(cloud, dim, own).knn(first, last, search); },
-          [](const SearchCloud<T>& cloud, int32_t dim, int32_t first, int32_t last, const RadiusCount<T>& search,
-             const Scratch<T>& own) { Search<T, D>(cloud, dim, own).radius_count(first, last, search); },
-          [](const SearchCloud<T>& cloud, int32_t dim, int32_t first, int32_t last, const RadiusFill<T>& search,
-             const Scratch<T>& own) { return Search<T, D>(cloud, dim, own).radius_fill(first, last, search); }};
+          [](const SearchCloud<T>& cloud, int32_t dim, int32_t first, int32_t last, const RadiusSearch<T>& search,
+             const Scratch<T>& own) { Search<T, D>(cloud, dim, own).radius(first, last, search); }};
 }
 
 constexpr KernelTable make_table() {

@@ -127,14 +127,14 @@ constexpr NeighborsDevice kNeighbors = {
         return search.on_device([&] { search.knn(k, loop, source, target); });
       });
     },
-    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree) {
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree, erwin_found**) {
       return with_scalar(call.dtype, [&](auto scalar) {
         WarpSearch<decltype(scalar)> search(call);
         return search.on_device([&] { search.radius_count(radius, cap, loop, degree); });
       });
     },
-    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, const int64_t* degree, int64_t* source,
-       int64_t* target) {
+    [](const NeighborsCall& call, double radius, int64_t cap, bool loop, const erwin_found*, const int64_t* degree,
+       int64_t* source, int64_t* target) {
       return with_scalar(call.dtype, [&](auto scalar) {
         WarpSearch<decltype(scalar)> search(call);
         return search.on_device([&] { search.radius_fill(radius, cap, loop, degree, source, target); });

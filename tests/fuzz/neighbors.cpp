@@ -30,14 +30,20 @@ struct Search {
     return erwin_knn(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, box, k, loop, workspace,
                      workspace_bytes, source, target);
   }
-  int32_t count() const {
+  int32_t count(erwin_found** found) const {
     return erwin_radius_count(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, box, radius, cap, loop,
-                              workspace, workspace_bytes, degree);
+                              workspace, workspace_bytes, degree, found);
   }
-  int32_t fill() const {
+  int32_t fill(const erwin_found* found) const {
     return erwin_radius_fill(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, box, radius, cap, loop,
-                             workspace, workspace_bytes, degree, source, target);
+                             workspace, workspace_bytes, degree, found, source, target);
   }
+};
+
+// What a count leaves.
+struct Found {
+  erwin_found* at = nullptr;
+  ~Found() { erwin_found_free(at); }
 };
 
 template <typename T>
@@ -116,7 +122,9 @@ Guarded<int64_t> check_radius(Search s) {
   const int64_t points = s.ptr[s.clouds];
   Guarded<int64_t> degree(points);
   s.degree = degree.data();
-  expect_ok("count", s.count());
+  Found found;
+  expect_ok("count", s.count(&found.at));
+  FUZZ_EXPECT((found.at == nullptr) == (s.context.device != ERWIN_HOST), "what was found is left by the host alone");
   std::vector<int64_t> first_edge = {0};
   for (int64_t i = 0; i < points; ++i) {
     FUZZ_EXPECT(degree[i] >= 0 && degree[i] <= points, "degree of row %td", i);
@@ -124,11 +132,11 @@ Guarded<int64_t> check_radius(Search s) {
   }
   Guarded<int64_t> source(first_edge.back()), target(source.size());
   s.source = source.data(), s.target = target.data();
-  expect_ok("fill", s.fill());
+  expect_ok("fill", s.fill(found.at));
   const T limit = static_cast<T>(s.radius) * static_cast<T>(s.radius);
-  expect_edges<T>(s, source, target, first_edge, [&](const auto& found) {
-    const auto within = std::upper_bound(found.begin(), found.end(), std::make_pair(limit, INT64_MAX));
-    return s.cap < 0 ? within - found.begin() : std::min<int64_t>(s.cap, within - found.begin());
+  expect_edges<T>(s, source, target, first_edge, [&](const auto& others) {
+    const auto within = std::upper_bound(others.begin(), others.end(), std::make_pair(limit, INT64_MAX));
+    return s.cap < 0 ? within - others.begin() : std::min<int64_t>(s.cap, within - others.begin());
   });
   return source;
 }
@@ -252,7 +260,8 @@ void bad_neighbors_case(Choices& choices) {
   Guarded<char> workspace(bytes[0]);
   s.workspace = workspace.data(), s.workspace_bytes = bytes[0];
   const int64_t entry = choices.below(4);  // size, knn, count, fill
-  if (entry == 3) expect_ok("count", s.count());
+  Found found;
+  if (entry == 3) expect_ok("count", s.count(&found.at));
   int64_t edges = 0;
   for (const int64_t count : degree) edges += entry == 3 ? count : 3;
   const Guarded<int64_t> source(edges + 1), target(edges + 1);
@@ -269,7 +278,11 @@ void bad_neighbors_case(Choices& choices) {
                      : entry == 1              ? spoil(choices, kKnn, s)
                                                : spoil(choices, kRadius, s);
   stage(on_device ? "bad device neighbours" : "bad neighbours", name);
-  const int32_t status = entry == 0 ? s.size() : entry == 1 ? s.knn() : entry == 2 ? s.count() : s.fill();
+  const int32_t status = entry == 0   ? s.size()
+                         : entry == 1 ? s.knn()
+                         : entry == 2 ? s.count(&found.at)
+                                      : s.fill(found.at);
+  if (entry == 2) FUZZ_EXPECT(found.at == nullptr, "a search that was refused left what it found");
   if (!finds_out_later || status != ERWIN_OK) return expect_refusal(status);
   int32_t fault = 0;
   std::memcpy(&fault, workspace.data(), sizeof(fault));

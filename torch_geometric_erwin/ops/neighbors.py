@@ -57,12 +57,11 @@ class _Search:
             *(perm.data_ptr(), None),
         )
 
-    def call(self, name: str, *args: Any) -> None:
+    def call(self, name: str, scalars: tuple[Any, ...], *results: Any) -> None:
         workspace = (self.workspace.data_ptr(), self.workspace.size(0))
-        scalars = [arg for arg in args if not isinstance(arg, Tensor)]
-        outputs = [arg.data_ptr() for arg in args if isinstance(arg, Tensor)]
+        results = tuple(x.data_ptr() if isinstance(x, Tensor) else x for x in results)
         with torch.cuda.device_of(self.workspace):
-            _native.call(name, *self.first_args, *scalars, *workspace, *outputs)
+            _native.call(name, *self.first_args, *scalars, *workspace, *results)
 
     def check(self, name: str, *numbers: Tensor) -> list[int]:
         r"""Returns numbers that a call led to, once it is known to have been valid.
@@ -94,7 +93,7 @@ def _knn(
     points = search.ptr.diff()
     degree = (points if loop else points - 1).clamp(min=0, max=k)
     edge_index = ptr.new_empty(2, int((points * degree).sum()))
-    search.call("erwin_knn", k, loop, edge_index[0], edge_index[1])
+    search.call("erwin_knn", (k, loop), *edge_index)
     search.check("erwin_knn")
     return edge_index
 
@@ -112,12 +111,12 @@ def _radius(
     loop: bool,
 ) -> Tensor:
     search = _Search(pos, ptr, perm, ball_sizes, strides)
-    degree = ptr.new_empty(pos.size(0))
-    search.call("erwin_radius_count", radius, cap, loop, degree)
-    (num_edges,) = search.check("erwin_radius_count", degree.sum())
-    edge_index = ptr.new_empty(2, num_edges)
-    args = (radius, cap, loop, degree, edge_index[0], edge_index[1])
-    search.call("erwin_radius_fill", *args)
+    scalars, degree = (radius, cap, loop), ptr.new_empty(pos.size(0))
+    with _native.found() as found:
+        search.call("erwin_radius_count", scalars, degree, found)
+        (num_edges,) = search.check("erwin_radius_count", degree.sum())
+        edge_index = ptr.new_empty(2, num_edges)
+        search.call("erwin_radius_fill", scalars, degree, found, *edge_index)
     return edge_index
 
 

@@ -47,14 +47,20 @@ def scipy_tree() -> Callable[[Clouds], Any]:
     return lambda c: [cKDTree(pos, leafsize=2) for pos in _per_cloud(c)]
 
 
-def scipy_knn(k: int) -> Callable[[Clouds], Tensor]:
-    r"""SciPy's k-d tree, built and searched by all threads for the nearest."""
+def scipy_knn(k: int, radius: float = np.inf) -> Callable[[Clouds], Tensor]:
+    r"""SciPy's k-d tree, built and searched by all threads for the nearest, which must
+    be within the radius.
+    """
     from scipy.spatial import cKDTree
 
     def run(c: Clouds) -> Tensor:
         source = []
         for pos, first in zip(_per_cloud(c), c.ptr.tolist()):
-            _, near = cKDTree(pos).query(pos, k + 1, workers=torch.get_num_threads())
+            options = {
+                "distance_upper_bound": radius,
+                "workers": torch.get_num_threads(),
+            }
+            _, near = cKDTree(pos).query(pos, k + 1, **options)
             source.append(near[:, 1:].reshape(-1) + first)  # not the point itself
         target = torch.arange(len(c.pos)).repeat_interleave(k)
         return torch.stack([torch.from_numpy(np.concatenate(source)), target])

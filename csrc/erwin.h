@@ -168,7 +168,7 @@ ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_l
                                      void* workspace, int64_t workspace_bytes, int64_t* degree, erwin_found** found);
 
 // Second pass, after erwin_radius_count with the same arguments: writes the edges, `degree[i]` of every point. Another
-// `degree` is an invalid argument, and nothing is written; on a device where it is negative, above `cap` or above the
+// `degree` is an invalid argument. Nothing is written then; on a device where one is negative, above `cap` or above the
 // number of points.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,

@@ -50,6 +50,18 @@ def _workload(num: int, size: int, kind: str) -> Workload:
         def ours(c: Clouds, given: bool) -> Tensor:
             return knn_graph(c.pos, _K, c.ptr, tree=c.tree if given else None)
 
+    elif kind == "capped":
+        implementations = {
+            "scipy cKDTree": partial(peers.scipy_knn, _K, 10 * radius),
+            "ours, knn": lambda: lambda c: knn_graph(c.pos, _K, c.ptr),
+        }
+
+        def ours(c: Clouds, given: bool) -> Tensor:
+            tree = c.tree if given else None
+            return radius_graph(
+                c.pos, 10 * radius, c.ptr, max_num_neighbors=_K, tree=tree
+            )
+
     else:
         implementations = {
             "scipy cKDTree": partial(peers.scipy_radius, radius),
@@ -60,7 +72,7 @@ def _workload(num: int, size: int, kind: str) -> Workload:
             return radius_graph(c.pos, radius, c.ptr, tree=c.tree if given else None)
 
     if size > 100_000:  # one cloud has one thread there: ten seconds for a million
-        del implementations["torch-cluster"]
+        implementations.pop("torch-cluster", None)
     implementations["ours"] = lambda: partial(ours, given=False)
     implementations["ours, tree given"] = lambda: partial(ours, given=True)
     return Workload(
@@ -74,11 +86,13 @@ def _workload(num: int, size: int, kind: str) -> Workload:
 
 
 def neighbors(size: str) -> Iterator[Workload]:
-    r"""The 16 nearest, and those within the radius of 30 on average."""
+    r"""The 16 nearest, those within the radius of 30 on average, and the 16 nearest
+    within ten times that radius.
+    """
     batches = {"tiny": [(2, 200)], "quick": [(16, 4096)]}.get(
         size, [(16, 4096), (1, 100_000), (1, 1_000_000)]
     )
-    for kind in ("knn", "radius"):
+    for kind in ("knn", "radius", "capped"):
         for num, n in batches:
             yield _workload(num, n, kind)
 
@@ -86,7 +100,8 @@ def neighbors(size: str) -> Iterator[Workload]:
 CASES = [
     Case(
         "neighbors",
-        "Neighbour search, tree included: 16 nearest, and a radius of 30 on average",
+        "Neighbour search, tree included: 16 nearest, all within a radius, and the 16 "
+        "nearest within ten times that radius",
         neighbors,
         serial=True,
     )

@@ -25,7 +25,7 @@ namespace {
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
 constexpr int64_t kMostLanes = 8;         // keys of a vector
-constexpr int64_t kPointsAtOnce = 512;     // whose edges a thread writes at a time
+constexpr int64_t kPointsAtOnce = 512;    // whose edges a thread writes at a time
 
 constexpr Variants<KernelTable> kVariants = {&kSearchBaseline, ERWIN_AVX2(kSearchAvx2), ERWIN_AVX512(kSearchAvx512)};
 
@@ -268,8 +268,8 @@ class SearchTree {
     return largest;
   }
 
-  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves around, so
-  // many candidates of a query, and the `nearest` ones of some queries.
+  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves
+  // around, so many candidates of a query, and the `nearest` ones of some queries.
   template <typename F>
   void for_each_group(int64_t room, int64_t candidates, int64_t nearest, const F& body) {
     int64_t width = 0, batch = 0;

@@ -154,22 +154,23 @@ ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* la
                             int64_t k, int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source,
                             int64_t* target);
 
-// What a radius search on the host found, in memory of the library: 4 bytes an edge and 16 a point.
+// What a radius search on the host found, in memory of the library: about 4 bytes an edge and 16 a point.
 typedef struct erwin_found erwin_found;
 ERWIN_API void erwin_found_free(erwin_found* found);  // or NULL
 
 // First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius (radius >= 0), at
 // most `cap` (< 0: no cap, otherwise the nearest `cap`, which are found as the nearest neighbours of a k-NN search are).
-// For the second pass it leaves what was found in `found`, which must be freed; on a device, where that is NULL, the
-// search structure in `workspace`. `found` is NULL after an error.
+// On the host it leaves what it found in `found`, which must be freed; on a device `found` becomes NULL, and `workspace`
+// keeps the search structure. `found` is NULL after an error. A search that is sure to find more edges than there can be
+// memory for is ERWIN_OUT_OF_MEMORY at once.
 ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                      const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                      const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
                                      void* workspace, int64_t workspace_bytes, int64_t* degree, erwin_found** found);
 
 // Second pass, after erwin_radius_count with the same arguments: writes the edges, `degree[i]` of every point. Another
-// `degree` is an invalid argument. Nothing is written then; on a device where one is negative, above `cap` or above the
-// number of points.
+// `degree` is an invalid argument. The host writes nothing then, a device nothing where one is negative, above `cap` or
+// above the number of points. The host reads `found` and not `workspace`.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,

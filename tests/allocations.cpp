@@ -18,12 +18,18 @@ namespace {
 
 constexpr int64_t kNever = INT64_MAX;
 
-std::atomic<int64_t> allocations{0}, first_failure{kNever}, last_failure{kNever};
+std::atomic<int64_t> allocations{0}, blocks{0}, first_failure{kNever}, last_failure{kNever};  // blocks: not yet freed
 
 void* allocate(std::size_t size, std::size_t alignment) {
   const int64_t number = allocations.fetch_add(1);
   if (number >= first_failure && number <= last_failure) return nullptr;
+  ++blocks;
   return alignment == 0 ? std::malloc(size + 1) : std::aligned_alloc(alignment, (size / alignment + 1) * alignment);
+}
+
+void release(void* memory) {
+  if (memory != nullptr) --blocks;
+  std::free(memory);
 }
 
 }  // namespace
@@ -36,14 +42,15 @@ void* operator new(std::size_t size, std::align_val_t alignment) {
   if (void* const memory = allocate(size, static_cast<std::size_t>(alignment))) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory) noexcept { release(memory); }
+void operator delete(void* memory, std::size_t) noexcept { release(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
 
 namespace {
 
 void* library;
+int32_t threads;
 int64_t failures = 0;
 
 template <typename F>
@@ -66,8 +73,9 @@ void sweep(const std::function<int32_t(Indices*)>& run) {
   require(run(&expected) == ERWIN_OK, "a call fails with all its memory", -1);
   for (const bool alone : {true, false}) {
     bool failed = true;
-    for (int64_t number = 0; failed; number += 1 + number / 6) {
+    for (int64_t number = 0; failed; number += number < 40 ? 1 : number / 6) {
       Indices result(expected.size(), -1);  // whose memory is there before
+      const int64_t before = blocks;
       allocations = 0;
       last_failure = alone ? number : kNever - 1;
       first_failure = number;
@@ -76,6 +84,8 @@ void sweep(const std::function<int32_t(Indices*)>& run) {
       failed = allocations > number;
       failures += failed;
       require(status == ERWIN_OK || status == ERWIN_OUT_OF_MEMORY, "another status", number);
+      // Threads that help stay, and keep what they were invited by.
+      if (threads == 1) require(blocks == before, "a call leaves memory behind", number);
       if (status == ERWIN_OK) require(result == expected, "another result", number);
       require(run(&result) == ERWIN_OK && result == expected, "a call afterwards fails", number);
     }
@@ -92,7 +102,7 @@ struct Batch {
   std::vector<double> pos, rotation;  // of either type
   std::vector<char> tree_space, search_space;
 
-  Batch(int32_t threads, int32_t type, int64_t dimension, const Indices& sizes)
+  Batch(int32_t type, int64_t dimension, const Indices& sizes)
       : context{ERWIN_HOST, threads, nullptr, nullptr},
         dtype(type),
         dim(dimension),
@@ -167,12 +177,11 @@ void sweep_searches(Batch batch) {
     erwin_found* found = nullptr;
     const auto forget = [&] { ERWIN_ENTRY(erwin_found_free)(std::exchange(found, nullptr)); };
     sweep([&](Indices* result) {
-      forget();
       const int32_t status = batch.count(perm, cap, result, &found);
       require((status == ERWIN_OK) == (found != nullptr), "a failed search left what it found, or another did not", -1);
+      forget();
       return status;
     });
-    forget();
     batch.count(perm, cap, &degree, &found);
     sweep([&](Indices* result) { return batch.fill(perm, cap, degree, found, result); });
     forget();
@@ -186,7 +195,7 @@ int64_t* as_numbers(Indices* result, size_t floats) {
 }
 
 // Ball attention and its gradients, in balls that several threads share.
-void sweep_attention(int32_t threads) {
+void sweep_attention() {
   const int64_t heads = 4, channels = 8, dim = 2;
   const Indices lengths{300, 0, 200, 100};
   const int64_t rows = 600, row = heads * channels;
@@ -227,7 +236,7 @@ void sweep_attention(int32_t threads) {
 }
 
 // Message passing and its gradients, over edges that several threads share.
-void sweep_message(int32_t threads) {
+void sweep_message() {
   const int64_t nodes = 600, edges = 6000, width = 16, dim = 3;
   Indices ends[2], ptr[2], order[2];
   for (int64_t end = 0; end < 2; ++end) {
@@ -268,14 +277,14 @@ int main(int, char** arguments) {
     std::printf("%s\n", dlerror());
     return 1;
   }
-  const int32_t threads = std::atoi(arguments[2]);
-  sweep_tree({threads, ERWIN_FLOAT32, 3, {700, 0, 800}});
-  sweep_tree({threads, ERWIN_FLOAT64, 2, {33000}});  // which all threads split together
-  sweep_tree({threads, ERWIN_FLOAT32, 5, {400, 1200}});
-  sweep_tree({threads, ERWIN_FLOAT32, 4, {33000}});
-  sweep_searches({threads, ERWIN_FLOAT32, 3, {500, 700}});
-  sweep_searches({threads, ERWIN_FLOAT64, 5, {500, 700}});
-  sweep_attention(threads);
-  sweep_message(threads);
+  threads = std::atoi(arguments[2]);
+  sweep_tree({ERWIN_FLOAT32, 3, {700, 0, 800}});
+  sweep_tree({ERWIN_FLOAT64, 2, {33000}});  // which all threads split together
+  sweep_tree({ERWIN_FLOAT32, 5, {400, 1200}});
+  sweep_tree({ERWIN_FLOAT32, 4, {33000}});
+  sweep_searches({ERWIN_FLOAT32, 3, {500, 700}});
+  sweep_searches({ERWIN_FLOAT64, 5, {500, 700}});
+  sweep_attention();
+  sweep_message();
   std::printf("%lld\n", static_cast<long long>(failures));
 }

@@ -328,16 +328,15 @@ class Radius:
         self.edges = torch.full((2, 25), -1)
         self.degree = torch.zeros(5).long()
 
-    def call(self, name, outputs, workspace_bytes, *last):
+    def call(self, name, outputs, workspace_bytes):
         clouds = (self.pos.data_ptr(), self.ptr.data_ptr(), 1, 3, self.perm.data_ptr())
         space = (self.workspace.data_ptr(), workspace_bytes)
         out = [t.data_ptr() if isinstance(t, torch.Tensor) else t for t in outputs]
-        out += last
         first = (self.context, self.layout, 0)
         _native.call(name, *first, *clouds, None, 9.0, -1, 1, *space, *out)
 
     def count(self, found):
-        self.call("erwin_radius_count", [self.degree], self.bytes, found)
+        self.call("erwin_radius_count", [self.degree, found], self.bytes)
 
     def fill(self, found, workspace_bytes):
         outputs = [self.degree, found, *self.edges]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from torch_geometric_erwin import _native, ball_tree, knn_graph
+from torch_geometric_erwin import _native, ball_tree, knn_graph, radius_graph
 
 SOURCE = Path(__file__).parent / "allocations.cpp"
 
@@ -41,3 +41,12 @@ def test_memory_for_outputs():
     with pytest.raises(MemoryError, match=r"erwin::knn: .* you tried to allocate 1439"):
         knn_graph(pos, 299_999, tree=tree)
     assert knn_graph(pos[:10], 2).shape == (2, 20)
+
+
+@pytest.mark.parametrize("cap", [None, 10**6])
+def test_a_radius_with_more_edges_than_memory_is_refused_before_it_is_searched(cap):
+    pos = torch.rand(2_000_000, 3)  # whose pairs would take 64 TB
+    tree = ball_tree(pos, ball_sizes=16)
+    with pytest.raises(MemoryError, match="erwin_radius_count: out of memory"):
+        radius_graph(pos, 2.0, max_num_neighbors=cap, tree=tree)
+    assert radius_graph(pos, 0.0, max_num_neighbors=cap, tree=tree).shape == (2, 0)

@@ -17,21 +17,25 @@ namespace erwin {
 // the same line of a cache slow each other down.
 class alignas(64) Lists {
  public:
+  explicit Lists(int64_t block) : block_(block) {}
+
   // Room for a list.
-  int32_t* take(int64_t count, int64_t block) {
-    if (count > left_) add_block(std::max(count, block));
+  int32_t* take(int64_t count) {
+    if (count > left_) add_block(std::max(count, block_));
     left_ -= count;
     return std::exchange(next_, next_ + count);
   }
 
  private:
   void add_block(int64_t size) {
-    blocks_.emplace_back(new int32_t[static_cast<size_t>(size)]);
+    std::unique_ptr<int32_t[]> block(new int32_t[static_cast<size_t>(size)]);
+    use_large_pages(block.get(), size);
+    blocks_.push_back(std::move(block));
     next_ = blocks_.back().get();
     left_ = size;
-    use_large_pages(next_, size);
   }
 
+  const int64_t block_;  // numbers that memory is got for at a time, at least
   std::vector<std::unique_ptr<int32_t[]>> blocks_;
   int32_t* next_ = nullptr;  // in the last block
   int64_t left_ = 0;
@@ -39,22 +43,17 @@ class alignas(64) Lists {
 
 }  // namespace erwin
 
-// Neighbours are rows of their cloud.
 struct erwin_found {
-  erwin_found(int64_t points, int32_t num_threads)
-      : degree(static_cast<size_t>(points)),
-        neighbors(static_cast<size_t>(points)),
-        lists(static_cast<size_t>(num_threads)),
-        block(std::clamp<int64_t>(kGuess * points / num_threads, kLeast, kMost)) {}
+  erwin_found(int64_t points, int32_t num_threads) : neighbors(static_cast<size_t>(points)) {
+    // One block for the neighbours of all points, as many as are usual. Beyond 8 MB large pages fill it well enough.
+    constexpr int64_t kUsual = 16, kMost = int64_t{2} << 20;
+    lists.reserve(static_cast<size_t>(num_threads));
+    for (int32_t i = 0; i < num_threads; ++i) lists.emplace_back(std::min(kUsual * points / num_threads, kMost));
+  }
 
-  std::vector<int64_t> degree;            // [points]
-  std::vector<const int32_t*> neighbors;  // [points]: nearest first
+  std::vector<int64_t> degree;            // [points], once the search has ended
+  std::vector<const int32_t*> neighbors;  // [points]: rows of their cloud, nearest first
   std::vector<erwin::Lists> lists;        // of every thread
-  int64_t block;                          // numbers that a thread gets memory for at a time
-
- private:
-  static constexpr int64_t kGuess = 16;  // neighbours of a point
-  static constexpr int64_t kLeast = 1 << 10, kMost = 1 << 21;
 };
 
 #endif  // ERWIN_CPU_FOUND_H_

@@ -24,6 +24,7 @@ namespace {
 
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
+constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB of them: is there memory?
 constexpr int64_t kMostLanes = 8;         // keys of a vector
 constexpr int64_t kPointsAtOnce = 512;    // whose edges a thread writes at a time
 
@@ -62,15 +63,24 @@ int64_t count_leaves(const Layout& layout, const Node& node) {
   return count_leaves(layout, children.left) + count_leaves(layout, children.right);
 }
 
-// The group of a number: where the numbers of the groups start.
+// The group that a number belongs to; `first` [groups + 1]: where each of them starts.
 int64_t owner(const int64_t* first, int64_t groups, int64_t number) {
   return std::upper_bound(first, first + groups + 1, number) - first - 1;
 }
 
-// No more than there are groups of queries, about.
+// Whether there may be memory for so many edges.
+bool has_memory(int64_t edges) {
+  if (!is_count(edges)) return false;
+  void* volatile const memory = std::malloc(checked_product(edges, int64_t{2}, static_cast<int64_t>(sizeof(int64_t))));
+  std::free(memory);
+  return memory != nullptr;
+}
+
+// Each has scratch of its own, so that there are no more than about as many as there are groups of queries.
 int32_t threads_for(const NeighborsCall& call) {
   const int64_t points = call.ptr[call.clouds];
-  return points < kSerialPoints ? 1 : static_cast<int32_t>(std::min<int64_t>(call.context->num_threads, points / 64));
+  if (points < kSerialPoints) return 1;
+  return static_cast<int32_t>(std::min<int64_t>(call.context->num_threads, points / (kGroupLeaves * kLeaf / 2)));
 }
 
 template <typename T>
@@ -127,24 +137,26 @@ class SearchTree {
     });
   }
 
-  // A cap below 0 is none.
   void radius(T limit, int64_t cap, bool loop, int64_t* degree, erwin_found* found) {
+    const int64_t sure = sure_edges(limit, cap, loop);
+    if (sure >= kManyEdges && !has_memory(sure)) throw std::bad_alloc();
     if (cap == 0) {
       std::fill_n(degree, ptr_[clouds_], int64_t{0});
     } else {
-      for_each_group(largest_cloud(), largest_cloud(), std::max<int64_t>(cap, 0),
+      const int64_t kept = cap < largest_cloud() ? cap : 0;  // at most, where fewer than all are
+      for_each_group(largest_cloud(), largest_cloud(), kept,
                      [&](int32_t worker, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
-        const bool capped = cap > 0 && cap < ptr_[g + 1] - ptr_[g] - (loop ? 0 : 1);
-        const auto take = [](erwin_found* to, int32_t of, int64_t count) {
-          return to->lists[of].take(count, to->block);
-        };
-        kernels_.radius(cloud(g), dim_, first, last,
-                        {limit, loop, capped ? cap : kNoCap, degree + ptr_[g], found->neighbors.data() + ptr_[g], take,
-                         found, worker},
-                        own);
+        const RadiusSearch<T> search{limit,
+                                     loop,
+                                     cap < most(kNoCap, g, loop) ? cap : kNoCap,
+                                     degree + ptr_[g],
+                                     found->neighbors.data() + ptr_[g],
+                                     &found->lists[worker],
+                                     [](Lists* lists, int64_t count) { return lists->take(count); }};
+        kernels_.radius(cloud(g), dim_, first, last, search, own);
       });
     }
-    std::copy_n(degree, ptr_[clouds_], found->degree.data());
+    found->degree.assign(degree, degree + ptr_[clouds_]);
   }
 
  private:
@@ -262,6 +274,46 @@ class SearchTree {
     }
   }
 
+  // How far the points of two boxes are apart, squared, at least or at most.
+  T apart(const T* a, const T* b, bool at_most) const {
+    T sum = 0;
+    for (int32_t axis = 0; axis < dim_; ++axis) {
+      const T ab = b[dim_ + axis] - a[axis], ba = a[dim_ + axis] - b[axis];
+      const T d = at_most ? std::max(ab, ba) : std::max(-std::min(ab, ba), T{0});
+      sum += d * d;
+    }
+    return sum;
+  }
+
+  // Edges that a radius search is sure to find, from boxes alone: a lower bound, which is near their number where the
+  // radius is far too large for its cloud.
+  int64_t sure_edges(T limit, int64_t cap, bool loop) {
+    const auto is_small = [](const SearchNode& node) { return node.points <= kGroupLeaves * kLeaf; };
+    int64_t edges = 0;
+    for (int64_t g = 0; g < clouds_; ++g) {
+      const SearchCloud<T> own = cloud(g);
+      const auto box = [&](int32_t id) { return own.boxes + static_cast<int64_t>(id) * 2 * dim_; };
+      if (own.points * most(cap, g, loop) < kManyEdges) continue;
+      for (int32_t id = 0; id < own.num_nodes && is_count(edges);) {
+        if (!is_small(own.nodes[id])) {
+          ++id;
+          continue;
+        }
+        interrupts_.check();
+        int64_t within = 0;
+        for (int32_t other = 0; other < own.num_nodes;) {
+          const bool inside = apart(box(id), box(other), true) <= limit;
+          if (inside) within += own.nodes[other].points;
+          const bool done = inside || is_small(own.nodes[other]) || apart(box(id), box(other), false) > limit;
+          other = done ? own.nodes[other].next : other + 1;
+        }
+        edges += own.nodes[id].points * std::clamp<int64_t>(within - (loop ? 0 : 1), 0, cap);
+        id = own.nodes[id].next;
+      }
+    }
+    return edges;
+  }
+
   int64_t largest_cloud() const {
     int64_t largest = 0;
     for (int64_t g = 0; g < clouds_; ++g) largest = std::max(largest, ptr_[g + 1] - ptr_[g]);
@@ -362,7 +414,7 @@ bool write_edges(const NeighborsCall& call, const erwin_found& found, const int6
   const int64_t points = call.ptr[call.clouds];
   if (!std::equal(found.degree.begin(), found.degree.end(), degree, degree + points)) return false;
   std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
-  for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = checked_sum(first_edge[i], degree[i]);
+  for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
   const int64_t edges = first_edge[points];
   if (!is_given(source, edges) || !is_given(target, edges)) return false;
   use_large_pages(source, edges);
@@ -398,7 +450,7 @@ constexpr NeighborsDevice kHostNeighbors = {
       auto own = std::make_unique<erwin_found>(call.ptr[call.clouds], threads_for(call));
       return search(call, [&](auto& tree, auto scalar) {
         if (!tree.build()) return false;
-        tree.radius(squared(radius, scalar), cap, loop, degree, own.get());
+        tree.radius(squared(radius, scalar), cap < 0 ? kNoCap : cap, loop, degree, own.get());
         *found = own.release();
         return true;
       });
@@ -483,8 +535,9 @@ int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* con
                            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
                            double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
                            int64_t* degree, erwin_found** found) {
-  if (!(radius >= 0) || found == nullptr) return ERWIN_INVALID_ARGUMENT;
+  if (found == nullptr) return ERWIN_INVALID_ARGUMENT;
   *found = nullptr;
+  if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
   return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
                     [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
     if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;

@@ -4,14 +4,12 @@
 
 #include <cstdint>
 
-#include "../erwin.h"
-
 namespace erwin {
 
 constexpr int32_t kLeaf = 16;        // most points of a search leaf, which are compared with a query side by side
 constexpr int32_t kGroupLeaves = 16;  // consecutive leaves of queries that share a walk through the tree
 constexpr int64_t kListLeaves = 1024;  // most leaves that are looked at before bounds are lowered
-constexpr int64_t kNoCap = INT64_MAX;
+constexpr int64_t kNoCap = INT64_MAX;  // neighbours that are kept where all are
 
 // Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
 // left subtree.
@@ -70,16 +68,17 @@ struct KnnSearch {
   int64_t* target;
 };
 
+class Lists;
+
 template <typename T>
 struct RadiusSearch {
   T limit;  // squared radius
   bool loop;
-  int64_t most;                  // neighbours that are kept, the nearest; kNoCap: all of them
-  int64_t* degree;               // of the cloud
-  const int32_t** neighbors;     // of the cloud
-  int32_t* (*take)(erwin_found*, int32_t worker, int64_t count);  // room for a list of neighbours
-  erwin_found* found;
-  int32_t worker;
+  int64_t most;  // neighbours that are kept, the nearest, or kNoCap
+  int64_t* degree;            // of the cloud
+  const int32_t** neighbors;  // of the cloud
+  Lists* lists;
+  int32_t* (*take)(Lists*, int64_t count);  // a pointer, as files for wider instruction sets must not emit its code
 };
 
 // Searches for the points of the leaves `first` to `last` of a cloud.

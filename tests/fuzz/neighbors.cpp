@@ -278,6 +278,8 @@ void bad_neighbors_case(Choices& choices) {
                      : entry == 1              ? spoil(choices, kKnn, s)
                                                : spoil(choices, kRadius, s);
   stage(on_device ? "bad device neighbours" : "bad neighbours", name);
+  erwin_found* const anything = reinterpret_cast<erwin_found*>(&s);
+  if (entry == 2) found.at = anything;
   const int32_t status = entry == 0   ? s.size()
                          : entry == 1 ? s.knn()
                          : entry == 2 ? s.count(&found.at)

@@ -27,6 +27,7 @@ constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a th
 constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB of them: is there memory?
 constexpr int64_t kMostLanes = 8;         // keys of a vector
 constexpr int64_t kPointsAtOnce = 512;    // whose edges a thread writes at a time
+constexpr int64_t kListsAhead = 16;       // that are fetched while a list is read
 
 constexpr Variants<KernelTable> kVariants = {&kSearchBaseline, ERWIN_AVX2(kSearchAvx2), ERWIN_AVX512(kSearchAvx512)};
 
@@ -421,8 +422,12 @@ bool write_edges(const NeighborsCall& call, const erwin_found& found, const int6
   use_large_pages(target, edges);
   Interrupts interrupts(*call.context);
   parallel_for(interrupts, threads_for(call), ceil_div(points, kPointsAtOnce), 1, [&](int32_t, int64_t part) {
+    const int64_t end = std::min((part + 1) * kPointsAtOnce, points);
     int64_t g = owner(call.ptr, call.clouds, part * kPointsAtOnce);
-    for (int64_t i = part * kPointsAtOnce; i < std::min((part + 1) * kPointsAtOnce, points); ++i) {
+    for (int64_t i = part * kPointsAtOnce; i < end; ++i) {
+      // Lists were written in the order of the tree: no cache expects the next one.
+      const int64_t ahead = std::min(i + kListsAhead, end - 1);
+      for (int64_t j = 0; j < std::min<int64_t>(degree[ahead], 64); j += 16) __builtin_prefetch(found.neighbors[ahead] + j);
       while (call.ptr[g + 1] <= i) ++g;
       const int64_t first = first_edge[i], count = degree[i], row = call.ptr[g];
       const int32_t* const neighbors = found.neighbors[i];

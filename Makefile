@@ -28,9 +28,12 @@ demo: $(installed) ## train Erwin on cosmology; options by ARGS="--help"
 	@echo "demo: predicting the velocities of dark-matter haloes"
 	@$(python) examples/cosmology_velocities.py $(ARGS)
 
+# A process for each core, up to four: most tests use one. Threads that wait leave the other
+# processes their cores (docs/cpu.md).
 test: $(installed) ## run the tests and the doctests; options by ARGS="-k tree"
 	@echo "test: running the tests"
-	@$(python) -m pytest --ignore=tests/interop $(ARGS)
+	@GOMP_SPINCOUNT=1000 $(python) -m pytest --ignore=tests/interop \
+	--numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
 
 lint: $(installed) ## check style and types
 	@echo "lint: ruff and mypy"

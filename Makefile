@@ -10,11 +10,8 @@ pip := $(python) -m pip --disable-pip-version-check --quiet --quiet
 installed := $(VENV)/.installed
 cluster := $(abspath $(VENV))/cluster
 cluster_import := PYTHONPATH=$(cluster) $(python) -c "import torch_cluster, torch_scatter"
-# Their extensions are compiled side by side, which setuptools does only if a file says so.
-cluster_config := $(abspath $(VENV))/cluster.cfg
-cluster_install := printf "[build_ext]\nparallel = %d\n" "$$(getconf _NPROCESSORS_ONLN)" > $(cluster_config) \
-	&& DIST_EXTRA_CONFIG=$(cluster_config) $(pip) install --upgrade --target $(cluster) \
-	--no-build-isolation --no-deps torch-cluster torch-scatter
+cluster_install := $(pip) install --upgrade --target $(cluster) --no-build-isolation \
+	--no-deps torch-cluster torch-scatter
 sources := pyproject.toml CMakeLists.txt $(shell find csrc)
 
 .PHONY: help setup demo test lint fuzz sanitize portability test-cluster benchmark clean

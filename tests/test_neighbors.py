@@ -449,11 +449,14 @@ def test_bad_k(error, match, k):
         knn_graph(POS, k)
 
 
+NOT_NEGATIVE = "'r' must be a number that is not negative"
+
+
 @pytest.mark.parametrize(
     ("error", "match", "r", "cap"),
     [
-        (ValueError, r"that is not negative \(got -0.5\)", -0.5, None),
-        (ValueError, r"that is not negative \(got nan\)", float("nan"), None),
+        (ValueError, rf"{NOT_NEGATIVE} \(got -0.5\)", -0.5, None),
+        (ValueError, rf"{NOT_NEGATIVE} \(got nan\)", float("nan"), None),
         (TypeError, r"'r' must be a number \(got '1'\)", "1", None),
         (TypeError, r"'r' must be a number \(got True\)", True, None),
         (TypeError, r"'r' must be a number \(got 1j\)", 1j, None),

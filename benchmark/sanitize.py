@@ -10,7 +10,6 @@ import torch
 from benchmark.inputs import clouds
 from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
 from torch_geometric_erwin.nn import Erwin, ErwinBlock, ball_attention
-from torch_geometric_erwin.ops import triton
 
 DEVICE = "cuda"
 
@@ -103,7 +102,6 @@ def attention() -> None:
 
 def main() -> None:
     r"""Runs them all."""
-    triton.SMALL = 0  # so that the kernels of rows serve any size
     for part in (trees, neighbors, attention, blocks, model):
         print(part.__name__, flush=True)
         part()

@@ -76,7 +76,7 @@ exit 86
     folder = Path(triton.__file__).parent
     code = "".join(path.read_text() for path in folder.glob("*.py"))
     kernels = {n for n in re.findall(r"\ndef (\w+)\(", code) if n.endswith("_kernel")}
-    assert len(kernels) > 10
+    assert len(kernels) > 5
     for name in ("erwin", *kernels):
         assert f"--kernel-name kns={name} " in filtered
     # It has to see what PyTorch's kernels write.

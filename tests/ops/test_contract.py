@@ -256,17 +256,21 @@ def test_numbers_out_of_range(operator, wrong):
 
 def test_a_gpu_is_asked_for_nothing_but_shapes():
     # The contracts of implementations that this machine may not be able to run.
+    args = valid_args()["erwin::ball_attention_packed"]
     with FakeTensorMode():
-        x = torch.empty(5, 8, device="cuda")
-        contract = CONTRACTS["erwin::gate", "CUDA"]
-        contract.check((x,))
-        for bad in (x.narrow(1, 0, 7), x.double(), x.select(0, 0).select(0, 0)):
-            with pytest.raises(ERRORS, match="erwin::gate: 'x' must"):
-                contract.check((bad,))
-        contract = CONTRACTS["erwin::gate_backward", "CUDA"]
-        contract.check((x.narrow(1, 0, 4), x))
-        with pytest.raises(ValueError, match=r"'x' must have shape \[5, 6\]"):
-            contract.check((x.narrow(1, 0, 3), x))
+        qkv, pos, *rest = (
+            torch.empty(t.shape, dtype=t.dtype, device="cuda")
+            if isinstance(t, Tensor)
+            else t
+            for t in args
+        )
+        contract = CONTRACTS["erwin::ball_attention_packed", "CUDA"]
+        contract.check((qkv, pos, *rest))
+        for bad in (qkv.narrow(1, 0, 2), qkv.double(), qkv.select(1, 0)):
+            with pytest.raises(ERRORS, match="ball_attention_packed: 'qkv' must"):
+                contract.check((bad, pos, *rest))
+        with pytest.raises(ValueError, match=r"'pos' must have shape \[12, D\]"):
+            contract.check((qkv, pos.narrow(0, 0, 11), *rest))
 
 
 def test_messages_say_what_would_be_right():

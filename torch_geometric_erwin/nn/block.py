@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import RMSNorm
 
 from torch_geometric_erwin.nn.attention import BallAttention
-from torch_geometric_erwin.nn.residual import add_norm
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.utils.checks import (
     check_devices,
@@ -91,9 +90,8 @@ class ErwinBlock(torch.nn.Module):
         args = (
             (pos, ball_len, perm) if offset is None else (pos, ball_len, perm, offset)
         )
-        mixed = self.attention(self.norm_attention(x), *args)
-        x, normed = add_norm(x, mixed, self.norm_mlp)
-        return x + self.mlp(normed)
+        x = x + self.attention(self.norm_attention(x), *args)
+        return x + self.mlp(self.norm_mlp(x))
 
     def __repr__(self) -> str:
         a = self.attention

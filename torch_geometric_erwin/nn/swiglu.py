@@ -1,11 +1,11 @@
 r"""The feed-forward layer of a block."""
 
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.ops.gate import silu_gate
 from torch_geometric_erwin.ops.swiglu import swiglu
 from torch_geometric_erwin.utils.checks import check_int, is_plain
 
@@ -50,7 +50,8 @@ class SwiGLU(Module):
         r"""Runs the forward pass of the module."""
         lin_in, lin_out = self.lin_in, self.lin_out
         if not (is_plain(lin_in, Linear) and is_plain(lin_out, Linear)):
-            return lin_out(silu_gate(lin_in(x)))
+            gate, value = lin_in(x).chunk(2, dim=-1)
+            return lin_out(F.silu(gate) * value)
         return swiglu(x, lin_in.weight, lin_in.bias, lin_out.weight, lin_out.bias)
 
     def __repr__(self) -> str:

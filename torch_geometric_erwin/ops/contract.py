@@ -63,7 +63,6 @@ class _Argument(NamedTuple):
     dtypes: tuple[torch.dtype, ...]
     like: int  # the place of the argument whose dtype it has, or -1
     extents: tuple[Union[str, _Extent], ...]  # a symbol alone is a string
-    leading: bool  # whether any shape precedes the extents
     anywhere: bool  # whether it may lie on another device
 
     @classmethod
@@ -72,24 +71,17 @@ class _Argument(NamedTuple):
         assert found is not None, text
         words, shape, anywhere = found.groups()
         entries = [entry for entry in shape.replace(" ", "").split(",") if entry]
-        leading = entries[:1] == ["..."]
         like = names.index(words) if words in names else -1
         return cls(
             names.index(name),
             name,
             () if like >= 0 else tuple(getattr(torch, w) for w in words.split("|")),
             like,
-            tuple(e if e.isalpha() else _Extent.parse(e) for e in entries[leading:]),
-            leading,
+            tuple(e if e.isalpha() else _Extent.parse(e) for e in entries),
             bool(anywhere),
         )
 
     def has_shape(self, shape: Sequence[int], sizes: Sizes) -> bool:
-        if self.leading:
-            first = len(shape) - len(self.extents)
-            if first < 0 or sizes.setdefault("...", shape[:first]) != shape[:first]:
-                return False
-            shape = shape[first:]
         if len(shape) != len(self.extents):
             return False
         for size, extent in zip(shape, self.extents):
@@ -101,7 +93,7 @@ class _Argument(NamedTuple):
         return True
 
     def shape_text(self, sizes: Sizes) -> str:
-        texts = [*map(str, sizes.get("...", ["..."]))] if self.leading else []
+        texts = []
         for extent in self.extents:
             whole = extent if isinstance(extent, _Extent) else _Extent(extent, 1, 0)
             texts.append(whole.text(sizes))

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops.contract import implement, register_fake
-from torch_geometric_erwin.ops.gate import silu_gate
 from torch_geometric_erwin.ops.linear import is_small, product, serves
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
@@ -52,7 +51,8 @@ def swiglu(
 def _plain(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
 ) -> Tensor:
-    return F.linear(silu_gate(F.linear(x, weight_in, bias_in)), weight_out, bias_out)
+    gate, value = F.linear(x, weight_in, bias_in).chunk(2, dim=-1)
+    return F.linear(F.silu(gate) * value, weight_out, bias_out)
 
 
 _WEIGHTS = "Tensor weight_in, Tensor bias_in, Tensor weight_out"

@@ -499,3 +499,12 @@ def test_perm_of_other_dtype():
     tensors = [t.detach() for t in inputs([4, 3])]
     with pytest.raises(TypeError, match=r"'perm' must be int64 \(got torch.int32\)"):
         ball_attention(*tensors, ball_size=B, perm=torch.arange(7, dtype=torch.int32))
+
+
+def test_any_module_embeds_positions():
+    layer = BallAttention(8, heads=2, ball_size=4)
+    x, pos, ball_len = torch.rand(6, 8), torch.rand(6, 3), torch.tensor([4, 2])
+    expected = layer(x, pos, ball_len)
+    linear = layer.lin_pos
+    layer.lin_pos = torch.nn.Sequential(torch.nn.Identity(), linear)  # has no weight
+    torch.testing.assert_close(layer(x, pos, ball_len), expected)

@@ -10,7 +10,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from torch_geometric_erwin.ops.edges import Edges
-from torch_geometric_erwin.ops.triton import attention, centre, gate, message, residual
+from torch_geometric_erwin.ops.triton import attention, message
 
 
 class Driver:
@@ -104,28 +104,3 @@ def test_other_graphs_compile_nothing(gpu):
         for offset in (0, 1):
             step(nodes, num_edges, offset)
     assert gpu.compiled == kernels
-
-
-def test_rows_of_other_sizes_compile_nothing(gpu):
-    def step(rows, offset):
-        x, half = torch.zeros(rows, 16), torch.zeros(rows, 16).bfloat16()
-        pos, lengths = (
-            at(torch.zeros(rows, 3), offset),
-            at(torch.tensor([rows]), offset),
-        )
-        perm = at(torch.arange(rows), offset)
-        centre.centre(pos, lengths, perm, 256, False)
-        centre.centre(pos, lengths, None, 256, False)
-        centre.centre(pos, lengths, None, 256, True)
-        total, _, scale = residual.add_norm(x, half, x[0], 0.1, torch.bfloat16)
-        residual.add_norm_backward(x, half, total, scale, x[0])
-        residual.add_linear(x, pos, x[:3].view(16, 3), x[0], torch.bfloat16)
-        gate.backward(gate.forward(x), x)
-
-    step(20, 0)
-    assert len(gpu.compiled) == len(gpu.launched) == 8
-    gpu.compiled.clear()
-    for rows in (3, 16, 33, 200):
-        for offset in (0, 1):
-            step(rows, offset)
-    assert gpu.compiled == []

@@ -10,8 +10,7 @@ from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
 from torch_geometric_erwin.nn.attention.backends.rows import QKV
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.nn.residual import add_linear
-from torch_geometric_erwin.ops.centre import centre
+from torch_geometric_erwin.utils.centre import centre
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_devices,
@@ -207,7 +206,6 @@ class BallAttention(torch.nn.Module):
         super().__init__()
         check_int("channels", channels, 1)
         check_int("ball_size", ball_size, 1)
-        check_int("dim", dim, 1)
         if heads < 1 or channels % heads != 0:
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"
@@ -217,6 +215,7 @@ class BallAttention(torch.nn.Module):
         self.channels = channels
         self.heads = heads
         self.ball_size = ball_size
+        self.dim = check_int("dim", dim, 1)
         self.backend = backend
         self.lin_pos = Linear(dim, channels)
         self.lin_qkv = Linear(channels, 3 * channels)  # (q, k, v | head | channel)
@@ -247,11 +246,11 @@ class BallAttention(torch.nn.Module):
         check_tensor("pos", given)
         num_rows = given.size(0) if given.dim() > 0 else 0
         check_rows("x", x, num_rows, self.channels)
-        check_rows("pos", given, num_rows, self.lin_pos.in_features)
+        check_rows("pos", given, num_rows, self.dim)
         check_devices(x=x, pos=given)
         if offset is None:
             offset = self.offset(pos, ball_len, perm)
-        x = add_linear(x, offset, self.lin_pos)
+        x = x + self.lin_pos(offset.to(x.dtype))
         qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         # One tensor: a backend may write the gradients of all three to one as well.
         q, k, v = qkv.unbind(1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import BatchNorm
-from torch_geometric_erwin.ops.centre import centre_dense
+from torch_geometric_erwin.utils.centre import centre_dense
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_int,

@@ -6,16 +6,10 @@ package does not need Triton.
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
-
-from torch_geometric_erwin.ops import dispatch
-
-# Elements below which a kernel that is launched from Python takes longer than the few
-# of PyTorch whose place it takes: 20 µs on the host against 7, counted on a CPU.
-SMALL = 1 << 20
 
 
 @torch.compiler.assume_constant_result
@@ -36,22 +30,6 @@ def why_not(device: int) -> str:
             f"(got {torch.cuda.get_device_name(device)}, {major}.{minor})"
         )
     return ""
-
-
-def serves(x: Tensor, *others: Optional[Tensor]) -> bool:
-    r"""Whether kernels run where a tensor is, and can read it and others.
-
-    Args:
-        x: The tensor.
-        *others: Further tensors of the call.
-
-    Example:
-        >>> serves(torch.ones(2))
-        False
-    """
-    return (
-        x.is_cuda and not dispatch.why_not(x, *others) and not why_not(x.device.index)
-    )
 
 
 def launch(module: str, function: str, on: Tensor, *args: Any) -> Any:

@@ -1,10 +1,8 @@
-"""Rows relative to the mean of their segment, on the CPU."""
-
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from torch_geometric_erwin.ops.centre import centre, centre_dense
+from torch_geometric_erwin.utils.centre import centre, centre_dense
 
 
 def rows(*shape, **kwargs):

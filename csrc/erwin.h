@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 5
+#define ERWIN_ABI_VERSION 6
 #define ERWIN_MAX_LEVELS 16
 #define ERWIN_MAX_DIM 16777216  // coordinates of a point
 #define ERWIN_DEVICE_ALIGNMENT 64  // bytes
@@ -48,7 +48,6 @@ typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1, ERWIN_BFLOAT16 = 2 } erwin_
 typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 
 #define ERWIN_HOST (-1)
-#define ERWIN_EMULATED (-2)  // the device's code, run by the host on host memory: slow, for tests
 
 // Whether a call is to stop. Trees and searches on the host ask every 20 ms or so, the thread that made the call alone;
 // an answer other than 0 ends it within a fraction of a second.
@@ -56,7 +55,7 @@ typedef int32_t (*erwin_interrupted)(void);
 
 // Where and how a call runs.
 typedef struct {
-  int32_t device;       // ERWIN_HOST, ERWIN_EMULATED or the ordinal of a CUDA device
+  int32_t device;       // ERWIN_HOST or the ordinal of a CUDA device
   int32_t num_threads;  // host threads, >= 1; 1 never starts or wakes another (safe in forked workers)
   void* stream;         // CUDA stream, NULL on the host
   erwin_interrupted interrupted;  // may be NULL: never
@@ -106,7 +105,7 @@ ERWIN_API int32_t erwin_tree_workspace(const erwin_layout* layout, int32_t dtype
 // `perm` [rows of level 0]: the cloud-local point in each slot. `mask` (perfect layout; may be NULL): 0 where a slot
 // repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL for no rotated trees; then `perm_rot[l]`
 // [rows of level l]: the cloud-local row of level l at each place of the rotated tree, ascending inside a ball. On the
-// host; ERWIN_EMULATED and CUDA devices have erwin_tree_build_device.
+// host; CUDA devices have erwin_tree_build_device.
 ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                    const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                    const void* rotation, void* workspace, int64_t workspace_bytes, int64_t* perm,

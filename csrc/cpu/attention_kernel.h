@@ -7,7 +7,7 @@
 #ifndef ERWIN_CPU_ATTENTION_KERNEL_H_
 #define ERWIN_CPU_ATTENTION_KERNEL_H_
 
-#include "arena.h"
+#include "../arena.h"
 #include "attention.h"
 #include "vector_math.h"
 
@@ -34,7 +34,6 @@ constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.40282347e+38f;
 
 ERWIN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-ERWIN_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Rows of channels, up to whole vectors.
 struct Rows {
@@ -690,7 +689,7 @@ void backward(const erwin_attention& attention, const AttentionTask& task, const
   Backward(attention, scratch.longest, gradients.grad_pos != nullptr, arena).run(task, gradients, lse);
 }
 
-constexpr AttentionKernel kKernel = {forward_scratch, backward_scratch, forward, backward};
+constexpr AttentionKernel kAttentionKernel = {forward_scratch, backward_scratch, forward, backward};
 
 }  // namespace
 }  // namespace erwin

@@ -78,7 +78,7 @@ class Messages {
  public:
   Messages(const erwin_message& message, float* scratch)
       : m_(message),
-        width_(W ? W : round_up(message.channels)),
+        width_(W ? W : round_up(message.channels, ERWIN_ROW)),
         dim_(D ? D : message.dim),
         per_channel_(1.0f / static_cast<float>(message.channels)),
         scratch_(scratch) {}
@@ -197,8 +197,6 @@ class Messages {
 
   ERWIN_INLINE Incidence into() const { return {m_.target_ptr, m_.target_order, m_.target, m_.source}; }
   ERWIN_INLINE Incidence out_of() const { return {m_.source_ptr, m_.source_order, m_.source, m_.target}; }
-
-  static int64_t round_up(int64_t channels) { return (channels + ERWIN_ROW - 1) / ERWIN_ROW * ERWIN_ROW; }
 
   static ERWIN_INLINE void add(float* to, Lanes x) { store<kLanes>(to, load<kLanes>(to) + x); }
 
@@ -326,7 +324,7 @@ bool backward_source(const erwin_message& message, int64_t first, int64_t last, 
                   [&](const auto& messages) { return messages.backward_source(first, last, gradients); });
 }
 
-constexpr MessageKernel kKernel = {scratch_size, forward, backward_target, backward_source};
+constexpr MessageKernel kMessageKernel = {scratch_size, forward, backward_target, backward_source};
 
 }  // namespace
 }  // namespace erwin

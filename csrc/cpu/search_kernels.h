@@ -291,8 +291,8 @@ class Search {
       }
       for (int32_t j = 0; j < kLeaf; ++j)
         distance[j] = ((distance[j] <= infinity) & (j != excluded)) ? distance[j] : infinity;
-      for (int32_t j = 0; j < kLeaf; j += kLanes) keys[count++] = Keys<T>::load(distance + j, indices + j);
-      if (count >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kLanes)) {
+      for (int32_t j = 0; j < kLeaf; j += kKeyLanes) keys[count++] = Keys<T>::load(distance + j, indices + j);
+      if (count >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kKeyLanes)) {
         nearest.merge(keys, count);
         count = 0;
       }
@@ -382,7 +382,7 @@ class Search {
       turn = 1 - turn;
       Nearest<T>& own = nearest[i];
       queries.expect(index(leaf)[i]);
-      const int64_t enough = std::max<int64_t>(own.width() * kLanes, kLeaf);
+      const int64_t enough = std::max<int64_t>(own.width() * kKeyLanes, kLeaf);
       int64_t count = 0;
       for (int64_t first = 0; first < near; first += kLeaf) {
         box_distances(own_.near, first, query, query, kLeaf, box_distance);

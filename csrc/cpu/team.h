@@ -39,7 +39,7 @@ class Jobs {
     body_ = body;
     pending_.store(count, std::memory_order_relaxed);
     number_ += 1;
-    ticket_.store(number_ << kBits | static_cast<uint64_t>(count));
+    ticket_.store(number_ << kNumberBits | static_cast<uint64_t>(count));
     if (last) ended_.store(true);
     wake();
     work(0);
@@ -124,8 +124,8 @@ class Jobs {
 
   static bool has_chunk(uint64_t ticket) { return (ticket & kMask) != 0; }
 
-  static constexpr int32_t kBits = 40;
-  static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
+  static constexpr int32_t kNumberBits = 40;
+  static constexpr uint64_t kMask = (uint64_t{1} << kNumberBits) - 1;
   static constexpr int32_t kPatience = 100;  // times that a thread yields before it sleeps: tens of microseconds
   Interrupts& interrupts_;
   uint64_t number_ = 0;

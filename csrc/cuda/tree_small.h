@@ -7,6 +7,7 @@
 #ifndef ERWIN_CUDA_TREE_SMALL_H_
 #define ERWIN_CUDA_TREE_SMALL_H_
 
+#include "../arena.h"
 #include "tree_state.h"
 
 namespace erwin::cuda {
@@ -43,20 +44,14 @@ struct BlockMemory {
 
   __host__ __device__ BlockMemory(char* base, int32_t rows, int32_t dim, int32_t num_lists, int64_t* bytes)
       : capacity(rows), lists(num_lists) {
-    int64_t used = 0;
-    const auto take = [&](int64_t size) {
-      char* const here = behind(base, used);
-      used += (size + 15) / 16 * 16;
-      return here;
-    };
-    const int64_t open_bytes = open_nodes(capacity) * static_cast<int64_t>(sizeof(BlockNode));
-    key = reinterpret_cast<KeyOf<T>*>(take(int64_t{dim} * capacity * static_cast<int64_t>(sizeof(KeyOf<T>))));
-    nodes = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
-    closing = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
-    list = reinterpret_cast<uint16_t*>(take(int64_t{lists + (lists < 3 ? 3 : lists)} * capacity * 2));
-    node_of = reinterpret_cast<uint16_t*>(take(int64_t{capacity} * 2));
-    goes_right = reinterpret_cast<uint8_t*>(take(capacity));
-    *bytes = used;
+    AlignedArena<16> arena{base};
+    key = arena.take<KeyOf<T>>(dim, capacity);
+    nodes = arena.take<BlockNode>(2, open_nodes(capacity));
+    closing = arena.take<BlockNode>(2, open_nodes(capacity));
+    list = arena.take<uint16_t>(lists + (lists < 3 ? 3 : lists), capacity);
+    node_of = arena.take<uint16_t>(capacity);
+    goes_right = arena.take<uint8_t>(capacity);
+    *bytes = arena.used;
   }
 
   // No array of pointers: what is looked up in one is not known to lie in shared memory.

@@ -8,7 +8,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmark.registers import CAPABILITIES, read_usage
+from tools.registers import CAPABILITIES, read_usage
 from torch_geometric_erwin.ops.triton.centre import centre_kernel
 from torch_geometric_erwin.ops.triton.gate import backward_kernel, forward_kernel
 from torch_geometric_erwin.ops.triton.residual import (

@@ -27,7 +27,7 @@ constexpr int kRows = 4, kColumns = 2;
 
 constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, its row stride
 constexpr int64_t kForwardKeys = 128;            // keys of a tile
-constexpr int64_t kBackwardKeys = 64;            // two tiles are alive
+constexpr int64_t kBackwardKeys = 64;            // of each of the two tiles in use at a time
 constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
 constexpr int64_t kFetchChannels = 16;           // channels of a product of scores between two fetches of rows
 constexpr float kLog2E = 1.44269504088896341f;
@@ -68,7 +68,7 @@ ERWIN_INLINE void multiply(const float* a, int64_t row, int64_t step, const floa
   }
 }
 
-// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L; = if there is no sum yet.
+// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L; or = if there is no sum yet.
 template <int L, int R, int C>
 ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
                              float* out, int64_t out_stride, int64_t rows, bool first_sum) {

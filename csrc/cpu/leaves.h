@@ -16,8 +16,7 @@
 
 namespace erwin {
 
-// What a thread needs for such a node, to be used again for the next one: half a megabyte.
-
+// A thread's memory for such nodes, one after the other: half a megabyte.
 template <typename T, int D>
 class Leaves {
   static constexpr int32_t kIdBits = 14;  // an item of the sort holds an id and 18 bits of a coordinate
@@ -327,10 +326,10 @@ class Leaves {
   // Of a node of at most 64 points:
   uint8_t place_[kPoints];          // the place of an id along the first axis
   const uint16_t* sorted_id_[D];    // ids along an axis
-  T sorted_[D][kSetBits];              // coordinates along an axis
-  uint64_t bit_[D][kSetBits];          // along an axis, the bit of the point at a place along the first
-  uint64_t before_[D][D][kSetBits];    // the points before a place along an axis, as bits along another
-  uint64_t set_[D][2 * kSetBits];      // its nodes, as bits along every axis
+  T sorted_[D][kSetBits];           // coordinates along an axis
+  uint64_t bit_[D][kSetBits];       // along an axis, the bit of the point at a place along the first
+  uint64_t before_[D][D][kSetBits];  // the points before a place along an axis, as bits along another
+  uint64_t set_[D][2 * kSetBits];   // its nodes, as bits along every axis
 };
 
 }  // namespace erwin

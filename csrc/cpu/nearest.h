@@ -36,7 +36,7 @@ struct Keys<float> {
     const Longs low = __builtin_convertvector(erwin::load<Words>(index), Longs);
     return {reinterpret_cast<Doubles>((bits << 32 | low) + kOffset)};
   }
-  // The first lanes, and then those of another vector.
+  // The first `count` lanes, and behind them those of `rest`.
   Keys first(int64_t count, const Keys& rest) const {
     return {lane_numbers() < count ? key : rest.key};
   }

@@ -27,7 +27,7 @@ namespace {
 
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
-constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB of them: is there memory?
+constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB: from there on a search is tried only where memory is to be had
 constexpr int64_t kMostKeys = 8;          // of a vector
 constexpr int64_t kPointsAtOnce = 512;    // whose edges a thread writes at a time
 constexpr int64_t kListsAhead = 16;       // that are fetched while a list is read
@@ -58,7 +58,7 @@ bool has_memory(int64_t edges) {
   return memory != nullptr;
 }
 
-// Each has scratch of its own, so that there are no more than about as many as there are groups of queries.
+// At most about as many as there are groups of queries, because each has scratch of its own.
 int32_t threads_for(const NeighborsCall& call) {
   const int64_t points = call.ptr[call.clouds];
   if (points < kSerialPoints) return 1;
@@ -125,7 +125,7 @@ class SearchTree {
     if (cap == 0) {
       std::fill_n(degree, ptr_[clouds_], int64_t{0});
     } else {
-      const int64_t kept = cap < largest_cloud() ? cap : 0;  // at most, where fewer than all are
+      const int64_t kept = cap < largest_cloud() ? cap : 0;  // of a query; 0: all
       for_each_group(largest_cloud(), largest_cloud(), kept,
                      [&](int32_t worker, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
         const RadiusSearch<T> search{limit,
@@ -338,8 +338,8 @@ class SearchTree {
       return arena.bytes_anywhere();
     };
     std::vector<Scratch<T>> scratch(static_cast<size_t>(num_threads_));
-    // Zeros, because vectors are read whole: what lies behind the last candidate has a value, too. They cost nothing
-    // where memory is never looked at.
+    // Zeros, because vectors are read whole, with what lies behind the last candidate. The system gives zeros where memory
+    // is first looked at, so that they cost nothing elsewhere.
     struct Free {
       void operator()(void* block) const { std::free(block); }
     };

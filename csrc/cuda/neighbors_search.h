@@ -30,7 +30,7 @@ struct Key {
   __device__ bool operator<(const Key& other) const {
     return distance < other.distance || (distance == other.distance && index < other.index);
   }
-  // Of another lane.
+  // The key in another lane.
   __device__ Key from(int32_t other) const {
     return {__shfl_sync(kWarp, distance, other), __shfl_sync(kWarp, index, other)};
   }
@@ -39,19 +39,19 @@ struct Key {
   }
 };
 
-// By numbers: a choice between places would move arrays out of registers.
+// A choice between values, not between places: an array that is indexed at run time leaves the registers.
 template <typename T>
 __device__ Key<T> choose(bool first, const Key<T>& a, const Key<T>& b) {
   return {first ? a.distance : b.distance, first ? a.index : b.index};
 }
 
-// Follows all candidates.
+// The key that comes after every candidate.
 template <typename T>
 __device__ Key<T> no_limit() {
   return {static_cast<T>(INFINITY), kNoIndex};
 }
 
-// Of the lanes that differ by the bits of `flip`, the one without the bit `high` gets the smaller key.
+// Orders the keys of lanes whose numbers differ by `flip`: the lane without the bit `high` gets the smaller one.
 template <typename T>
 __device__ void order(Key<T>& key, int32_t flip, int32_t high) {
   const Key<T> other = key.across(flip);
@@ -155,7 +155,7 @@ class Counter {
   __device__ int64_t count() const { return count_; }
   __device__ void take(const Key<T>& key, bool here) {
     count_ += __popc(__ballot_sync(kWarp, here && key < limit_));
-    if (count_ >= most_) limit_ = {-1, -1};  // no box precedes that
+    if (count_ >= most_) limit_ = {-1, -1};  // no box is nearer: the search ends
   }
 
  private:
@@ -183,7 +183,7 @@ class Query {
   __device__ void walk(Taker& taker) const {
     const int32_t top = cloud_.top();
     int32_t level = top, group = 0;
-    uint32_t waiting = ~0u;  // in the lane of every level, the children of the group there that are not done
+    uint32_t waiting = ~0u;  // in lane l, a bit for each child of the group on level l to visit
     while (true) {
       const int32_t home = leaf_ >> (kLevelBits * level);
       const int32_t first = home >> kLevelBits == group ? home & (kWarpLanes - 1) : 0;
@@ -349,7 +349,7 @@ struct CountWithin {
   }
 };
 
-// Writes the sums of `total` and all values that precede each of at most 32, and adds these to it.
+// For each of at most 32 values writes `total` and the sum of the values before it; then adds them all to `total`.
 __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& total, int64_t* sums) {
   const int64_t own = lane() < count ? x[lane()] : 0;
   const int64_t before = warp_exclusive_scan(own);
@@ -357,8 +357,8 @@ __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& tota
   total += __shfl_sync(kWarp, before + own, kWarpLanes - 1);
 }
 
-// The first edge of every point, from that of its chunk. Degrees say where everything goes: those that no count can give
-// are found here, before anything is written.
+// The first edge of every point, counted from its chunk's. A degree that no count can give would lead writes out of
+// memory: it is found here, before an edge is written.
 template <typename T>
 struct SumDegrees {
   WarpTree<T> tree;

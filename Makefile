@@ -40,16 +40,14 @@ lint: $(installed) ## check style and types
 
 # The scripts build the library in other ways.
 with_cmake := PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(abspath $(VENV))/bin/python
-$(VENV)/bin/cmake: | $(installed)
-	@$(pip) install "cmake>=3.24"
 
-fuzz: $(installed) $(VENV)/bin/cmake ## try random calls; options by ARGS="--seed 1 --cases 100000"
+fuzz: $(installed) ## try random calls; options by ARGS="--seed 1 --cases 100000"
 	@$(with_cmake) tools/fuzz.sh $(ARGS)
 
-sanitize: $(installed) $(VENV)/bin/cmake ## run fuzzers and native tests under sanitizers
+sanitize: $(installed) ## run fuzzers and native tests under sanitizers
 	@$(with_cmake) tools/sanitize.sh
 
-portability: $(installed) $(VENV)/bin/cmake ## build by other compilers, compare bit by bit
+portability: $(installed) ## build by other compilers, compare bit by bit
 	@$(with_cmake) tools/portability.sh
 
 # torch-cluster stays out of the environment of the other targets, because importing

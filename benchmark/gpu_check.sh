@@ -34,7 +34,7 @@ sanitize() {
     for name in "${names[@]}"; do only+=(--kernel-name "kns=$name"); done
   fi
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" "${only[@]}" --error-exitcode 86 --print-limit 1000 \
-    "$python" -m benchmark.sanitize 2>&1 | tee "$log"
+    "$python" -m tools.sanitize_cuda 2>&1 | tee "$log"
   local status=${PIPESTATUS[0]}
   [ "$1" = initcheck ] && [ "$status" = 86 ] || return "$status"
   ! grep -E "^=+ +at .*($(IFS='|' && echo "${names[*]}"))" "$log"

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "erwin.h"
+#include "scalars.h"
 
 namespace erwin {
 
@@ -24,8 +25,6 @@ inline int32_t check_isa(int32_t isa) {
   if (isa < -1) return ERWIN_INVALID_ARGUMENT;
   return isa <= erwin_cpu_isa() ? ERWIN_OK : ERWIN_UNSUPPORTED;
 }
-
-inline bool valid_scalar(int32_t dtype) { return dtype == ERWIN_FLOAT32 || dtype == ERWIN_FLOAT64; }
 
 inline bool valid_dim(int64_t dim) { return dim >= 1 && dim <= ERWIN_MAX_DIM; }
 

@@ -9,8 +9,8 @@
 //   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
 //   * indices are int64, positions are float32 or float64 (`erwin_dtype`), finite, row-major [points, dim];
 //   * the result is the same bits on every thread count and, but for attention, on every device;
-//   * what can be looked at without a device's memory is: sizes, offsets, configurations and NULL pointers that break a
-//     rule are ERWIN_INVALID_ARGUMENT; what memory is behind a pointer is the caller's word;
+//   * sizes, offsets, configurations and NULL pointers that break a rule are ERWIN_INVALID_ARGUMENT; what would take a
+//     look into a device's memory, or how much memory a pointer has, is not checked;
 //   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified, and the library is as
 //     usable as before.
 #ifndef ERWIN_H_
@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 5
+#define ERWIN_ABI_VERSION 6
 #define ERWIN_MAX_LEVELS 16
 #define ERWIN_MAX_DIM 16777216  // coordinates of a point
 #define ERWIN_DEVICE_ALIGNMENT 64  // bytes
@@ -48,15 +48,14 @@ typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1, ERWIN_BFLOAT16 = 2 } erwin_
 typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 
 #define ERWIN_HOST (-1)
-#define ERWIN_EMULATED (-2)  // the device's code, run by the host on host memory: slow, for tests
 
-// Whether a call is to stop. Trees and searches on the host ask every 20 ms or so, the thread that made the call alone;
-// an answer other than 0 ends it within a fraction of a second.
+// Asked by trees and searches on the host, every 20 ms or so, on the thread that made the call: an answer other than 0
+// ends the call within a fraction of a second, with ERWIN_INTERRUPTED.
 typedef int32_t (*erwin_interrupted)(void);
 
 // Where and how a call runs.
 typedef struct {
-  int32_t device;       // ERWIN_HOST, ERWIN_EMULATED or the ordinal of a CUDA device
+  int32_t device;       // ERWIN_HOST or the ordinal of a CUDA device
   int32_t num_threads;  // host threads, >= 1; 1 never starts or wakes another (safe in forked workers)
   void* stream;         // CUDA stream, NULL on the host
   erwin_interrupted interrupted;  // may be NULL: never
@@ -82,9 +81,9 @@ ERWIN_API int32_t erwin_has_cuda(void);
 // `values` may lie at any address.
 ERWIN_API int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite);
 
-// `wrong`: the first of the runs of `perm` [rows], `lengths` [runs] rows each, that does not hold every number from 0 up
-// to its length once; -1 if there is none. `seen` is a workspace of a bit for every row of the longest run, in whole
-// bytes. Lengths that do not sum to the rows are an invalid argument. Host pointers, one thread.
+// Checks permutations: `perm` [rows] is cut into runs of `lengths` [runs] rows, which sum to the rows, and every run must
+// hold each number below its length once. `wrong`: the first run that does not, or -1. `seen` is a workspace of a bit for
+// every row of the longest run, in whole bytes. Host pointers, one thread.
 ERWIN_API int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* lengths, int64_t runs,
                                      uint8_t* seen, int64_t* wrong);
 
@@ -106,7 +105,7 @@ ERWIN_API int32_t erwin_tree_workspace(const erwin_layout* layout, int32_t dtype
 // `perm` [rows of level 0]: the cloud-local point in each slot. `mask` (perfect layout; may be NULL): 0 where a slot
 // repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL for no rotated trees; then `perm_rot[l]`
 // [rows of level l]: the cloud-local row of level l at each place of the rotated tree, ascending inside a ball. On the
-// host; ERWIN_EMULATED and CUDA devices have erwin_tree_build_device.
+// host; CUDA devices have erwin_tree_build_device.
 ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                    const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                    const void* rotation, void* workspace, int64_t workspace_bytes, int64_t* perm,
@@ -136,14 +135,14 @@ ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const er
 
 // ---- Neighbours -----------------------------------------------------------------------------------------------------
 // Exact searches that walk a balanced tree over `perm`, built before with the same `layout`; a `perm` that is no
-// permutation of the points of every cloud is an invalid argument. Distances are sums of
-// squared coordinate differences in `dtype`, in axis order; neighbours come nearest first, equal distances by index.
-// Targets are listed in ascending order, sources and targets are rows of the whole batch. `box` is reserved for
-// periodic boxes ([dim] edge lengths) and must be NULL.
+// permutation of the points of every cloud is an invalid argument. Distances are sums of squared coordinate differences
+// in `dtype`, in axis order; neighbours come nearest first, equal distances by index. Targets are listed in ascending
+// order, sources and targets are rows of the whole batch. `box` is reserved for periodic boxes ([dim] edge lengths) and
+// must be NULL.
 //
-// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done. An argument that
-// turns out to be invalid there is no status, but leaves 1 in the first int32_t of `workspace`, which otherwise is 0;
-// so do positions that are not finite.
+// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done: where only a kernel
+// can see that an argument is invalid or a position not finite, the status is ERWIN_OK, and the first int32_t of
+// `workspace`, otherwise 0, becomes 1.
 
 ERWIN_API int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                             const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes);
@@ -207,8 +206,8 @@ typedef struct {
   erwin_heads q, k, v;
 } erwin_attention;
 
-// Of a forward call; of a backward call if `backward`; of one with a gradient of positions if `backward` is 2. Reads
-// `ball_len`, and of other arrays only whether there is a `perm`.
+// `backward`: 0 for a forward call, 1 for a backward call, 2 for one with a gradient of positions. Reads `ball_len`, and
+// of other arrays only whether there is a `perm`.
 ERWIN_API int32_t erwin_attention_workspace(const erwin_context* context, const erwin_attention* attention,
                                             int32_t backward, int64_t* bytes);
 

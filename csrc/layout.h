@@ -11,23 +11,9 @@
 #include <type_traits>
 
 #include "erwin.h"
-
-#if defined(__CUDACC__)
-#define ERWIN_HOST_DEVICE __host__ __device__
-#else
-#define ERWIN_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace erwin {
-
-// The place so many bytes behind a base, which is NULL where only sizes are asked for.
-ERWIN_HOST_DEVICE inline char* behind(char* base, int64_t bytes) {
-#if defined(__CUDA_ARCH__)
-  return base + bytes;  // never NULL there, and the compiler must see that it is shared memory
-#else
-  return reinterpret_cast<char*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes));
-#endif
-}
 
 // A node of one cloud's tree, by integers that are wide enough for it. In the balanced layout `slots == points`.
 template <typename I>
@@ -87,6 +73,13 @@ struct Layout {
   int64_t blocks_per_ball;
 
   ERWIN_HOST_DEVICE int64_t block() const { return span[levels - 1]; }
+
+  // The first level whose rows are centroids; those of lower levels are points.
+  int32_t first_pooled_level() const {
+    int32_t level = 0;
+    while (level < levels && span[level] == 1) ++level;
+    return level;
+  }
 
   ERWIN_HOST_DEVICE Node root(int64_t points) const {
     if (kind == ERWIN_PERFECT) return {0, points, 0, points == 0 ? 0 : ceil_pow2(points), 1};

@@ -2,6 +2,7 @@
 #ifndef ERWIN_NEIGHBORS_H_
 #define ERWIN_NEIGHBORS_H_
 
+#include <algorithm>
 #include <cstdint>
 
 #include "layout.h"
@@ -20,8 +21,9 @@ struct NeighborsCall {
   void* workspace;
 };
 
-// All but the first return an erwin_status.
-struct NeighborsDevice {
+// The searches of a device. All but the first return an erwin_status.
+struct NeighborsKernels {
+  // Bytes; kTooLarge if they do not fit.
   int64_t (*workspace)(const NeighborsCall&);
   int32_t (*knn)(const NeighborsCall&, int64_t k, bool loop, int64_t* source, int64_t* target);
   int32_t (*radius_count)(const NeighborsCall&, double radius, int64_t cap, bool loop, int64_t* degree,
@@ -30,12 +32,15 @@ struct NeighborsDevice {
                          const int64_t* degree, int64_t* source, int64_t* target);
 };
 
-extern const NeighborsDevice kEmulatedNeighbors, kCudaNeighbors;
+// Of every point of a cloud: at most k, as far as there are so many.
+inline int64_t most_neighbors(int64_t points, int64_t k, bool loop) {
+  return std::max<int64_t>(0, std::min(k, points - (loop ? 0 : 1)));
+}
 
-// Calls f(T{}) with the type of a dtype.
-template <typename F>
-auto with_scalar(int32_t dtype, const F& f) {
-  return dtype == ERWIN_FLOAT64 ? f(double{}) : f(float{});
+// The largest squared distance within a radius.
+template <typename T>
+T squared(double radius) {
+  return static_cast<T>(radius) * static_cast<T>(radius);
 }
 
 }  // namespace erwin

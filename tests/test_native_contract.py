@@ -5,6 +5,7 @@ import copy
 import ctypes
 import re
 
+import emulated
 import pytest
 import torch
 from test_native import header
@@ -42,18 +43,25 @@ def longs(count):
     return Guarded(8 * count)
 
 
+def function(name, context):
+    """An entry point of the library that a context belongs to."""
+    of_emulator = isinstance(context, emulated.Context)
+    return (emulated.function if of_emulator else _native._function)(name)
+
+
 class Call:
     """The arguments of an entry point by name, in order."""
 
     def __init__(self, name, **arguments):
         self.name, self.arguments = name, arguments
+        self.function = function(name, arguments.get("context"))
 
     def status(self, **changes):
         assert set(changes) <= set(self.arguments)
         arguments = {**self.arguments, **changes}.values()
         if self.name == "erwin_radius_count":
             self.arguments["found"].free()
-        return _native._function(self.name)(
+        return self.function(
             *[
                 value.data_ptr() if hasattr(value, "data_ptr") else value
                 for value in arguments
@@ -74,7 +82,7 @@ def batch():
 
 def workspace_of(name, *args):
     size = ctypes.c_int64()
-    assert _native._function(name)(*args, ctypes.byref(size)) == OK
+    assert function(name, args[0])(*args, ctypes.byref(size)) == OK
     return size.value
 
 
@@ -219,7 +227,7 @@ def make_fill(context, radius=9.0):
 
 CONTEXTS = {
     "host": _native.Context(_native.HOST, 2),
-    "emulated": _native.Context(_native.EMULATED, 1),
+    "emulated": emulated.Context(),
 }
 HOST_CALLS = [
     *[make_sizes, make_tables, make_tree_workspace, make_build],
@@ -237,7 +245,7 @@ CALLS = [
 WRONG = {
     "context": [
         None,
-        *[_native.Context(device, n) for device in (-1, -2) for n in (0, -1)],
+        *[_native.Context(device, n) for device in (-1, 0) for n in (0, -1)],
     ],
     "layout": [
         None,
@@ -311,8 +319,12 @@ def test_a_wrong_argument_is_invalid_and_nothing_is_written(make, device):
 @pytest.mark.parametrize(("make", "device"), CALLS)
 def test_another_device_or_a_box_is_unsupported(make, device):
     call = make(CONTEXTS[device])
-    has_cuda = bool(_native.library().erwin_has_cuda())
-    for number in (-3, -7, -(2**31), *([] if has_cuda else [0, 1000])):
+    missing = [0, 1000]  # ordinals of GPUs
+    if device == "emulated":
+        missing = [-1] if "device" in call.name else []
+    elif _native.library().erwin_has_cuda():
+        missing = []
+    for number in (-2, -7, -(2**31), *missing):
         if "context" in call.arguments:
             context = _native.Context(number, 1)
             assert call.status(context=context) == UNSUPPORTED, number
@@ -322,9 +334,10 @@ def test_another_device_or_a_box_is_unsupported(make, device):
 
 def test_builders_run_where_they_say():
     call = make_build(CONTEXTS["host"])
-    assert call.status(context=CONTEXTS["emulated"]) == UNSUPPORTED
+    assert call.status(context=_native.Context(0, 1)) == UNSUPPORTED
     for make in (make_device_workspace, make_device_build):
         call = make(CONTEXTS["emulated"])
+        call.function = _native._function(call.name)
         assert call.status(context=CONTEXTS["host"]) == UNSUPPORTED
 
 

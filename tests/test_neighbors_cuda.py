@@ -3,6 +3,7 @@
 The host's search is the oracle: it is compared with brute force elsewhere.
 """
 
+import emulated
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -31,9 +32,8 @@ def search(device, graph, pos, value, ptr, tree, **kwargs):
             torch.Tensor, lambda t: t.cuda(), (pos, ptr, tree)
         )
         return graph(pos, value, ptr, tree=tree, **kwargs).cpu()
-    with pytest.MonkeyPatch.context() as patch:
-        context = _native.Context(_native.EMULATED, 1, None)
-        patch.setattr(_native, "context", lambda tensor: context)
+    with emulated.calls(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "context", lambda tensor: emulated.Context())
         return graph(pos, value, ptr, tree=tree, **kwargs)
 
 

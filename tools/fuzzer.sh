@@ -2,13 +2,13 @@
 
 step=$(basename "$0" .sh)
 
-# build NAME [CMAKE OPTION ...]: makes, for CPUs only, build/NAME/c_interface and build/NAME/_kernels.so.
+# build NAME [CMAKE OPTION ...]: makes build/NAME/c_interface and build/NAME/_kernels.so, whose GPU is an emulator.
 build() {
   local name=$1 log=build/$1.log
   shift
   mkdir -p build
   echo "$step: building $name"
-  { cmake -S . -B "build/$name" -DERWIN_FUZZ=ON -DCMAKE_CUDA_COMPILER=NOTFOUND "$@" && cmake --build "build/$name" --parallel "$(nproc)"; } \
+  { cmake -S . -B "build/$name" -DERWIN_FUZZ=ON "$@" && cmake --build "build/$name" --parallel "$(nproc)"; } \
     >"$log" 2>&1 || { grep -E "error|warning" "$log" || tail -n 20 "$log"; return 1; }
 }
 

@@ -1,10 +1,16 @@
-"""A plugin of pytest (`-p other_kernels`): the package loads the native library that
+r"""A plugin of pytest (`-p other_kernels`): the package loads the native library that
 ERWIN_KERNELS names.
 """
 
 import os
-from types import SimpleNamespace
+from importlib.machinery import ModuleSpec
+from typing import Optional
 
 from torch_geometric_erwin import _native
 
-_native.find_spec = lambda name: SimpleNamespace(origin=os.environ["ERWIN_KERNELS"])
+
+def _find(name: str, package: Optional[str] = None) -> ModuleSpec:
+    return ModuleSpec(name, None, origin=os.environ["ERWIN_KERNELS"])
+
+
+_native.find_spec = _find

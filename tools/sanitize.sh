@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/fuzzer.sh
 
-# Fibers of the emulated device run on stacks of their own. What LLVM's OpenMP keeps is not ours.
+# The emulator's fibers have stacks that AddressSanitizer does not know. Leaks of LLVM's OpenMP are not ours.
 export ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
 export LSAN_OPTIONS=suppressions=tools/known_leaks.txt:print_suppressions=0
 log=build/sanitize.log
@@ -30,8 +30,10 @@ fi
 
 if [[ -n ${PYTHON:-} ]]; then
   echo "sanitize: the tests of the native library"
-  # Python never frees all it has. The C++ library is there before PyTorch: exceptions are looked for once.
+  # Without leaks, of which Python has many. The sanitizer looks for the C++ library's exceptions once, when it starts:
+  # so that library is loaded first.
   run env ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" LD_PRELOAD="$preload $(g++ -print-file-name=libstdc++.so.6)" ERWIN_KERNELS="$PWD/build/asan/_kernels.so" \
+    ERWIN_EMULATOR="$PWD/build/asan/_kernels.so" \
     PYTHONPATH="tools${PYTHONPATH:+:$PYTHONPATH}" PYTHONMALLOC=malloc \
     "$PYTHON" -m pytest -q --capture=sys -p other_kernels -k "not compile and not opcheck" tests/test_native.py \
     tests/ops/test_ball_tree.py tests/ops/test_neighbors.py tests/ops/test_message.py tests/ops/test_edges.py

@@ -29,7 +29,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-ABI_VERSION = 5
+ABI_VERSION = 6
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -46,7 +46,7 @@ _STATUS = {
 _OUT_OF_MEMORY, _INTERNAL_ERROR, _INTERRUPTED = 4, 5, 6
 
 
-HOST, EMULATED = -1, -2  # devices of a context beside the ordinals of GPUs
+HOST = -1  # the device of a context beside the ordinals of GPUs
 
 
 class Context(Structure):

@@ -4,11 +4,12 @@
 #include <algorithm>
 #include <initializer_list>
 
+#include "../arena.h"
 #include "../arguments.h"
-#include "arena.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
+#include "permutations.h"
 
 namespace erwin {
 namespace {
@@ -16,16 +17,13 @@ namespace {
 constexpr int64_t kSerialProducts = 1 << 20;  // calls of fewer products of channels are not worth a second thread
 constexpr int64_t kTasksPerThread = 4;        // fewer balls than that are split by heads
 
-constexpr Variants<AttentionKernel> kVariants = {&kAttentionBaseline, ERWIN_AVX2(kAttentionAvx2),
-                                                 ERWIN_AVX512(kAttentionAvx512)};
-
 int32_t check(const erwin_context* context, const erwin_attention* a) {
   if (a == nullptr) return ERWIN_INVALID_ARGUMENT;
   for (const int32_t status : {check_host(context), check_isa(a->isa)}) {
     if (status != ERWIN_OK) return status;
   }
   if (a->dtype != ERWIN_FLOAT32 && a->dtype != ERWIN_BFLOAT16) return ERWIN_INVALID_ARGUMENT;
-  if (a->pos_dtype != ERWIN_FLOAT32 && a->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
+  if (!valid_scalar(a->pos_dtype)) return ERWIN_INVALID_ARGUMENT;
   if (!is_count(a->rows) || !is_count(a->balls)) return ERWIN_INVALID_ARGUMENT;
   for (const int64_t size : {a->heads, a->channels, a->dim}) {
     if (size < 0 || size > ERWIN_MAX_DIM) return ERWIN_INVALID_ARGUMENT;
@@ -73,13 +71,13 @@ struct Plan {
 // The parts of a call's workspace.
 struct Workspace {
   int64_t* starts;  // [balls + 1]
-  char* seen;       // [rows] if there is a permutation
+  uint8_t* seen;    // a bit for every row if there is a permutation
   float* partial;   // [balls, heads] of a backward call: what every ball adds to the gradient of sigma
   char* scratch;    // [threads, scratch bytes]
 };
 
 Workspace lay_out(const erwin_attention& a, const Plan& plan, int32_t backward, Arena& arena) {
-  return {arena.take<int64_t>(a.balls + 1), arena.take<char>(a.perm != nullptr ? a.rows : 0),
+  return {arena.take<int64_t>(a.balls + 1), arena.take<uint8_t>(a.perm != nullptr ? ceil_div(a.rows, 8) : 0),
           arena.take<float>(backward ? a.balls : 0, a.heads), arena.take<char>(plan.threads, plan.scratch_bytes)};
 }
 
@@ -97,28 +95,18 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
     p.head_groups = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(a.heads, 1));
   }
   p.threads = static_cast<int32_t>(std::max<int64_t>(1, std::min<int64_t>(p.threads, a.balls * p.head_groups)));
-  const AttentionKernel& kernel = kVariants.choose(a.isa);
+  const AttentionKernel& kernel = *kernels_of(a.isa).attention;
   p.scratch_bytes =
       backward ? kernel.backward_scratch(a, p.longest, backward == 2) : kernel.forward_scratch(a, p.longest);
   Arena arena{nullptr};
-  arena.take<char>(kLine);  // the workspace may start anywhere
   lay_out(a, p, backward, arena);
-  p.bytes = arena.used;
+  p.bytes = arena.bytes_anywhere();
   return p;
 }
 
 // Outputs are mostly fresh memory, whose first writes may take half as long as the kernel.
 void expect_writes(const erwin_attention& a, const erwin_heads& x) {
   use_large_pages(static_cast<char*>(x.data), extent(a, &x) * (a.dtype == ERWIN_FLOAT32 ? 4 : 2));
-}
-
-bool is_permutation(const int64_t* perm, int64_t rows, char* seen) {
-  std::fill(seen, seen + rows, 0);
-  for (int64_t i = 0; i < rows; ++i) {
-    if (perm[i] < 0 || perm[i] >= rows || seen[perm[i]]) return false;
-    seen[perm[i]] = 1;
-  }
-  return true;
 }
 
 // A call whose arguments are checked, with its workspace.
@@ -131,7 +119,7 @@ struct Call {
     plan = plan_of(context, attention, backward);
     if (memory == nullptr || plan.bytes == kTooLarge) return ERWIN_INVALID_ARGUMENT;
     if (bytes < plan.bytes) return ERWIN_WORKSPACE_TOO_SMALL;
-    Arena arena{aligned(memory)};
+    Arena arena{Arena::aligned(memory)};
     workspace = lay_out(attention, plan, backward, arena);
     if (attention.perm != nullptr && !is_permutation(attention.perm, attention.rows, workspace.seen)) {
       return ERWIN_INVALID_ARGUMENT;
@@ -146,7 +134,7 @@ struct Call {
   // Calls run(kernel, task, scratch) for all balls and heads.
   template <typename F>
   void for_tasks(const F& run) const {
-    const AttentionKernel& kernel = kVariants.choose(attention.isa);
+    const AttentionKernel& kernel = *kernels_of(attention.isa).attention;
     const int64_t groups = plan.head_groups, heads = attention.heads;
     parallel_for(plan.threads, attention.balls * groups, 1, [&](int32_t worker, int64_t i) {
       const int64_t ball = i / groups, group = i % groups;

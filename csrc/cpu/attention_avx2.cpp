@@ -2,5 +2,5 @@
 #if defined(ERWIN_WITH_AVX2)
 #include "attention_kernel.h"
 
-const erwin::AttentionKernel erwin::kAttentionAvx2 = erwin::kKernel;
+const erwin::AttentionKernel erwin::kAttentionAvx2 = erwin::kAttentionKernel;
 #endif

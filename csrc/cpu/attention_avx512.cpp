@@ -2,5 +2,5 @@
 #if defined(ERWIN_WITH_AVX512)
 #include "attention_kernel.h"
 
-const erwin::AttentionKernel erwin::kAttentionAvx512 = erwin::kKernel;
+const erwin::AttentionKernel erwin::kAttentionAvx512 = erwin::kAttentionKernel;
 #endif

@@ -7,7 +7,7 @@
 #ifndef ERWIN_CPU_ATTENTION_KERNEL_H_
 #define ERWIN_CPU_ATTENTION_KERNEL_H_
 
-#include "arena.h"
+#include "../arena.h"
 #include "attention.h"
 #include "vector_math.h"
 
@@ -27,14 +27,13 @@ constexpr int kRows = 4, kColumns = 2;
 
 constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, its row stride
 constexpr int64_t kForwardKeys = 128;            // keys of a tile
-constexpr int64_t kBackwardKeys = 64;            // two tiles are alive
+constexpr int64_t kBackwardKeys = 64;            // of each of the two tiles in use at a time
 constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
 constexpr int64_t kFetchChannels = 16;           // channels of a product of scores between two fetches of rows
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.40282347e+38f;
 
 ERWIN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-ERWIN_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // Rows of channels, up to whole vectors.
 struct Rows {
@@ -69,7 +68,7 @@ ERWIN_INLINE void multiply(const float* a, int64_t row, int64_t step, const floa
   }
 }
 
-// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L; = if there is no sum yet.
+// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L; or = if there is no sum yet.
 template <int L, int R, int C>
 ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
                              float* out, int64_t out_stride, int64_t rows, bool first_sum) {
@@ -690,7 +689,7 @@ void backward(const erwin_attention& attention, const AttentionTask& task, const
   Backward(attention, scratch.longest, gradients.grad_pos != nullptr, arena).run(task, gradients, lse);
 }
 
-constexpr AttentionKernel kKernel = {forward_scratch, backward_scratch, forward, backward};
+constexpr AttentionKernel kAttentionKernel = {forward_scratch, backward_scratch, forward, backward};
 
 }  // namespace
 }  // namespace erwin

@@ -30,7 +30,7 @@ bool is_finite(const char* values, int64_t count, int32_t mantissa) {
 }  // namespace erwin
 
 int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite) {
-  if (dtype != ERWIN_FLOAT32 && dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::valid_scalar(dtype)) return ERWIN_INVALID_ARGUMENT;
   if (!erwin::is_count(count) || !erwin::is_given(values, count) || finite == nullptr) return ERWIN_INVALID_ARGUMENT;
   const auto* const bytes = static_cast<const char*>(values);
   *finite = dtype == ERWIN_FLOAT64 ? erwin::is_finite<uint64_t>(bytes, count, 52)

@@ -46,9 +46,9 @@ class alignas(64) Lists {
 struct erwin_found {
   erwin_found(int64_t points, int32_t num_threads) : neighbors(static_cast<size_t>(points)) {
     // One block for the neighbours of all points, as many as are usual. Beyond 8 MB large pages fill it well enough.
-    constexpr int64_t kUsual = 16, kMost = int64_t{2} << 20;
+    constexpr int64_t kUsual = 16, kMostNumbers = int64_t{2} << 20;
     lists.reserve(static_cast<size_t>(num_threads));
-    for (int32_t i = 0; i < num_threads; ++i) lists.emplace_back(std::min(kUsual * points / num_threads, kMost));
+    for (int32_t i = 0; i < num_threads; ++i) lists.emplace_back(std::min(kUsual * points / num_threads, kMostNumbers));
   }
 
   std::vector<int64_t> degree;            // [points], once the search has ended

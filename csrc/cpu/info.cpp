@@ -1,4 +1,4 @@
-// What this build of the library can do, on this machine.
+// What this build of the library can do, and what a device's last error was.
 #include "../erwin.h"
 #include "../error.h"
 
@@ -28,14 +28,4 @@ int32_t erwin_has_cuda(void) {
 #else
   return 0;
 #endif
-}
-
-int32_t erwin_cpu_isa(void) {
-#if defined(ERWIN_WITH_AVX512)
-  if (__builtin_cpu_supports("avx512f")) return ERWIN_CPU_AVX512;
-#endif
-#if defined(ERWIN_WITH_AVX2)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return ERWIN_CPU_AVX2;
-#endif
-  return ERWIN_CPU_BASELINE;
 }

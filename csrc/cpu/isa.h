@@ -2,37 +2,29 @@
 #ifndef ERWIN_CPU_ISA_H_
 #define ERWIN_CPU_ISA_H_
 
-#include "../erwin.h"
+#include <cstdint>
+
+#include "attention.h"
+#include "message.h"
+#include "quads.h"
+#include "search.h"
 
 namespace erwin {
 
-// The same kernel for every instruction set; NULL where the build has none.
-template <typename Kernel>
-struct Variants {
-  const Kernel* baseline;
-  const Kernel* avx2;
-  const Kernel* avx512;
-
-  // `isa` is at most erwin_cpu_isa(); negative: the widest.
-  const Kernel& choose(int32_t isa) const {
-    switch (isa < 0 ? erwin_cpu_isa() : isa) {
-      case ERWIN_CPU_AVX512: return *avx512;
-      case ERWIN_CPU_AVX2: return *avx2;
-      default: return *baseline;
-    }
-  }
+// What is compiled for one instruction set.
+struct IsaKernels {
+  const AttentionKernel* attention;
+  const MessageKernel* message;
+  const KernelTable* search;
+  const QuadPasses* quads;  // NULL: loops do as well
 };
 
-#if defined(ERWIN_WITH_AVX512)
-#define ERWIN_AVX512(kernel) (&(kernel))
-#else
-#define ERWIN_AVX512(kernel) nullptr
-#endif
-#if defined(ERWIN_WITH_AVX2)
-#define ERWIN_AVX2(kernel) (&(kernel))
-#else
-#define ERWIN_AVX2(kernel) nullptr
-#endif
+// Those of an instruction set, at most erwin_cpu_isa(); negative: of the widest.
+const IsaKernels& kernels_of(int32_t isa);
+
+// Those of trees and searches, whose bits no instruction set changes: of the widest, unless ATEN_CPU_CAPABILITY, which
+// limits PyTorch's kernels, names a narrower one.
+const IsaKernels& geometry_kernels();
 
 }  // namespace erwin
 

@@ -18,16 +18,16 @@ namespace erwin {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 8;
+constexpr int kKeyLanes = 8;
 #elif defined(__AVX__)
-constexpr int kLanes = 4;
+constexpr int kKeyLanes = 4;
 #else
-constexpr int kLanes = 2;
+constexpr int kKeyLanes = 2;
 #endif
 
-typedef double Doubles __attribute__((vector_size(8 * kLanes)));
-typedef int64_t Longs __attribute__((vector_size(8 * kLanes)));
-typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef double Doubles __attribute__((vector_size(8 * kKeyLanes)));
+typedef int64_t Longs __attribute__((vector_size(8 * kKeyLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kKeyLanes)));
 
 template <typename V>
 V load(const void* from) {

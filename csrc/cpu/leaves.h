@@ -16,8 +16,7 @@
 
 namespace erwin {
 
-// What a thread needs for such a node, to be used again for the next one: half a megabyte.
-
+// A thread's memory for such nodes, one after the other: half a megabyte.
 template <typename T, int D>
 class Leaves {
   static constexpr int32_t kIdBits = 14;  // an item of the sort holds an id and 18 bits of a coordinate
@@ -26,7 +25,7 @@ class Leaves {
   static constexpr int32_t kPoints = 1 << kIdBits;
 
   explicit Leaves(const Layout& layout) : layout_(layout) {
-    for (int32_t n = 2; n <= kBits && layout.kind == ERWIN_BALANCED; ++n)
+    for (int32_t n = 2; n <= kSetBits && layout.kind == ERWIN_BALANCED; ++n)
       left_[n] = static_cast<uint8_t>(layout.split(Node{0, n, 0, n, 1}).left.points);
   }
 
@@ -61,7 +60,7 @@ class Leaves {
   }
 
  private:
-  static constexpr int32_t kBits = 64;
+  static constexpr int32_t kSetBits = 64;
 
   // Sorts ids by coordinate; equal ones keep their order, which is ascending. Points are dealt to cells of equal width
   // by a radix sort of two digits; what little is still out of order inside the cells is sorted by insertion. With
@@ -157,7 +156,7 @@ class Leaves {
 
   // A node is list_[a][first], ... for every axis.
   void split_lists(const Node& node, int32_t first) {
-    if (node.points <= kBits) return split_bits(node, first);
+    if (node.points <= kSetBits) return split_bits(node, first);
     const Children children = layout_.split(node);
     const auto left = static_cast<int32_t>(children.left.points);
     split_list(first, static_cast<int32_t>(node.points), left);
@@ -225,7 +224,7 @@ class Leaves {
         bit_[a][place_[id]] = uint64_t{1} << i;
         sorted_[a][i] = x_[a][id];
       }
-      set_[a][0] = ~uint64_t{0} >> (kBits - n);
+      set_[a][0] = ~uint64_t{0} >> (kSetBits - n);
     }
     for (int32_t a = 0; a < D; ++a) {
       uint64_t set[D] = {};
@@ -263,7 +262,7 @@ class Leaves {
   // Goes down level by level, because nodes beside each other do not wait for one another's results.
   template <typename N, typename Split>
   void split_sets(const N& root, const Split& split) {
-    N nodes[2 * kBits];
+    N nodes[2 * kSetBits];
     nodes[0] = root;
     for (int32_t i = 0, count = 1; i < count; ++i) {
       const N node = nodes[i];
@@ -315,7 +314,7 @@ class Leaves {
   const Layout& layout_;
   int64_t* perm_;
   uint8_t* mask_;
-  uint8_t left_[kBits + 1];  // of n points inside a ball, those that go left
+  uint8_t left_[kSetBits + 1];  // of n points inside a ball, those that go left
   int32_t index_[kPoints];
   T x_[D][kPoints];
   uint16_t list_[D][kPoints];  // ids in the order along an axis
@@ -327,10 +326,10 @@ class Leaves {
   // Of a node of at most 64 points:
   uint8_t place_[kPoints];          // the place of an id along the first axis
   const uint16_t* sorted_id_[D];    // ids along an axis
-  T sorted_[D][kBits];              // coordinates along an axis
-  uint64_t bit_[D][kBits];          // along an axis, the bit of the point at a place along the first
-  uint64_t before_[D][D][kBits];    // the points before a place along an axis, as bits along another
-  uint64_t set_[D][2 * kBits];      // its nodes, as bits along every axis
+  T sorted_[D][kSetBits];           // coordinates along an axis
+  uint64_t bit_[D][kSetBits];       // along an axis, the bit of the point at a place along the first
+  uint64_t before_[D][D][kSetBits];  // the points before a place along an axis, as bits along another
+  uint64_t set_[D][2 * kSetBits];   // its nodes, as bits along every axis
 };
 
 }  // namespace erwin

@@ -5,23 +5,20 @@
 #include <atomic>
 #include <vector>
 
+#include "../arena.h"
 #include "../arguments.h"
-#include "arena.h"
 #include "isa.h"
 #include "parallel.h"
 
 namespace erwin {
 namespace {
 
-constexpr int64_t kChunk = 128;                // nodes of a task; gradients of weights are summed by chunk, in order
+constexpr int64_t kTaskNodes = 128;                // nodes of a task; gradients of weights are summed by chunk, in order
 constexpr int64_t kSerialChannels = 1 << 16;   // calls with fewer channels of edges are not worth a second thread
-
-constexpr Variants<MessageKernel> kVariants = {&kMessageBaseline, ERWIN_AVX2(kMessageAvx2),
-                                              ERWIN_AVX512(kMessageAvx512)};
 
 int32_t check_sizes(const erwin_message* m) {
   if (m == nullptr) return ERWIN_INVALID_ARGUMENT;
-  if (m->pos_dtype != ERWIN_FLOAT32 && m->pos_dtype != ERWIN_FLOAT64) return ERWIN_INVALID_ARGUMENT;
+  if (!valid_scalar(m->pos_dtype)) return ERWIN_INVALID_ARGUMENT;
   if (!is_count(m->nodes) || !is_count(m->edges)) return ERWIN_INVALID_ARGUMENT;
   for (const int64_t size : {m->channels, m->dim}) {
     if (size < 1 || size > ERWIN_MAX_DIM) return ERWIN_INVALID_ARGUMENT;
@@ -51,9 +48,9 @@ int32_t check(const erwin_context* context, const erwin_message* message) {
 class Run {
  public:
   Run(const erwin_context& context, const erwin_message& message)
-      : kernel_(kVariants.choose(message.isa)),
+      : kernel_(*kernels_of(message.isa).message),
         nodes_(message.nodes),
-        threads_(static_cast<int32_t>(std::min<int64_t>(wanted(context, message), ceil_div(nodes_, kChunk)))),
+        threads_(static_cast<int32_t>(std::min<int64_t>(wanted(context, message), ceil_div(nodes_, kTaskNodes)))),
         stride_(ceil_div(kernel_.scratch(message), 16) * 16),
         scratch_(static_cast<size_t>(stride_ * threads_)) {}
 
@@ -61,8 +58,8 @@ class Run {
   template <typename F>
   int32_t for_chunks(const F& task) {
     std::atomic<bool> valid{true};
-    parallel_for(threads_, ceil_div(nodes_, kChunk), 1, [&](int32_t worker, int64_t chunk) {
-      const int64_t first = chunk * kChunk, last = std::min(first + kChunk, nodes_);
+    parallel_for(threads_, ceil_div(nodes_, kTaskNodes), 1, [&](int32_t worker, int64_t chunk) {
+      const int64_t first = chunk * kTaskNodes, last = std::min(first + kTaskNodes, nodes_);
       if (!task(kernel_, chunk, first, last, scratch_.data() + worker * stride_)) valid = false;
     });
     return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
@@ -91,14 +88,13 @@ int64_t width_of(const erwin_message& m) { return ceil_div(m.channels, ERWIN_ROW
 
 Workspace lay_out(const erwin_message& m, Arena& arena) {
   return {arena.take<float>(m.nodes, width_of(m)), arena.take<EdgeGradient>(m.edges),
-          arena.take<float>(ceil_div(m.nodes, kChunk), (m.dim + 2) * width_of(m))};
+          arena.take<float>(ceil_div(m.nodes, kTaskNodes), (m.dim + 2) * width_of(m))};
 }
 
 int64_t workspace_bytes_of(const erwin_message& m) {
   Arena arena{nullptr};
-  arena.take<char>(kLine);  // the workspace may start anywhere
   lay_out(m, arena);
-  return arena.used;
+  return arena.bytes_anywhere();
 }
 
 }  // namespace
@@ -158,7 +154,7 @@ int32_t erwin_message_backward(const erwin_context* context, const erwin_message
   const int64_t needed = workspace_bytes_of(m);
   if (workspace == nullptr || needed == kTooLarge) return ERWIN_INVALID_ARGUMENT;
   if (workspace_bytes < needed) return ERWIN_WORKSPACE_TOO_SMALL;
-  Arena arena{aligned(workspace)};
+  Arena arena{Arena::aligned(workspace)};
   const Workspace parts = lay_out(m, arena);
   const int64_t length = (m.dim + 2) * width_of(m);
   const MessageGradients gradients = {grad_mean, parts.scaled, parts.edge, grad_source, grad_target};
@@ -174,7 +170,7 @@ int32_t erwin_message_backward(const erwin_context* context, const erwin_message
     });
     if (status != ERWIN_OK) return status;
     std::fill(grad_weights, grad_weights + length, 0.0f);
-    for (int64_t chunk = 0; chunk < ceil_div(m.nodes, kChunk); ++chunk) {
+    for (int64_t chunk = 0; chunk < ceil_div(m.nodes, kTaskNodes); ++chunk) {
       for (int64_t c = 0; c < length; ++c) grad_weights[c] += parts.partial[chunk * length + c];
     }
     return ERWIN_OK;

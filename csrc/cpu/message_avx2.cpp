@@ -2,5 +2,5 @@
 #if defined(ERWIN_WITH_AVX2)
 #include "message_kernel.h"
 
-const erwin::MessageKernel erwin::kMessageAvx2 = erwin::kKernel;
+const erwin::MessageKernel erwin::kMessageAvx2 = erwin::kMessageKernel;
 #endif

@@ -2,5 +2,5 @@
 #if defined(ERWIN_WITH_AVX512)
 #include "message_kernel.h"
 
-const erwin::MessageKernel erwin::kMessageAvx512 = erwin::kKernel;
+const erwin::MessageKernel erwin::kMessageAvx512 = erwin::kMessageKernel;
 #endif

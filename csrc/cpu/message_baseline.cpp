@@ -1,4 +1,4 @@
 // Message passing for the instructions that every machine of the target has.
 #include "message_kernel.h"
 
-const erwin::MessageKernel erwin::kMessageBaseline = erwin::kKernel;
+const erwin::MessageKernel erwin::kMessageBaseline = erwin::kMessageKernel;

@@ -78,7 +78,7 @@ class Messages {
  public:
   Messages(const erwin_message& message, float* scratch)
       : m_(message),
-        width_(W ? W : round_up(message.channels)),
+        width_(W ? W : round_up(message.channels, ERWIN_ROW)),
         dim_(D ? D : message.dim),
         per_channel_(1.0f / static_cast<float>(message.channels)),
         scratch_(scratch) {}
@@ -190,15 +190,13 @@ class Messages {
     float mean, inverse_std;
   };
 
-  // The edges at every node, which is their end `own`.
+  // The table of the edges at every node, and of all edges the end there and the other end.
   struct Incidence {
     const int64_t *ptr, *order, *own, *other;
   };
 
   ERWIN_INLINE Incidence into() const { return {m_.target_ptr, m_.target_order, m_.target, m_.source}; }
   ERWIN_INLINE Incidence out_of() const { return {m_.source_ptr, m_.source_order, m_.source, m_.target}; }
-
-  static int64_t round_up(int64_t channels) { return (channels + ERWIN_ROW - 1) / ERWIN_ROW * ERWIN_ROW; }
 
   static ERWIN_INLINE void add(float* to, Lanes x) { store<kLanes>(to, load<kLanes>(to) + x); }
 
@@ -211,8 +209,8 @@ class Messages {
   }
 
   // Calls body(edge, other end) for the edges of a node, and before that ahead(edge, other end) to fetch what it will
-  // read; false where one is not an edge between nodes, or the table is not that of erwin_group: an edge of another
-  // node, or not in ascending order. So no edge is met twice.
+  // read. False where an end is no node, or where the table cannot be erwin_group's: its edges must be the node's own and
+  // ascend, so that none is met twice.
   template <typename Ahead, typename F>
   ERWIN_INLINE bool for_edges(const Incidence& at, int64_t node, const Ahead& ahead, const F& body) const {
     const int64_t first = at.ptr[node], last = at.ptr[node + 1];
@@ -240,7 +238,7 @@ class Messages {
     return static_cast<uint64_t>(index) < static_cast<uint64_t>(count);
   }
 
-  // Of the source j from the target i.
+  // Coordinates of the source j, relative to the target i.
   ERWIN_INLINE void subtract(int64_t j, int64_t i, float* offset) const {
     const P* const pos = static_cast<const P*>(m_.pos);
     for (int64_t d = 0; d < dim_; ++d) offset[d] = static_cast<float>(pos[j * dim_ + d] - pos[i * dim_ + d]);
@@ -326,7 +324,7 @@ bool backward_source(const erwin_message& message, int64_t first, int64_t last, 
                   [&](const auto& messages) { return messages.backward_source(first, last, gradients); });
 }
 
-constexpr MessageKernel kKernel = {scratch_size, forward, backward_target, backward_source};
+constexpr MessageKernel kMessageKernel = {scratch_size, forward, backward_target, backward_source};
 
 }  // namespace
 }  // namespace erwin

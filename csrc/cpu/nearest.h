@@ -17,9 +17,9 @@ template <int64_t... I>
 Longs lane_numbers(std::integer_sequence<int64_t, I...>) {
   return Longs{I...};
 }
-inline Longs lane_numbers() { return lane_numbers(std::make_integer_sequence<int64_t, kLanes>{}); }
+inline Longs lane_numbers() { return lane_numbers(std::make_integer_sequence<int64_t, kKeyLanes>{}); }
 
-// kLanes candidates that order by (squared distance, index). Distances are not negative, so that their bits order as
+// kKeyLanes candidates that order by (squared distance, index). Distances are not negative, so that their bits order as
 // they do: with float32 a candidate is one integer of 64 bits. Offset by the smallest normal double, the integer orders
 // like the double of the same bits, of which every instruction set has a minimum, denormals flushed or not.
 template <typename T>
@@ -36,7 +36,7 @@ struct Keys<float> {
     const Longs low = __builtin_convertvector(erwin::load<Words>(index), Longs);
     return {reinterpret_cast<Doubles>((bits << 32 | low) + kOffset)};
   }
-  // The first lanes, and then those of another vector.
+  // The first `count` lanes, and behind them those of `rest`.
   Keys first(int64_t count, const Keys& rest) const {
     return {lane_numbers() < count ? key : rest.key};
   }
@@ -81,8 +81,8 @@ struct Keys<double> {
   static Keys blend(const Keys& a, const Keys& b, const P& p) {
     return {p(a.far, b.far), p(a.id, b.id)};
   }
-  static double distance(const Keys* keys, int64_t i) { return keys[i / kLanes].far[i % kLanes]; }
-  static int32_t index(const Keys* keys, int64_t i) { return static_cast<int32_t>(keys[i / kLanes].id[i % kLanes]); }
+  static double distance(const Keys* keys, int64_t i) { return keys[i / kKeyLanes].far[i % kKeyLanes]; }
+  static int32_t index(const Keys* keys, int64_t i) { return static_cast<int32_t>(keys[i / kKeyLanes].id[i % kKeyLanes]); }
 };
 
 inline void order(Keys<float>& a, Keys<float>& b) {
@@ -112,7 +112,7 @@ auto halves(std::integer_sequence<int, I...>) {
   };
 }
 
-using Lanes = std::make_integer_sequence<int, kLanes>;
+using Lanes = std::make_integer_sequence<int, kKeyLanes>;
 
 // Orders the lanes that differ by the bits of X; the lane without the bit B gets the smaller key.
 template <int X, int B, typename T>
@@ -133,7 +133,7 @@ void clean_lanes(Keys<T>& v) {
 
 template <int Run = 2, typename T>
 void sort_lanes(Keys<T>& v) {
-  if constexpr (Run <= kLanes) {
+  if constexpr (Run <= kKeyLanes) {
     exchange<Run - 1, Run / 2>(v);
     clean_lanes<Run / 4>(v);
     sort_lanes<2 * Run>(v);
@@ -142,7 +142,7 @@ void sort_lanes(Keys<T>& v) {
 
 template <typename T>
 Keys<T> reversed(const Keys<T>& v) {
-  return v.permute(flip<kLanes - 1>(Lanes{}));
+  return v.permute(flip<kKeyLanes - 1>(Lanes{}));
 }
 
 // In the networks the smaller key always goes to the lower place, so that places beyond the end, of any number up to
@@ -170,7 +170,7 @@ void clean(Keys<T> (&v)[Size]) {
     }, std::make_integer_sequence<int, Size>{});
     clean<Size, Half / 2>(v);
   } else {
-    repeat([&](auto i) { clean_lanes<kLanes / 2>(v[i()]); }, std::make_integer_sequence<int, Size>{});
+    repeat([&](auto i) { clean_lanes<kKeyLanes / 2>(v[i()]); }, std::make_integer_sequence<int, Size>{});
   }
 }
 
@@ -211,7 +211,7 @@ void clean(Keys<T>* keys, int64_t size, int64_t half) {
       for (int64_t i = first; i < last; ++i) order(keys[i], keys[i + half]);
     }
   }
-  for (int64_t i = 0; i < size; ++i) clean_lanes<kLanes / 2>(keys[i]);
+  for (int64_t i = 0; i < size; ++i) clean_lanes<kKeyLanes / 2>(keys[i]);
 }
 
 // Bitonic sort of `size` vectors.
@@ -242,21 +242,21 @@ constexpr int32_t kNoIndex = std::numeric_limits<int32_t>::max();  // follows th
 // Keys of no points, which follow all candidates up to a distance.
 template <typename T>
 Keys<T> no_keys(T farthest = std::numeric_limits<T>::infinity()) {
-  T distance[kLanes];
-  int32_t index[kLanes];
-  for (int j = 0; j < kLanes; ++j) {
+  T distance[kKeyLanes];
+  int32_t index[kKeyLanes];
+  for (int j = 0; j < kKeyLanes; ++j) {
     distance[j] = farthest;
     index[j] = kNoIndex;
   }
   return Keys<T>::load(distance, index);
 }
 
-// Packs candidates into vectors; returns their number. Up to kLanes - 1 candidates beyond `count` are read.
+// Packs candidates into vectors; returns their number. Up to kKeyLanes - 1 candidates beyond `count` are read.
 template <typename T>
 int64_t pack(const T* distance, const int32_t* index, int64_t count, Keys<T>* keys) {
   int64_t size = 0;
-  for (; size * kLanes < count; ++size) keys[size] = Keys<T>::load(distance + size * kLanes, index + size * kLanes);
-  if (count % kLanes != 0) keys[size - 1] = keys[size - 1].first(count % kLanes, no_keys<T>());
+  for (; size * kKeyLanes < count; ++size) keys[size] = Keys<T>::load(distance + size * kKeyLanes, index + size * kKeyLanes);
+  if (count % kKeyLanes != 0) keys[size - 1] = keys[size - 1].first(count % kKeyLanes, no_keys<T>());
   return size;
 }
 
@@ -268,7 +268,7 @@ class Nearest {
     best_ = keys;
     k_ = k;
     width_ = 1;
-    while (width_ * kLanes < k) width_ *= 2;
+    while (width_ * kKeyLanes < k) width_ *= 2;
     for (int64_t i = 0; i < width_; ++i) keys[i] = no_keys<T>(farthest);
     update();
   }
@@ -293,7 +293,7 @@ class Nearest {
       order(best_[width_ - 1 - i], b);
     }
     switch (width_) {
-      case 1: clean_lanes<kLanes / 2>(best_[0]); break;
+      case 1: clean_lanes<kKeyLanes / 2>(best_[0]); break;
       case 2: clean_in_registers<2>(best_); break;
       case 4: clean_in_registers<4>(best_); break;
       default: clean(best_, width_, width_ / 2);

@@ -1,22 +1,25 @@
-// Exact neighbour search on the host, over the nodes of a balanced tree, and the entry points for all devices.
+// Exact neighbour search on the host, over the nodes of a balanced tree.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
 #include <memory>
 #include <new>
-#include <string_view>
 #include <type_traits>
 #include <vector>
 
+#include "../arena.h"
 #include "../arguments.h"
+#include "../devices.h"
 #include "../layout.h"
 #include "../neighbors.h"
-#include "../sections.h"
+#include "../scalars.h"
+#include "../sizes.h"
 #include "found.h"
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
+#include "permutations.h"
 #include "search.h"
 
 namespace erwin {
@@ -24,38 +27,16 @@ namespace {
 
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
-constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB of them: is there memory?
-constexpr int64_t kMostLanes = 8;         // keys of a vector
+constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB: from there on a search is tried only where memory is to be had
+constexpr int64_t kMostKeys = 8;          // of a vector
 constexpr int64_t kPointsAtOnce = 512;    // whose edges a thread writes at a time
 constexpr int64_t kListsAhead = 16;       // that are fetched while a list is read
 
-constexpr Variants<KernelTable> kVariants = {&kSearchBaseline, ERWIN_AVX2(kSearchAvx2), ERWIN_AVX512(kSearchAvx512)};
-
-// The widest searches that the processor can run. The variable that limits PyTorch's kernels limits these too.
-const KernelTable& choose_kernels() {
-  const char* const variable = std::getenv("ATEN_CPU_CAPABILITY");
-  const std::string_view level = variable == nullptr ? "" : variable;
-  if (level == "default") return *kVariants.baseline;
-  return kVariants.choose(level == "avx2" ? std::min<int32_t>(ERWIN_CPU_AVX2, erwin_cpu_isa()) : -1);
-}
-
 template <typename T>
 const Kernels<T>& kernels(int64_t dim) {
-  static const KernelTable& table = choose_kernels();
+  const KernelTable& table = *geometry_kernels().search;
   if constexpr (std::is_same_v<T, double>) return table.of_double[dim <= 3 ? dim : 0];
   else return table.of_float[dim <= 3 ? dim : 0];
-}
-
-// Of every point of a cloud, as far as there are so many.
-int64_t most_neighbors(const int64_t* ptr, int64_t g, int64_t k, bool loop) {
-  return std::max<int64_t>(0, std::min(k, ptr[g + 1] - ptr[g] - (loop ? 0 : 1)));
-}
-
-int64_t count_edges(const int64_t* ptr, int64_t clouds, int64_t k, bool loop) {
-  int64_t edges = 0;
-  for (int64_t g = 0; g < clouds; ++g)
-    edges = checked_sum(edges, checked_product(ptr[g + 1] - ptr[g], most_neighbors(ptr, g, k, loop)));
-  return edges;
 }
 
 int64_t count_leaves(const Layout& layout, const Node& node) {
@@ -77,7 +58,7 @@ bool has_memory(int64_t edges) {
   return memory != nullptr;
 }
 
-// Each has scratch of its own, so that there are no more than about as many as there are groups of queries.
+// At most about as many as there are groups of queries, because each has scratch of its own.
 int32_t threads_for(const NeighborsCall& call) {
   const int64_t points = call.ptr[call.clouds];
   if (points < kSerialPoints) return 1;
@@ -94,7 +75,7 @@ class SearchTree {
         clouds_(call.clouds),
         dim_(static_cast<int32_t>(call.dim)),
         perm_(call.perm),
-        workspace_(aligned(call.workspace, Sections::kAlign)),
+        workspace_(Arena::aligned(call.workspace)),
         num_threads_(threads_for(call)),
         kernels_(kernels<T>(call.dim)),
         interrupts_(*call.context) {}
@@ -103,7 +84,7 @@ class SearchTree {
   static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
     int64_t leaves = 0;
     for (int64_t g = 0; g < clouds; ++g) leaves += count_leaves(layout, layout.root(ptr[g + 1] - ptr[g]));
-    return checked_sum(Arrays(nullptr, clouds, leaves, dim).bytes, Sections::kAlign - 1);
+    return Arrays(nullptr, clouds, leaves, dim).bytes;
   }
 
   // False where `perm` is no permutation of the points of every cloud, which a stale tree's is not.
@@ -144,7 +125,7 @@ class SearchTree {
     if (cap == 0) {
       std::fill_n(degree, ptr_[clouds_], int64_t{0});
     } else {
-      const int64_t kept = cap < largest_cloud() ? cap : 0;  // at most, where fewer than all are
+      const int64_t kept = cap < largest_cloud() ? cap : 0;  // of a query; 0: all
       for_each_group(largest_cloud(), largest_cloud(), kept,
                      [&](int32_t worker, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
         const RadiusSearch<T> search{limit,
@@ -173,28 +154,24 @@ class SearchTree {
 
     Arrays() = default;
     Arrays(char* workspace, int64_t clouds, int64_t num_leaves, int64_t dim) {
-      Sections sections(workspace);
-      first_leaf = sections.take<int64_t>(clouds + 1);
-      nodes = sections.take<SearchNode>(2 * num_leaves);
-      boxes = sections.take<T>(num_leaves, dim, int64_t{4});
-      leaves = sections.take<int32_t>(num_leaves);
-      coords = sections.take<T>(num_leaves, dim, int64_t{kLeaf});
-      index = sections.take<int32_t>(num_leaves, int64_t{kLeaf});
-      bytes = sections.size();
+      Arena arena{workspace};
+      first_leaf = arena.take<int64_t>(clouds + 1);
+      nodes = arena.take<SearchNode>(2 * num_leaves);
+      boxes = arena.take<T>(num_leaves, dim, 4);
+      leaves = arena.take<int32_t>(num_leaves);
+      coords = arena.take<T>(num_leaves, dim, kLeaf);
+      index = arena.take<int32_t>(num_leaves, kLeaf);
+      bytes = arena.bytes_anywhere();
     }
   };
 
-  int64_t most(int64_t k, int64_t g, bool loop) const { return most_neighbors(ptr_, g, k, loop); }
+  int64_t most(int64_t k, int64_t g, bool loop) const { return most_neighbors(ptr_[g + 1] - ptr_[g], k, loop); }
 
   bool valid_perm() {
-    constexpr int64_t kUnasked = 1 << 16;  // points between two looks at interrupts
-    std::vector<bool> seen(static_cast<size_t>(ptr_[clouds_]), false);
+    std::vector<uint8_t> seen(static_cast<size_t>(ceil_div(largest_cloud(), 8)));
     for (int64_t g = 0; g < clouds_; ++g) {
-      for (int64_t i = ptr_[g]; i < ptr_[g + 1]; ++i) {
-        if (i % kUnasked == 0) interrupts_.check();
-        if (perm_[i] < 0 || perm_[i] >= ptr_[g + 1] - ptr_[g] || seen[ptr_[g] + perm_[i]]) return false;
-        seen[ptr_[g] + perm_[i]] = true;
-      }
+      const auto look = [this] { interrupts_.check(); };
+      if (!is_permutation(perm_ + ptr_[g], ptr_[g + 1] - ptr_[g], seen.data(), look)) return false;
     }
     return true;
   }
@@ -327,7 +304,7 @@ class SearchTree {
   void for_each_group(int64_t room, int64_t candidates, int64_t nearest, const F& body) {
     int64_t width = 0, batch = 0;
     if (nearest > 0) {
-      width = std::max(ceil_pow2(std::min(nearest, std::max<int64_t>(largest_cloud(), 1))), kMostLanes);
+      width = std::max(ceil_pow2(std::min(nearest, std::max<int64_t>(largest_cloud(), 1))), kMostKeys);
       const int64_t key_bytes = 2 * static_cast<int64_t>(sizeof(T));
       batch = std::clamp<int64_t>(kListBytes / (width * key_bytes * kLeaf), 1, kGroupLeaves);
       candidates = std::max(candidates, 2 * width + 3 * kLeaf);
@@ -342,36 +319,37 @@ class SearchTree {
     room = std::min(room, leaves);
     const auto lay_out = [&](char* base, Scratch<T>* own) {
       const int64_t stride = room + kLeaf, most = std::max(room, candidates) + 2 * kLeaf;
-      Sections sections(base);
+      Arena arena{base};
       for (LeafList<T>* list : {&own->around, &own->near}) {
-        list->boxes = sections.take<T>(stride, int64_t{dim_}, int64_t{2});
-        list->leaf = sections.take<int32_t>(stride);
-        list->index = sections.take<int32_t>(stride);
+        list->boxes = arena.take<T>(stride, dim_, 2);
+        list->leaf = arena.take<int32_t>(stride);
+        list->index = arena.take<int32_t>(stride);
         list->stride = stride;
       }
-      own->box = sections.take<T>(int64_t{dim_}, int64_t{2});
+      own->box = arena.take<T>(dim_, 2);
       for (Candidates<T>& found : own->found) {
-        found.distance = sections.take<T>(most);
-        found.index = sections.take<int32_t>(most);
+        found.distance = arena.take<T>(most);
+        found.index = arena.take<int32_t>(most);
       }
-      own->keys = sections.take<T>(2 * most);
-      own->lists = sections.take<T>(2 * batch * kLeaf * width);
+      own->keys = arena.take<T>(2 * most);
+      own->lists = arena.take<T>(2 * batch * kLeaf * width);
       own->room = room;
       own->batch = static_cast<int32_t>(batch);
-      return sections.size();
+      return arena.bytes_anywhere();
     };
     std::vector<Scratch<T>> scratch(static_cast<size_t>(num_threads_));
-    // Zeros, because vectors are read whole: what lies behind the last candidate has a value, too. They cost nothing
-    // where memory is never looked at.
+    // Zeros, because vectors are read whole, with what lies behind the last candidate. The system gives zeros where memory
+    // is first looked at, so that they cost nothing elsewhere.
     struct Free {
       void operator()(void* block) const { std::free(block); }
     };
     std::vector<std::unique_ptr<void, Free>> memory(scratch.size());
     for (size_t worker = 0; worker < scratch.size(); ++worker) {
-      const int64_t bytes = checked_sum(lay_out(nullptr, &scratch[worker]), Sections::kAlign - 1);
+      const int64_t bytes = lay_out(nullptr, &scratch[worker]);
+      if (bytes == kTooLarge) throw std::bad_alloc();
       memory[worker].reset(std::calloc(static_cast<size_t>(bytes), 1));
       if (memory[worker] == nullptr) throw std::bad_alloc();
-      lay_out(aligned(memory[worker].get(), Sections::kAlign), &scratch[worker]);
+      lay_out(Arena::aligned(memory[worker].get()), &scratch[worker]);
     }
     parallel_for(interrupts_, num_threads_, first_group[clouds_], 1, [&](int32_t worker, int64_t group) {
       const int64_t g = owner(first_group.data(), clouds_, group);
@@ -404,11 +382,6 @@ int32_t search(const NeighborsCall& call, const F& f) {
   return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
 
-template <typename T>
-T squared(double radius, T) {
-  return static_cast<T>(radius) * static_cast<T>(radius);
-}
-
 // Writes the edges that were found; false where they are not `degree` of every point.
 bool write_edges(const NeighborsCall& call, const erwin_found& found, const int64_t* degree, int64_t* source,
                  int64_t* target) {
@@ -438,7 +411,7 @@ bool write_edges(const NeighborsCall& call, const erwin_found& found, const int6
   return true;
 }
 
-constexpr NeighborsDevice kHostNeighbors = {
+constexpr NeighborsKernels kKernels = {
     [](const NeighborsCall& call) {
       return with_scalar(call.dtype, [&](auto scalar) {
         return SearchTree<decltype(scalar)>::bytes(call.layout, call.ptr, call.clouds, call.dim);
@@ -455,7 +428,7 @@ constexpr NeighborsDevice kHostNeighbors = {
       auto own = std::make_unique<erwin_found>(call.ptr[call.clouds], threads_for(call));
       return search(call, [&](auto& tree, auto scalar) {
         if (!tree.build()) return false;
-        tree.radius(squared(radius, scalar), cap < 0 ? kNoCap : cap, loop, degree, own.get());
+        tree.radius(squared<decltype(scalar)>(radius), cap < 0 ? kNoCap : cap, loop, degree, own.get());
         *found = own.release();
         return true;
       });
@@ -466,100 +439,8 @@ constexpr NeighborsDevice kHostNeighbors = {
       return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
     }};
 
-const NeighborsDevice* find_device(int32_t device) {
-  if (device == ERWIN_HOST) return &kHostNeighbors;
-  if (device == ERWIN_EMULATED) return &kEmulatedNeighbors;
-#if defined(ERWIN_WITH_CUDA)
-  if (device >= 0) return &kCudaNeighbors;
-#endif
-  return nullptr;
-}
-
-// Fills a call with the arguments that all entry points share, but for the workspace.
-int32_t prepare(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
-                const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, NeighborsCall* call,
-                const NeighborsDevice** device) {
-  *call = {context, {}, dtype, pos, ptr, clouds, dim, perm, nullptr};
-  if (!valid_context(context) || !make_layout(config, &call->layout)) return ERWIN_INVALID_ARGUMENT;
-  if (call->layout.kind != ERWIN_BALANCED || !valid_scalar(dtype) || !valid_dim(dim)) return ERWIN_INVALID_ARGUMENT;
-  if (!valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
-  *device = find_device(context->device);
-  return *device == nullptr ? ERWIN_UNSUPPORTED : ERWIN_OK;
-}
-
-// Calls f with a search of valid arguments and a workspace that is large enough, and the device that does it.
-template <typename F>
-int32_t run(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
-            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box, void* workspace,
-            int64_t workspace_bytes, const F& f) {
-  NeighborsCall call;
-  const NeighborsDevice* device = nullptr;
-  const int32_t status = prepare(context, config, dtype, pos, ptr, clouds, dim, perm, &call, &device);
-  if (status != ERWIN_OK) return status;
-  if (box != nullptr) return ERWIN_UNSUPPORTED;
-  if (!is_given(pos, ptr[clouds]) || !is_given(perm, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
-  return guarded([&]() -> int32_t {
-    if (workspace_bytes < device->workspace(call)) return ERWIN_WORKSPACE_TOO_SMALL;
-    if (workspace == nullptr) return ERWIN_INVALID_ARGUMENT;
-    if (context->device != ERWIN_HOST && !valid_device_memory(workspace)) return ERWIN_INVALID_ARGUMENT;
-    call.workspace = workspace;
-    return f(*device, call);
-  });
-}
-
 }  // namespace
+
+const NeighborsKernels kHostNeighbors = kKernels;
+
 }  // namespace erwin
-
-using erwin::NeighborsCall;
-using erwin::NeighborsDevice;
-
-int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* config, int32_t dtype,
-                                  const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes) {
-  NeighborsCall call;
-  const NeighborsDevice* device = nullptr;
-  const int32_t status =
-      erwin::prepare(context, config, dtype, nullptr, ptr, clouds, dim, nullptr, &call, &device);
-  if (status != ERWIN_OK) return status;
-  if (bytes == nullptr) return ERWIN_INVALID_ARGUMENT;
-  return erwin::guarded([&] { *bytes = device->workspace(call); });
-}
-
-int32_t erwin_knn(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
-                  const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box, int64_t k,
-                  int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source, int64_t* target) {
-  if (k < 1) return ERWIN_INVALID_ARGUMENT;
-  return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
-                    [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
-    const int64_t edges = erwin::count_edges(ptr, clouds, k, loop != 0);
-    if (!erwin::is_given(source, edges) || !erwin::is_given(target, edges)) return ERWIN_INVALID_ARGUMENT;
-    return device.knn(call, k, loop != 0, source, target);
-  });
-}
-
-int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
-                           const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
-                           double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
-                           int64_t* degree, erwin_found** found) {
-  if (found == nullptr) return ERWIN_INVALID_ARGUMENT;
-  *found = nullptr;
-  if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
-  return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
-                    [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
-    if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
-    return device.radius_count(call, radius, cap, loop != 0, degree, found);
-  });
-}
-
-int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
-                          const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
-                          double radius, int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
-                          const int64_t* degree, const erwin_found* found, int64_t* source, int64_t* target) {
-  if (!(radius >= 0)) return ERWIN_INVALID_ARGUMENT;
-  return erwin::run(context, config, dtype, pos, ptr, clouds, dim, perm, box, workspace, workspace_bytes,
-                    [&](const NeighborsDevice& device, const NeighborsCall& call) -> int32_t {
-    if (!erwin::is_given(degree, ptr[clouds])) return ERWIN_INVALID_ARGUMENT;
-    return device.radius_fill(call, radius, cap, loop != 0, found, degree, source, target);
-  });
-}
-
-void erwin_found_free(erwin_found* found) { delete found; }

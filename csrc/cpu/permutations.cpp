@@ -1,5 +1,6 @@
 // Whether tables that were read from data are permutations.
-#include <algorithm>
+#include "permutations.h"
+
 #include <cstdint>
 
 #include "../arguments.h"
@@ -20,14 +21,7 @@ int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* len
   for (int64_t run = 0; run < runs; ++run) {
     const int64_t length = lengths[run];
     *wrong = run;
-    std::fill(seen, seen + (length + 7) / 8, uint8_t{0});
-    for (int64_t i = first; i < first + length; ++i) {
-      const int64_t value = perm[i];
-      if (value < 0 || value >= length) return ERWIN_OK;
-      const uint8_t bit = static_cast<uint8_t>(1 << (value & 7));
-      if (seen[value >> 3] & bit) return ERWIN_OK;
-      seen[value >> 3] |= bit;
-    }
+    if (!erwin::is_permutation(perm + first, length, seen)) return ERWIN_OK;
     first += length;
   }
   *wrong = -1;

@@ -81,7 +81,7 @@ void partition(const float* records, int64_t n, QuadLanes lanes, float pivot, in
     const int64_t count = __builtin_popcount(lefts);
     const uint32_t chosen = lefts * 0x1248 >> 12 & 0xf;  // the four bits side by side
     x = _mm512_maskz_permutexvar_ps(0xffff, _mm512_load_si512(kOrders.lanes[chosen]), x);
-    // Masked, because behind the last record of a side are those of others.
+    // Masked, because behind the last record of a side lie those that other threads write.
     const auto go_left = static_cast<__mmask16>((1u << 4 * count) - 1);
     const auto go_right = static_cast<__mmask16>(all & ~go_left);
     _mm512_mask_storeu_ps(left, go_left, x);

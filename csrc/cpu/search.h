@@ -6,15 +6,15 @@
 
 namespace erwin {
 
-constexpr int32_t kLeaf = 16;        // most points of a search leaf, which are compared with a query side by side
-constexpr int32_t kGroupLeaves = 16;  // consecutive leaves of queries that share a walk through the tree
+constexpr int32_t kLeaf = 16;          // most points of a search leaf, which are compared with a query side by side
+constexpr int32_t kGroupLeaves = 16;   // consecutive leaves of queries that share a walk through the tree
 constexpr int64_t kListLeaves = 1024;  // most leaves that are looked at before bounds are lowered
 constexpr int64_t kNoCap = INT64_MAX;  // neighbours that are kept where all are
 
 // Nodes are numbered in preorder, in each cloud from 0: the left child follows its parent, the right child follows the
 // left subtree.
 struct SearchNode {
-  int32_t next;    // first node after the subtree; `this + 1` marks a leaf
+  int32_t next;    // first node after the subtree: a leaf's own number + 1
   int32_t leaf;    // first leaf of the subtree
   int32_t points;  // of the subtree
   int32_t index;   // the lowest of its points
@@ -52,12 +52,12 @@ struct Candidates {
 template <typename T>
 struct Scratch {
   LeafList<T> around, near;  // of a group, of a leaf
-  T* box;                     // [2, dim], of the group
+  T* box;                    // [2, dim], of the group
   Candidates<T> found[2];    // of a query and the one before it, or leaves around it
-  void* keys;   // of as many
-  void* lists;  // the k nearest of `batch` leaves of queries
-  int64_t room;   // leaves in `around`
-  int32_t batch;  // leaves
+  void* keys;                // of so many candidates, to be sorted
+  void* lists;               // the k nearest, for each query of `batch` leaves
+  int64_t room;              // leaves in `around`
+  int32_t batch;             // leaves
 };
 
 template <typename T>

@@ -18,8 +18,8 @@
 namespace erwin {
 namespace {
 
-// Where so much is near, for each neighbour that is kept, looking for the nearest is faster than sorting all that is
-// within the radius: measured with 8, 32 and 128 kept.
+// With a cap: from so much on, for each neighbour that is kept, looking for the nearest is faster than sorting all that
+// is within the radius; measured with 8, 32 and 128 kept.
 constexpr int64_t kCrowdedLeaf = 12;  // points in the leaves near a leaf
 constexpr int64_t kCrowdedGroup = 4;  // leaves near a group, beside its own
 
@@ -55,8 +55,8 @@ class Search {
     find_nearest(first, last, search.loop, Queries{search, cloud_.first});
   }
 
-  // A query sorts all that is within the radius. But where only the nearest are kept there may be any number of others:
-  // with many leaves near, it looks for its nearest ones.
+  // A query sorts all that is within the radius. With a cap that may be far more than is kept: where many leaves are
+  // near, it looks for its nearest instead.
   void radius(int32_t first, int32_t last, const RadiusSearch<T>& search) {
     struct Queries {
       const RadiusSearch<T>& search;
@@ -291,8 +291,8 @@ class Search {
       }
       for (int32_t j = 0; j < kLeaf; ++j)
         distance[j] = ((distance[j] <= infinity) & (j != excluded)) ? distance[j] : infinity;
-      for (int32_t j = 0; j < kLeaf; j += kLanes) keys[count++] = Keys<T>::load(distance + j, indices + j);
-      if (count >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kLanes)) {
+      for (int32_t j = 0; j < kLeaf; j += kKeyLanes) keys[count++] = Keys<T>::load(distance + j, indices + j);
+      if (count >= std::max<int64_t>(nearest.width(), 2 * kLeaf / kKeyLanes)) {
         nearest.merge(keys, count);
         count = 0;
       }
@@ -372,7 +372,7 @@ class Search {
       ++near;
     }
     T box_distance[kLeaf], distance[kLeaf];
-    // Of the query before: its candidates are merged late, when their stores are done.
+    // The query before: its candidates are merged one query late, when they have reached memory.
     Nearest<T>* before = nullptr;
     int64_t left = 0;
     int32_t turn = 0;
@@ -382,7 +382,7 @@ class Search {
       turn = 1 - turn;
       Nearest<T>& own = nearest[i];
       queries.expect(index(leaf)[i]);
-      const int64_t enough = std::max<int64_t>(own.width() * kLanes, kLeaf);
+      const int64_t enough = std::max<int64_t>(own.width() * kKeyLanes, kLeaf);
       int64_t count = 0;
       for (int64_t first = 0; first < near; first += kLeaf) {
         box_distances(own_.near, first, query, query, kLeaf, box_distance);

@@ -10,14 +10,12 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <string_view>
 #include <type_traits>
 #include <vector>
 
-#include "quads.h"
+#include "isa.h"
 #include "record.h"
 #include "team.h"
 
@@ -161,22 +159,15 @@ struct Part {
   int64_t below, inside;
 };
 
-// The vector unit's passes over records, where it has them; the variable that limits PyTorch's kernels limits these
-// too.
+// The vector unit's passes over records, where it has them.
 template <typename T, int D>
 const QuadPasses* quad_passes() {
-#if defined(ERWIN_WITH_AVX512)
   if constexpr (std::is_same_v<T, float> && (D == 2 || D == 3)) {
     static_assert(sizeof(Record<T, D>) == 4 * sizeof(T), "four lanes, the index after the coordinates");
-    static const bool has_avx512 = [] {
-      const char* const variable = std::getenv("ATEN_CPU_CAPABILITY");
-      const std::string_view level = variable == nullptr ? "" : variable;
-      return level != "default" && level != "avx2" && erwin_cpu_isa() == ERWIN_CPU_AVX512;
-    }();
-    if (has_avx512) return &kQuadsAvx512;
+    return geometry_kernels().quads;
+  } else {
+    return nullptr;
   }
-#endif
-  return nullptr;
 }
 
 // Writes the ranks of the records between first and last. Without branches: those are mispredicted too often.
@@ -222,8 +213,8 @@ int64_t partition_records(const R* records, int64_t n, int32_t axis, const Rank<
   return lefts;
 }
 
-constexpr int64_t kChunk = 8192;           // records of a large node that a thread takes at a time
-constexpr int64_t kBlock = 512;            // records that are still in the first cache after a pass over them
+constexpr int64_t kChunkRecords = 8192;    // of a large node, that a thread takes at a time
+constexpr int64_t kBlockRecords = 512;     // that are still in the first cache after a pass over them
 constexpr int64_t kHistogramPoints = 256;  // smaller nodes are selected from as they are
 constexpr int64_t kSamplePoints = 16384;   // larger nodes are sampled first
 
@@ -251,8 +242,8 @@ Boxes<T, D> partition_boxes(const Record<T, D>* records, int64_t n, int32_t axis
     }
     return boxes;
   }
-  for (int64_t i = 0; i < n; i += kBlock) {
-    const int64_t size = std::min(kBlock, n - i);
+  for (int64_t i = 0; i < n; i += kBlockRecords) {
+    const int64_t size = std::min(kBlockRecords, n - i);
     const int64_t lefts = partition_records(records + i, size, axis, pivot, left, right);
     boxes.left.include(left, lefts);
     boxes.right.include(right, size - lefts);
@@ -270,7 +261,7 @@ Boxes<T, D> split_records(Team& team, const Record<T, D>* in, Record<T, D>* out,
   using R = Record<T, D>;
   using K = decltype(ordered_key(T{}));
   static_assert(sizeof(Rank<K>) <= sizeof(R), "ranks are kept where records go");
-  const int64_t step = team.size() == 1 ? n : kChunk, chunks = ceil_div(n, step);
+  const int64_t step = team.size() == 1 ? n : kChunkRecords, chunks = ceil_div(n, step);
   const auto length = [=](int64_t chunk) { return std::min(step, n - chunk * step); };
 
   int32_t axis;

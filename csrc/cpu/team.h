@@ -3,8 +3,8 @@
 // The leader hands out jobs, works on them and waits for chunks in progress only: a helper that has no core at the
 // moment delays nothing that it has not begun. Who waits for long sleeps, so that a team costs nobody else a core.
 //
-// What a chunk throws, on any thread, ends its job: the leader throws it again when no chunk is in progress any more. A
-// thread or the memory to invite one that cannot be had makes a smaller team.
+// What a chunk throws, on any thread, ends its job: the leader throws it again when no chunk is in progress any more.
+// Where a thread cannot be started, or there is no memory to invite it, the team is smaller.
 #ifndef ERWIN_CPU_TEAM_H_
 #define ERWIN_CPU_TEAM_H_
 
@@ -39,7 +39,7 @@ class Jobs {
     body_ = body;
     pending_.store(count, std::memory_order_relaxed);
     number_ += 1;
-    ticket_.store(number_ << kBits | static_cast<uint64_t>(count));
+    ticket_.store(number_ << kCountBits | static_cast<uint64_t>(count));
     if (last) ended_.store(true);
     wake();
     work(0);
@@ -124,8 +124,8 @@ class Jobs {
 
   static bool has_chunk(uint64_t ticket) { return (ticket & kMask) != 0; }
 
-  static constexpr int32_t kBits = 40;
-  static constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
+  static constexpr int32_t kCountBits = 40;  // of a ticket; the job's number is above
+  static constexpr uint64_t kMask = (uint64_t{1} << kCountBits) - 1;
   static constexpr int32_t kPatience = 100;  // times that a thread yields before it sleeps: tens of microseconds
   Interrupts& interrupts_;
   uint64_t number_ = 0;
@@ -237,8 +237,8 @@ class Team {
 // Calls lead(team) with a team of `num_threads`; throws what it throws.
 //
 // OpenMP's threads are the first choice: those that PyTorch has just used spin for milliseconds, on cores that others
-// would have to wait for. But the end of their region waits for every thread, with or without work, so that a region
-// which ends late tells of cores that others use, too. For a second thereafter the process invites its own helpers.
+// would have to wait for. But the end of their region waits for every thread, with or without work. A region that ends
+// late is a sign that others use the cores, too: for a second the process then invites its own helpers instead.
 template <typename F>
 void with_team(int32_t num_threads, Interrupts& interrupts, const F& lead) {
   if (num_threads <= 1) {

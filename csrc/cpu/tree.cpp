@@ -5,9 +5,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "../arena.h"
 #include "../arguments.h"
 #include "../layout.h"
-#include "../sections.h"
+#include "../scalars.h"
 #include "leaves.h"
 #include "pages.h"
 #include "parallel.h"
@@ -18,34 +19,28 @@ namespace {
 
 constexpr int64_t kTaskPoints = 32768;  // larger clouds are split by all threads together
 
-// The first level whose rows are centroids; those of lower levels are points.
-int32_t first_pooled_level(const Layout& layout) {
-  int32_t level = 0;
-  while (level < layout.levels && layout.span[level] == 1) ++level;
-  return level;
-}
-
-// Two buffers of records, the centroids of a level, and where a record only points at its coordinates, these too. The
-// memory may start anywhere: what the first record needs to be aligned is part of its size.
+// Two buffers of records, the centroids of a level, and where a record only points at its coordinates, these too.
 template <typename T, int D>
 struct Workspace {
   using R = Record<T, D>;
+  using Arena = AlignedArena<alignof(R)>;
   R *in, *out;
   T *centroids, *rotated;
 
+  // Of memory that may start anywhere; kTooLarge if they do not fit.
   static int64_t bytes(int64_t rows, int64_t pooled_rows, int64_t dim) {
     if (rows == 0) return 0;
-    const int64_t of_records = checked_product(rows, static_cast<int64_t>(2 * sizeof(R)));
-    const int64_t with_coordinates = checked_sum(pooled_rows, D == 0 ? rows : 0);
-    const int64_t of_coordinates = checked_product(with_coordinates, dim, static_cast<int64_t>(sizeof(T)));
-    return checked_sum(checked_sum(of_records, of_coordinates), static_cast<int64_t>(alignof(R)) - 1);
+    Arena arena{nullptr};
+    Workspace(arena, rows, pooled_rows, dim);
+    return arena.bytes_anywhere();
   }
 
-  Workspace(void* base, int64_t rows, int64_t pooled_rows, int64_t dim)
-      : in(reinterpret_cast<R*>(aligned(base, alignof(R)))),
-        out(in + rows),
-        centroids(reinterpret_cast<T*>(out + rows)),
-        rotated(centroids + pooled_rows * dim) {}
+  Workspace() = default;
+  Workspace(Arena& arena, int64_t rows, int64_t pooled_rows, int64_t dim)
+      : in(arena.template take<R>(rows)),
+        out(arena.template take<R>(rows)),
+        centroids(arena.template take<T>(pooled_rows, dim)),
+        rotated(arena.template take<T>(D == 0 ? rows : 0, dim)) {}
 
   Workspace from(int64_t row, int64_t pooled_row, int64_t dim) const {
     Workspace part = *this;
@@ -68,9 +63,8 @@ class Builder {
         clouds_(clouds),
         dim_(static_cast<int32_t>(dim)),
         rotation_(static_cast<const T*>(rotation)),
-        pooled_(first_pooled_level(layout)),
+        pooled_(layout.first_pooled_level()),
         first_(static_cast<size_t>((clouds + 1) * (layout.levels + 1))),
-        workspace_(nullptr, 0, 0, 0),
         perm_(perm),
         mask_(mask),
         perm_rot_(perm_rot),
@@ -79,7 +73,8 @@ class Builder {
       const Node root = layout.root(ptr[g + 1] - ptr[g]);
       for (int32_t l = 0; l < layout.levels; ++l) first_row(g + 1)[l] = first_row(g)[l] + layout.rows(root, l);
     }
-    workspace_ = Workspace<T, D>(workspace, first_row(clouds)[0], first_row(clouds)[pooled_], dim);
+    typename Space::Arena arena{Space::Arena::aligned(workspace)};
+    workspace_ = Space(arena, first_row(clouds)[0], first_row(clouds)[pooled_], dim);
   }
 
   void run(int32_t num_threads) {
@@ -98,6 +93,7 @@ class Builder {
 
  private:
   using R = Record<T, D>;
+  using Space = Workspace<T, D>;
 
   static constexpr int32_t kMain = -1;
   static constexpr int64_t kLeafPoints = Leaves<T, std::max(D, 1)>::kPoints;
@@ -135,7 +131,7 @@ class Builder {
     const T* const pos = pos_ + ptr_[g] * dim;
     int64_t* const perm = perm_ + first[0];
     uint8_t* const mask = mask_ == nullptr ? nullptr : mask_ + first[0];
-    const Workspace<T, D> space = workspace_.from(first[0], first[pooled_], dim);
+    const Space space = workspace_.from(first[0], first[pooled_], dim);
 
     const Box<T, D> box = load(team, space.in, points, [=](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) space.in[i].load(pos + i * dim, i);
@@ -183,13 +179,13 @@ class Builder {
   // Calls body(begin, end) for blocks of rows, which loads these records. Returns the box of all if it will be needed.
   template <typename F>
   Box<T, D> load(Team& team, const R* records, int64_t rows, const F& body) const {
-    const int64_t chunks = ceil_div(rows, kChunk);
+    const int64_t chunks = ceil_div(rows, kChunkRecords);
     std::vector<Box<T, D>> boxes(static_cast<size_t>(chunks));
     team.run(chunks, [&](int32_t, int64_t chunk) {
-      const int64_t end = std::min(rows, (chunk + 1) * kChunk);
-      for (int64_t i = chunk * kChunk; i < end; i += kBlock) {
+      const int64_t end = std::min(rows, (chunk + 1) * kChunkRecords);
+      for (int64_t i = chunk * kChunkRecords; i < end; i += kBlockRecords) {
         interrupts_.check();
-        const int64_t size = std::min(kBlock, end - i);
+        const int64_t size = std::min(kBlockRecords, end - i);
         body(i, i + size);
         if (rows > kLeafPoints) boxes[chunk].include(records + i, size);
       }
@@ -267,7 +263,7 @@ class Builder {
   const T* rotation_;
   int32_t pooled_;
   std::vector<int64_t> first_;
-  Workspace<T, D> workspace_;
+  Space workspace_;
   int64_t* perm_;
   uint8_t* mask_;
   int64_t* const* perm_rot_;
@@ -351,18 +347,22 @@ int32_t erwin_tree_workspace(const erwin_layout* config, int32_t dtype, const in
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
   if (!erwin::valid_scalar(dtype) || !erwin::valid_dim(dim) || bytes == nullptr) return ERWIN_INVALID_ARGUMENT;
-  const int32_t pooled = erwin::first_pooled_level(layout);
-  return erwin::guarded([&] {
+  const int32_t pooled = layout.first_pooled_level();
+  return erwin::guarded([&]() -> int32_t {
     int64_t rows = 0, pooled_rows = 0;
     for (int64_t g = 0; g < clouds; ++g) {
       const Node root = layout.root(ptr[g + 1] - ptr[g]);
       rows = erwin::checked_sum(rows, root.slots);
       if (pooled < layout.levels) pooled_rows = erwin::checked_sum(pooled_rows, layout.rows(root, pooled));
     }
-    *bytes = erwin::with_dim(dim, [=](auto d) {
-      return dtype == ERWIN_FLOAT64 ? erwin::Workspace<double, d>::bytes(rows, pooled_rows, dim)
-                                    : erwin::Workspace<float, d>::bytes(rows, pooled_rows, dim);
+    const int64_t needed = erwin::with_dim(dim, [=](auto d) {
+      return erwin::with_scalar(dtype, [=](auto scalar) {
+        return erwin::Workspace<decltype(scalar), d>::bytes(rows, pooled_rows, dim);
+      });
     });
+    if (needed == erwin::kTooLarge) return ERWIN_INVALID_ARGUMENT;
+    *bytes = needed;
+    return ERWIN_OK;
   });
 }
 
@@ -395,12 +395,11 @@ int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* confi
   return erwin::guarded([&] {
     erwin::Interrupts interrupts(*context);
     erwin::with_dim(dim, [&](auto d) {
-      const auto build = [&](auto scalar) {
+      erwin::with_scalar(dtype, [&](auto scalar) {
         erwin::Builder<decltype(scalar), d>(layout, pos, ptr, clouds, dim, rotation, workspace, perm, mask, perm_rot,
                                             interrupts)
             .run(context->num_threads);
-      };
-      dtype == ERWIN_FLOAT64 ? build(double{}) : build(float{});
+      });
     });
   });
 }

@@ -20,6 +20,8 @@ constexpr int kLanes = 8;
 constexpr int kLanes = 4;
 #endif
 
+ERWIN_INLINE int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
 template <int L>
 struct VectorOf {
   typedef float type __attribute__((vector_size(4 * L)));

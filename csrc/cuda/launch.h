@@ -1,4 +1,4 @@
-// Launches kernels, on a CUDA stream or in the emulator.
+// Launches kernels on a CUDA stream; compiled for the host, in the emulator of the tests.
 #ifndef ERWIN_CUDA_LAUNCH_H_
 #define ERWIN_CUDA_LAUNCH_H_
 
@@ -8,6 +8,9 @@
 #include "../erwin.h"
 #include "../error.h"
 #include "runtime.h"
+#if !defined(__CUDACC__)
+#include "emulated_device.h"
+#endif
 
 namespace erwin::cuda {
 namespace {
@@ -20,7 +23,7 @@ class Device {
   explicit Device(const erwin_context& context) : stream_(static_cast<cudaStream_t>(context.stream)) {
     keep(cudaGetDevice(&before_));
     device_ = context.device;
-    // Setting a device starts it, and takes memory there: none that the caller does not use.
+    // The first call that sets a device takes memory there, so a device that is not used is never set.
     if (device_ != before_) keep(cudaSetDevice(device_));
     keep(cudaDeviceGetAttribute(&shared_bytes_, cudaDevAttrMaxSharedMemoryPerBlockOptin, context.device));
     keep(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, context.device));
@@ -31,20 +34,23 @@ class Device {
     if (device_ != before_) cudaSetDevice(before_);
   }
 
-  // What a block may ask for beside its static arrays.
+  // Bytes that a block may ask for, beside its static arrays, which need less than 1 KiB.
   int64_t shared_bytes() const { return shared_bytes_ - 1024; }
   int64_t processors() const { return processors_; }
   static constexpr int tile_threads() { return 512; }
   static constexpr int block_threads() { return 1024; }
-  static constexpr int32_t handed_rows() { return 512; }
-  // That leave launches short of work: then speed is worth more memory.
+  static constexpr int32_t search_warps() { return 8; }  // of a block
+  static constexpr int32_t handed_rows() { return 512; }  // most rows of a node that a block leaves to others
+  // With fewer rows a launch has too little work: then fewer launches are worth more memory.
   static constexpr int64_t few_rows() { return int64_t{1} << 18; }
   bool ok() const { return error_ == cudaSuccess; }
+  // Whether a kernel has already marked the arguments as invalid: none has run yet.
+  static constexpr bool knows(const int32_t*) { return false; }
 
   template <typename... P, typename... A>
   void launch(void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes, const A&... arguments) {
     if (!ok() || blocks == 0) return;
-    // The same for every call: threads that launch at the same time set one value.
+    // Every call sets the same value, so that threads may launch at the same time.
     if (shared_bytes > 40 * 1024) {
       keep(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                 static_cast<int>(this->shared_bytes())));
@@ -70,27 +76,7 @@ class Device {
 
 #else
 
-// Small blocks, so that clouds of some hundred points go through every kernel.
-class Device {
- public:
-  explicit Device(const erwin_context&) {}
-
-  static constexpr int64_t shared_bytes() { return int64_t{1} << 20; }
-  static constexpr int64_t processors() { return 6; }
-  static constexpr int tile_threads() { return 64; }
-  static constexpr int block_threads() { return 128; }
-  static constexpr int32_t handed_rows() { return 100; }
-  static constexpr int64_t few_rows() { return 4096; }
-  static constexpr bool ok() { return true; }
-
-  template <typename... P, typename... A>
-  void launch(void (*kernel)(P...), int64_t blocks, int threads, int64_t shared_bytes, const A&... arguments) {
-    auto body = [&] { kernel(arguments...); };
-    typedef decltype(body) Body;
-    emulator::run(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes),
-                  [](void* self) { (*static_cast<Body*>(self))(); }, &body);
-  }
-};
+using emulator::Device;
 
 #endif
 

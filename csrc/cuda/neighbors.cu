@@ -1,7 +1,9 @@
 #include "neighbors.h"
 
+#include "../devices.h"
+
 namespace erwin {
 
-const NeighborsDevice kCudaNeighbors = cuda::kNeighbors;
+const NeighborsKernels kCudaNeighbors = cuda::kNeighbors;
 
 }  // namespace erwin

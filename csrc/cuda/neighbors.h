@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../neighbors.h"
+#include "../scalars.h"
 #include "launch.h"
 #include "neighbors_search.h"
 #include "neighbors_tree.h"
@@ -15,15 +16,11 @@
 namespace erwin::cuda {
 namespace {
 
-#if defined(__CUDACC__)
-constexpr int32_t kWarpsPerBlock = 8;
-#else
-constexpr int32_t kWarpsPerBlock = 1;  // the emulator's threads need stacks
-#endif
+constexpr int32_t kWarpsPerBlock = Device::search_warps();
 
 template <typename Pass>
-__global__ void __launch_bounds__(kWarpsPerBlock* kLanes) run_warps(const __grid_constant__ Pass pass, int64_t warps) {
-  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kLanes;
+__global__ void __launch_bounds__(kWarpsPerBlock* kWarpLanes) run_warps(const __grid_constant__ Pass pass, int64_t warps) {
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * kWarpsPerBlock + threadIdx.x / kWarpLanes;
   if (warp < warps) pass(warp);
 }
 
@@ -44,17 +41,14 @@ class WarpSearch {
     device_ = &device;
     f();
     if (!device.ok()) return ERWIN_INTERNAL_ERROR;
-#if !defined(__CUDACC__)
-    if (*tree_.fault != 0) return ERWIN_INVALID_ARGUMENT;
-#endif
-    return ERWIN_OK;
+    return device.knows(tree_.fault) ? ERWIN_INVALID_ARGUMENT : ERWIN_OK;
   }
 
   void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
     int64_t edges = 0;
     for (WarpCloud& cloud : clouds_) {
       cloud.edge = edges;
-      edges += cloud.points * std::max<int64_t>(0, std::min<int64_t>(k, cloud.points - (loop ? 0 : 1)));
+      edges += cloud.points * most_neighbors(cloud.points, k, loop);
     }
     build();
     for_dim([&](auto dim) {
@@ -65,33 +59,31 @@ class WarpSearch {
   void radius_count(double radius, int64_t cap, bool loop, int64_t* degree) {
     build();
     for_dim([&](auto dim) {
-      run(CountWithin<T, dim()>{tree_, squared(radius), cap, loop, degree},
+      run(CountWithin<T, dim()>{tree_, squared<T>(radius), cap, loop, degree},
                    tree_.first[1] * kWarpsPerLeaf);
     });
   }
 
   void radius_fill(double radius, int64_t cap, bool loop, const int64_t* degree, int64_t* source, int64_t* target) {
     run(SumDegrees<T>{tree_, cap < 0 ? tree_.points : std::min(cap, tree_.points), degree},
-        ceil_div(tree_.points, kChunk));
+        ceil_div(tree_.points, kEdgeChunk));
     run(SumChunks<T>{tree_, source != nullptr && target != nullptr}, 1);
     for_dim([&](auto dim) {
-      run(FillWithin<T, dim()>{tree_, squared(radius), loop, degree, source, target},
+      run(FillWithin<T, dim()>{tree_, squared<T>(radius), loop, degree, source, target},
                    tree_.first[1] * kWarpsPerLeaf);
     });
   }
 
  private:
-  static T squared(double radius) { return static_cast<T>(radius) * static_cast<T>(radius); }
-
   void build() {
     WriteClouds<T> write{tree_, 0, 0, {}};
     do {
-      write.count = std::min<int64_t>(write.kMost, call_.clouds - write.begin);
+      write.count = std::min<int64_t>(write.kCloudsAtOnce, call_.clouds - write.begin);
       std::copy_n(clouds_.begin() + write.begin, write.count, write.clouds);
       run(write, std::max<int64_t>(write.count, 1));
-      write.begin += write.kMost;
+      write.begin += write.kCloudsAtOnce;
     } while (write.begin < call_.clouds);
-    run(StartLeaves<T>{tree_, call_.layout, plain_layout()}, ceil_div(tree_.first[1], kLanes));
+    run(StartLeaves<T>{tree_, call_.layout, plain_layout()}, ceil_div(tree_.first[1], kWarpLanes));
     run(FillLeaf<T>{tree_, static_cast<const T*>(call_.pos), call_.perm}, tree_.first[1]);
     for (int32_t level = 1; level < kSearchLevels; ++level)
       run(JoinBoxes<T>{tree_, level}, tree_.first[level + 1] - tree_.first[level]);
@@ -107,7 +99,7 @@ class WarpSearch {
 
   template <typename Pass>
   void run(const Pass& pass, int64_t warps) const {
-    device_->launch(run_warps<Pass>, ceil_div(warps, kWarpsPerBlock), kWarpsPerBlock * kLanes, 0, pass, warps);
+    device_->launch(run_warps<Pass>, ceil_div(warps, kWarpsPerBlock), kWarpsPerBlock * kWarpLanes, 0, pass, warps);
   }
 
   const NeighborsCall& call_;
@@ -117,7 +109,7 @@ class WarpSearch {
   int64_t bytes_;
 };
 
-constexpr NeighborsDevice kNeighbors = {
+constexpr NeighborsKernels kNeighbors = {
     [](const NeighborsCall& call) {
       return with_scalar(call.dtype, [&](auto scalar) { return WarpSearch<decltype(scalar)>(call).bytes(); });
     },

@@ -30,7 +30,7 @@ struct Key {
   __device__ bool operator<(const Key& other) const {
     return distance < other.distance || (distance == other.distance && index < other.index);
   }
-  // Of another lane.
+  // The key in another lane.
   __device__ Key from(int32_t other) const {
     return {__shfl_sync(kWarp, distance, other), __shfl_sync(kWarp, index, other)};
   }
@@ -39,19 +39,19 @@ struct Key {
   }
 };
 
-// By numbers: a choice between places would move arrays out of registers.
+// A choice between values, not between places: an array that is indexed at run time leaves the registers.
 template <typename T>
 __device__ Key<T> choose(bool first, const Key<T>& a, const Key<T>& b) {
   return {first ? a.distance : b.distance, first ? a.index : b.index};
 }
 
-// Follows all candidates.
+// The key that comes after every candidate.
 template <typename T>
 __device__ Key<T> no_limit() {
   return {static_cast<T>(INFINITY), kNoIndex};
 }
 
-// Of the lanes that differ by the bits of `flip`, the one without the bit `high` gets the smaller key.
+// Orders the keys of lanes whose numbers differ by `flip`: the lane without the bit `high` gets the smaller one.
 template <typename T>
 __device__ void order(Key<T>& key, int32_t flip, int32_t high) {
   const Key<T> other = key.across(flip);
@@ -60,13 +60,13 @@ __device__ void order(Key<T>& key, int32_t flip, int32_t high) {
 
 // Sorts the lanes if they are bitonic: rise and then fall.
 template <typename T>
-__device__ void clean(Key<T>& key, int32_t half = kLanes / 2) {
+__device__ void clean(Key<T>& key, int32_t half = kWarpLanes / 2) {
   for (; half > 0; half /= 2) order(key, half, half);
 }
 
 template <typename T>
 __device__ void sort(Key<T>& key) {
-  for (int32_t run = 2; run <= kLanes; run *= 2) {
+  for (int32_t run = 2; run <= kWarpLanes; run *= 2) {
     order(key, run - 1, run / 2);
     clean(key, run / 4);
   }
@@ -80,7 +80,7 @@ class NearestList {
 
   // Of those before `limit` and after `after`, `count` <= 128 are kept.
   __device__ NearestList(int32_t count, const Key<T>& limit, const Key<T>& after)
-      : count_(count), rows_((count + kLanes - 1) / kLanes), after_(after), bound_(limit) {
+      : count_(count), rows_((count + kWarpLanes - 1) / kWarpLanes), after_(after), bound_(limit) {
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) best_[row] = limit;
   }
@@ -107,7 +107,7 @@ class NearestList {
     for (int32_t row = 0; row < kListRows; ++row) {
       if (row >= rows_) break;
       Key<T>& best = best_[row];
-      const Key<T> last = best.from(kLanes - 1), before = best.from((lane() - 1) & (kLanes - 1));
+      const Key<T> last = best.from(kWarpLanes - 1), before = best.from((lane() - 1) & (kWarpLanes - 1));
       best = choose(key < best, choose(lane() > 0 && key < before, before, key), best);
       key = choose(key < last, last, key);
     }
@@ -120,7 +120,7 @@ class NearestList {
     for (int32_t row = 0; row < kListRows; ++row) {
       if (row >= rows_) break;
       Key<T>& best = best_[row];
-      const Key<T> reversed = fresh.across(kLanes - 1);
+      const Key<T> reversed = fresh.across(kWarpLanes - 1);
       const bool moves = reversed < best;
       fresh = choose(moves, best, reversed);
       best = choose(moves, reversed, best);
@@ -134,8 +134,8 @@ class NearestList {
     const int32_t last = count_ - 1;
     Key<T> key = best_[0];
     ERWIN_UNROLL
-    for (int32_t row = 1; row < kListRows; ++row) key = choose(row == last / kLanes, best_[row], key);
-    bound_ = key.from(last % kLanes);
+    for (int32_t row = 1; row < kListRows; ++row) key = choose(row == last / kWarpLanes, best_[row], key);
+    bound_ = key.from(last % kWarpLanes);
   }
 
   int32_t count_, rows_;
@@ -155,7 +155,7 @@ class Counter {
   __device__ int64_t count() const { return count_; }
   __device__ void take(const Key<T>& key, bool here) {
     count_ += __popc(__ballot_sync(kWarp, here && key < limit_));
-    if (count_ >= most_) limit_ = {-1, -1};  // no box precedes that
+    if (count_ >= most_) limit_ = {-1, -1};  // no box is nearer: the search ends
   }
 
  private:
@@ -183,11 +183,11 @@ class Query {
   __device__ void walk(Taker& taker) const {
     const int32_t top = cloud_.top();
     int32_t level = top, group = 0;
-    uint32_t waiting = ~0u;  // in the lane of every level, the children of the group there that are not done
+    uint32_t waiting = ~0u;  // in lane l, a bit for each child of the group on level l to visit
     while (true) {
       const int32_t home = leaf_ >> (kLevelBits * level);
-      const int32_t first = home >> kLevelBits == group ? home & (kLanes - 1) : 0;
-      const int32_t node = group * kLanes + (lane() ^ first);  // the own one first, and then those that are near it
+      const int32_t first = home >> kLevelBits == group ? home & (kWarpLanes - 1) : 0;
+      const int32_t node = group * kWarpLanes + (lane() ^ first);  // the own one first, and then those that are near it
       const bool here = node < cloud_.nodes(level);
       Key<T> box = no_limit<T>();
       if (here) box = box_key(level, node);
@@ -197,14 +197,14 @@ class Query {
         const int32_t child = __ffs(near) - 1;
         if (lane() == level) waiting = left & ~(1u << child);
         if (lane() == level - 1) waiting = ~0u;
-        group = group * kLanes + (child ^ first);
+        group = group * kWarpLanes + (child ^ first);
         --level;
         continue;
       }
       while (near != 0) {  // leaves
         const int32_t child = Taker::kNearestFirst ? nearest(box.distance, near) : __ffs(near) - 1;
         left &= ~(1u << child);
-        look_into(group * kLanes + (child ^ first), taker);
+        look_into(group * kWarpLanes + (child ^ first), taker);
         near = left & __ballot_sync(kWarp, box < taker.bound());
       }
       if (level == top) return;
@@ -293,7 +293,7 @@ __device__ void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, con
 template <typename T, int D>
 __device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, int64_t count,
                                 const Key<T>& limit, int64_t* source, int64_t* target) {
-  constexpr int64_t room = kListRows * kLanes;
+  constexpr int64_t room = kListRows * kWarpLanes;
   Key<T> after{-1, -1};
   for (int64_t done = 0; done < count; done += room) {
     const auto most = static_cast<int32_t>(count - done < room ? count - done : room);
@@ -303,7 +303,7 @@ __device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, 
     if (after.index == kNoIndex) return false;
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) {
-      const int32_t i = row * kLanes + lane();
+      const int32_t i = row * kWarpLanes + lane();
       if (i >= most) break;
       source[done + i] = cloud.row + list.index(row);
       target[done + i] = cloud.row + query.self();
@@ -349,16 +349,16 @@ struct CountWithin {
   }
 };
 
-// Writes the sums of `total` and all values that precede each of at most 32, and adds these to it.
+// For each of at most 32 values writes `total` and the sum of the values before it; then adds them all to `total`.
 __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& total, int64_t* sums) {
   const int64_t own = lane() < count ? x[lane()] : 0;
   const int64_t before = warp_exclusive_scan(own);
   if (lane() < count) sums[lane()] = total + before;
-  total += __shfl_sync(kWarp, before + own, kLanes - 1);
+  total += __shfl_sync(kWarp, before + own, kWarpLanes - 1);
 }
 
-// The first edge of every point, from that of its chunk. Degrees say where everything goes: those that no count can give
-// are found here, before anything is written.
+// The first edge of every point, counted from its chunk's. A degree that no count can give would lead writes out of
+// memory: it is found here, before an edge is written.
 template <typename T>
 struct SumDegrees {
   WarpTree<T> tree;
@@ -366,9 +366,9 @@ struct SumDegrees {
   const int64_t* degree;
 
   __device__ void operator()(int64_t chunk) const {
-    const int64_t end = (chunk + 1) * kChunk < tree.points ? (chunk + 1) * kChunk : tree.points;
+    const int64_t end = (chunk + 1) * kEdgeChunk < tree.points ? (chunk + 1) * kEdgeChunk : tree.points;
     int64_t total = 0;
-    for (int64_t i = chunk * kChunk; i < end; i += kLanes) {
+    for (int64_t i = chunk * kEdgeChunk; i < end; i += kWarpLanes) {
       if (i + lane() < end && (degree[i + lane()] < 0 || degree[i + lane()] > most)) *tree.fault = 1;
       sum_before(degree + i, end - i, total, tree.edge + i);
     }
@@ -383,9 +383,9 @@ struct SumChunks {
   bool given;  // whether there is memory for edges
 
   __device__ void operator()(int64_t) const {
-    const int64_t chunks = (tree.points + kChunk - 1) / kChunk;
+    const int64_t chunks = (tree.points + kEdgeChunk - 1) / kEdgeChunk;
     int64_t total = 0;
-    for (int64_t i = 0; i < chunks; i += kLanes)
+    for (int64_t i = 0; i < chunks; i += kWarpLanes)
       sum_before(tree.chunk_edge + i, chunks - i, total, tree.chunk_edge + i);
     if (lane() == 0 && total > 0 && !given) *tree.fault = 1;
   }
@@ -403,7 +403,7 @@ struct FillWithin {
   __device__ void operator()(int64_t warp) const {
     each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
       const int64_t point = cloud.row + query.self();
-      const int64_t edge = tree.chunk_edge[point / kChunk] + tree.edge[point];
+      const int64_t edge = tree.chunk_edge[point / kEdgeChunk] + tree.edge[point];
       if (!write_nearest(query, cloud, degree[point], {limit, kNoIndex}, source + edge, target + edge)) *tree.fault = 1;
     });
   }

@@ -14,18 +14,18 @@
 #include <utility>
 #include <vector>
 
+#include "../arena.h"
 #include "../layout.h"
-#include "../sections.h"
 #include "runtime.h"
 
 namespace erwin::cuda {
 namespace {
 
-constexpr int32_t kLanes = 32;            // of a warp
+constexpr int32_t kWarpLanes = 32;            // of a warp
 constexpr int32_t kLevelBits = 5;         // of a leaf's number: 32 children
 constexpr int32_t kSearchLevels = 6;      // for 2^30 points
 constexpr int32_t kNoIndex = 0x7fffffff;  // follows the index of every point
-constexpr int64_t kChunk = 1024;          // points whose edges a warp counts
+constexpr int64_t kEdgeChunk = 1024;          // points whose edges a warp counts
 
 // One cloud of a batch.
 struct WarpCloud {
@@ -63,18 +63,18 @@ struct WarpTree {
   int32_t dim;
 
   int64_t lay_out(char* workspace) {
-    Sections sections(workspace);
-    fault = sections.template take<int32_t>(1);
-    clouds = sections.template take<WarpCloud>(num_clouds);
-    coords = sections.template take<T>(points, int64_t{dim});
-    index = sections.template take<int32_t>(points);
-    place = sections.template take<int32_t>(points);
-    start = sections.template take<int32_t>(first[1]);
-    boxes = sections.template take<T>(nodes, int64_t{dim}, int64_t{2});
-    lowest = sections.template take<int32_t>(nodes);
-    edge = sections.template take<int64_t>(points);
-    chunk_edge = sections.template take<int64_t>(ceil_div(points, kChunk));
-    return sections.size();
+    Arena arena{workspace};
+    fault = arena.take<int32_t>(1);
+    clouds = arena.take<WarpCloud>(num_clouds);
+    coords = arena.take<T>(points, dim);
+    index = arena.take<int32_t>(points);
+    place = arena.take<int32_t>(points);
+    start = arena.take<int32_t>(first[1]);
+    boxes = arena.take<T>(nodes, dim, 2);
+    lowest = arena.take<int32_t>(nodes);
+    edge = arena.take<int64_t>(points);
+    chunk_edge = arena.take<int64_t>(ceil_div(points, kEdgeChunk));
+    return arena.used;
   }
 
   // The cloud of a node.
@@ -102,7 +102,7 @@ inline Layout plain_layout() {
   Layout layout{};
   layout.kind = ERWIN_BALANCED;
   layout.levels = 1;
-  layout.ball[0] = layout.blocks_per_ball = kLanes;
+  layout.ball[0] = layout.blocks_per_ball = kWarpLanes;
   layout.span[0] = 1;
   return layout;
 }
@@ -113,7 +113,7 @@ inline int32_t longest_path(const Layout& layout, int64_t points, int32_t most) 
   std::vector<Size> sizes, next;
   const auto add = [&next](const Node& node) {
     const Size size{node.points, node.balls};
-    if (node.points > kLanes && std::find(next.begin(), next.end(), size) == next.end()) next.push_back(size);
+    if (node.points > kWarpLanes && std::find(next.begin(), next.end(), size) == next.end()) next.push_back(size);
   };
   add(layout.root(points));
   for (int32_t depth = 0;; ++depth) {
@@ -169,11 +169,11 @@ std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int
 // Writes the table of clouds, a part at a time: the arguments of a kernel come with it and need no copy.
 template <typename T>
 struct WriteClouds {
-  static constexpr int64_t kMost = 32;
+  static constexpr int64_t kCloudsAtOnce = 32;
 
   WarpTree<T> tree;
   int64_t begin, count;
-  WarpCloud clouds[kMost];
+  WarpCloud clouds[kCloudsAtOnce];
 
   __device__ void operator()(int64_t warp) const {
     if (lane() > 0) return;
@@ -189,7 +189,7 @@ struct StartLeaves {
   Layout layout, plain;
 
   __device__ void operator()(int64_t warp) const {
-    const int64_t leaf = warp * kLanes + lane();
+    const int64_t leaf = warp * kWarpLanes + lane();
     if (leaf >= tree.first[1]) return;
     const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
     tree.start[leaf] = find(cloud.plain ? plain : layout, cloud, static_cast<int32_t>(leaf - cloud.first[0]));
@@ -198,7 +198,7 @@ struct StartLeaves {
   static __device__ int32_t find(const Layout& layout, const WarpCloud& cloud, int32_t leaf) {
     Node node = layout.root(cloud.points);
     for (int32_t bits = cloud.depth; bits > 0; --bits) {
-      if (node.points <= kLanes) {  // its first number is the leaf itself, the others are empty
+      if (node.points <= kWarpLanes) {  // its first number is the leaf itself, the others are empty
         const bool empty = (leaf & ((1 << bits) - 1)) != 0;
         return static_cast<int32_t>(node.begin + (empty ? node.points : 0));
       }
@@ -265,7 +265,7 @@ struct JoinBoxes {
   __device__ void operator()(int64_t warp) const {
     const int64_t node = tree.first[level] + warp;
     const WarpCloud& cloud = tree.clouds[tree.owner(node, level)];
-    const int64_t first = cloud.first[level - 1] + (node - cloud.first[level]) * kLanes;
+    const int64_t first = cloud.first[level - 1] + (node - cloud.first[level]) * kWarpLanes;
     for (int32_t axis = 0; axis < tree.dim; ++axis) {
       const T* const low = tree.boxes + axis * tree.nodes + first;
       const T* const high = low + tree.dim * tree.nodes;

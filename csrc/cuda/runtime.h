@@ -1,4 +1,5 @@
-// What kernels need beside plain CUDA: the emulator where no CUDA compiler is at work, atomics and collectives by type.
+// What kernels need beside plain CUDA: atomics and collectives by type. Compiled for the host, kernels run in the emulator
+// of the tests (tests/emulator).
 //
 // A kernel is a function template with __global__; its launcher is `launch` (launch.h). Collectives take whole warps.
 #ifndef ERWIN_CUDA_RUNTIME_H_
@@ -12,8 +13,6 @@
 #define ERWIN_UNROLL _Pragma("unroll")
 #else
 #include "emulator.h"
-#define ERWIN_SHARED_MEMORY(name) char* const name = erwin::emulator::shared_memory()
-#define ERWIN_UNROLL
 #endif
 
 namespace erwin::cuda {

@@ -4,21 +4,16 @@
 
 #include <algorithm>
 
+#include "../arena.h"
+#include "../device_tree.h"
+#include "../scalars.h"
 #include "launch.h"
-#include "tree.h"
 #include "tree_large.h"
 #include "tree_rows.h"
 #include "tree_small.h"
 
 namespace erwin::cuda {
 namespace {
-
-// The first level whose rows are centroids; those of lower levels are points.
-inline int32_t first_pooled_level(const Layout& layout) {
-  int32_t level = 0;
-  while (level < layout.levels && layout.span[level] == 1) ++level;
-  return level;
-}
 
 // The most levels of nodes, in the tree of a cloud of at most `points`, that have more than `limit` rows of a level and
 // are no balls of it.
@@ -56,7 +51,7 @@ class TreeBuild {
     batch_.layout = layout;
     batch_.clouds = bounds.clouds;
     batch_.dim = static_cast<int32_t>(dim);
-    batch_.pooled = first_pooled_level(layout);
+    batch_.pooled = layout.first_pooled_level();
     const int32_t lists = batch_.dim + (rotated ? 1 : 0);
     block_threads_ = device.block_threads();
     while (block_threads_ > 32 && shared_bytes(block_threads_, lists) > device.shared_bytes()) block_threads_ /= 2;
@@ -83,10 +78,7 @@ class TreeBuild {
     tiles_ = has_large_ ? batch_.capacity / tile_rows() + large_nodes_ : 0;
   }
 
-  int64_t workspace_bytes() {
-    place(nullptr);
-    return used_;
-  }
+  int64_t workspace_bytes() { return place(nullptr); }
 
   void run(const DeviceTree& tree) {
     place(static_cast<char*>(tree.workspace));
@@ -136,34 +128,29 @@ class TreeBuild {
     return bytes;
   }
 
-  template <typename V>
-  V* take(char* base, int64_t count) {
-    char* const here = behind(base, used_);
-    used_ += (count * static_cast<int64_t>(sizeof(V)) + 255) / 256 * 256;
-    return reinterpret_cast<V*>(here);
-  }
-
-  void place(char* base) {
-    used_ = 0;
-    first_ = take<int64_t>(base, batch_.layout.levels * (batch_.clouds + 1));
+  // Lays the workspace out; returns its bytes.
+  int64_t place(char* base) {
+    AlignedArena<256> arena{base};  // whole lines of a GPU's memory
+    first_ = arena.take<int64_t>(batch_.layout.levels * (batch_.clouds + 1));
     batch_.first = first_;
-    counters_ = take<Counters>(base, rotated_ ? batch_.pooled + 2 : 1);  // for every batch; cleared with the digits
-    batch_.digits = take<uint32_t>(base, large_nodes_ * kDigits);
+    counters_ = arena.take<Counters>(rotated_ ? batch_.pooled + 2 : 1);  // for every batch; cleared with the digits
+    batch_.digits = arena.take<uint32_t>(large_nodes_ * kDigits);
     int32_t deepest = depth(kMain);
     for (int32_t l = 0; rotated_ && l < batch_.layout.levels; ++l) deepest = std::max(deepest, depth(l));
-    batch_.small = take<SmallNode>(base, (large_nodes_ * deepest + 1) * 2);
+    batch_.small = arena.take<SmallNode>((large_nodes_ * deepest + 1) * 2);
     const int32_t levels_above = large_depth(batch_.layout, bounds_.largest, kMain, batch_.handed_rows);
     const int64_t handed = hands_over_ ? (bounds_.points / (batch_.handed_rows + 1) + bounds_.clouds) * 2 : 0;
-    batch_.handed = take<SmallNode>(base, handed * (levels_above + 1));
-    batch_.handed_list = take<uint16_t>(base, hands_over_ ? batch_.dim * batch_.capacity : 0);
-    batch_.tile_state = take<uint64_t>(base, tiles_);
+    batch_.handed = arena.take<SmallNode>(handed * (levels_above + 1));
+    batch_.handed_list = arena.take<uint16_t>(hands_over_ ? batch_.dim * batch_.capacity : 0);
+    batch_.tile_state = arena.take<uint64_t>(tiles_);
     for (int32_t side = 0; side < 2; ++side) {
-      batch_.large[side] = take<LargeNode<T>>(base, large_nodes_);
-      batch_.tile_node[side] = take<int32_t>(base, tiles_);
-      batch_.buffers[side].index = take<int32_t>(base, has_large_ || hands_over_ ? batch_.capacity : 0);
+      batch_.large[side] = arena.take<LargeNode<T>>(large_nodes_);
+      batch_.tile_node[side] = arena.take<int32_t>(tiles_);
+      batch_.buffers[side].index = arena.take<int32_t>(has_large_ || hands_over_ ? batch_.capacity : 0);
       const bool used = has_large_ || hands_over_ || side == 1;
-      batch_.buffers[side].key = take<KeyOf<T>>(base, used ? batch_.dim * batch_.capacity : 0);
+      batch_.buffers[side].key = arena.take<KeyOf<T>>(used ? batch_.dim * batch_.capacity : 0);
     }
+    return arena.used;
   }
 
   // The trees of these levels, all clouds at a time.
@@ -234,33 +221,26 @@ class TreeBuild {
   bool has_large_ = false;
   bool hands_over_ = false;  // whether blocks of the main trees leave small nodes to others
   bool together_ = false;    // whether the rotated trees of all levels are built in the same launches
-  int64_t large_nodes_ = 0, tiles_ = 0, used_ = 0;
+  int64_t large_nodes_ = 0, tiles_ = 0;
 };
 
-// Calls f with the build for a dtype.
+// Calls f with the build of a call.
 template <typename F>
-int32_t with_build(const erwin_context& context, const Layout& layout, int32_t dtype, int64_t dim,
-                   const erwin_tree_bounds& bounds, bool rotated, const F& f) {
-  Device device(context);
-  if (dtype == ERWIN_FLOAT64) {
-    f(TreeBuild<double>(device, layout, bounds, dim, rotated));
-  } else {
-    f(TreeBuild<float>(device, layout, bounds, dim, rotated));
-  }
+int32_t with_build(const DeviceTreeCall& call, const F& f) {
+  Device device(*call.context);
+  with_scalar(call.dtype, [&](auto scalar) {
+    f(TreeBuild<decltype(scalar)>(device, call.layout, *call.bounds, call.dim, call.rotated));
+  });
   return device.ok() ? ERWIN_OK : ERWIN_INTERNAL_ERROR;
 }
 
-inline int32_t tree_workspace(const erwin_context& context, const Layout& layout, int32_t dtype, int64_t dim,
-                              const erwin_tree_bounds& bounds, bool rotated, int64_t* bytes) {
-  return with_build(context, layout, dtype, dim, bounds, rotated,
-                    [=](auto&& build) { *bytes = build.workspace_bytes(); });
-}
-
-inline int32_t tree_build(const erwin_context& context, const Layout& layout, int32_t dtype, int64_t dim,
-                          const erwin_tree_bounds& bounds, const DeviceTree& tree) {
-  return with_build(context, layout, dtype, dim, bounds, tree.rotation != nullptr,
-                    [&](auto&& build) { build.run(tree); });
-}
+constexpr DeviceTreeKernels kTree = {
+    [](const DeviceTreeCall& call, int64_t* bytes) {
+      return with_build(call, [=](auto&& build) { *bytes = build.workspace_bytes(); });
+    },
+    [](const DeviceTreeCall& call, const DeviceTree& tree) {
+      return with_build(call, [&](auto&& build) { build.run(tree); });
+    }};
 
 }  // namespace
 }  // namespace erwin::cuda

@@ -7,6 +7,7 @@
 #ifndef ERWIN_CUDA_TREE_SMALL_H_
 #define ERWIN_CUDA_TREE_SMALL_H_
 
+#include "../arena.h"
 #include "tree_state.h"
 
 namespace erwin::cuda {
@@ -25,7 +26,7 @@ struct BlockNode {
   LocalNode node;
   int32_t begin, rows, left, axis;
   int32_t rights;    // rows that go right from nodes before this one
-  int16_t child[2];  // that the block goes on with, by number; -1: finished by a warp
+  int16_t child[2];  // numbers of those that the block splits; -1: finished by a warp
 };
 
 // The parts of a block's shared memory.
@@ -43,23 +44,17 @@ struct BlockMemory {
 
   __host__ __device__ BlockMemory(char* base, int32_t rows, int32_t dim, int32_t num_lists, int64_t* bytes)
       : capacity(rows), lists(num_lists) {
-    int64_t used = 0;
-    const auto take = [&](int64_t size) {
-      char* const here = behind(base, used);
-      used += (size + 15) / 16 * 16;
-      return here;
-    };
-    const int64_t open_bytes = open_nodes(capacity) * static_cast<int64_t>(sizeof(BlockNode));
-    key = reinterpret_cast<KeyOf<T>*>(take(int64_t{dim} * capacity * static_cast<int64_t>(sizeof(KeyOf<T>))));
-    nodes = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
-    closing = reinterpret_cast<BlockNode*>(take(2 * open_bytes));
-    list = reinterpret_cast<uint16_t*>(take(int64_t{lists + (lists < 3 ? 3 : lists)} * capacity * 2));
-    node_of = reinterpret_cast<uint16_t*>(take(int64_t{capacity} * 2));
-    goes_right = reinterpret_cast<uint8_t*>(take(capacity));
-    *bytes = used;
+    AlignedArena<16> arena{base};
+    key = arena.take<KeyOf<T>>(dim, capacity);
+    nodes = arena.take<BlockNode>(2, open_nodes(capacity));
+    closing = arena.take<BlockNode>(2, open_nodes(capacity));
+    list = arena.take<uint16_t>(lists + (lists < 3 ? 3 : lists), capacity);
+    node_of = arena.take<uint16_t>(capacity);
+    goes_right = arena.take<uint8_t>(capacity);
+    *bytes = arena.used;
   }
 
-  // No array of pointers: what is looked up in one is not known to lie in shared memory.
+  // Computed: of a pointer that is read from an array the compiler does not know that it leads to shared memory.
   __device__ BlockNode* open(int32_t side) const { return nodes + side * static_cast<int32_t>(open_nodes(capacity)); }
   __device__ uint16_t* places(int32_t side, int32_t axis) const { return list + (side * lists + axis) * capacity; }
   __device__ KeyOf<T> key_of(int32_t axis, int32_t row) const { return key[axis * capacity + row]; }
@@ -111,7 +106,7 @@ __device__ Subtree subtree_of(const Batch<T>& b, int64_t item, Pass pass) {
                            : b.first_row(s.level, s.cloud) + s.node.slot / b.layout.span[s.level];
   s.rows = b.rows(s.level, s.node);
   s.ball = b.is_ball(s.level, s.node);
-  if (s.rows > b.block_rows && !s.ball) s.rows = 0;  // a large root
+  if (s.rows > b.block_rows && !s.ball) s.rows = 0;  // a large root, split by other kernels
   return s;
 }
 
@@ -238,7 +233,7 @@ struct BlockBuilder {
     __syncthreads();
   }
 
-  // Makes counters of a thread sums of all that precede.
+  // Turns a thread's counters into the sums of all counters before them.
   template <int32_t kCount, typename Place>
   static __device__ void count_up(uint16_t* counter, const Place& place) {
     uint32_t count[kCount], sum = 0, total;
@@ -255,7 +250,8 @@ struct BlockBuilder {
     }
   }
 
-  // Where a warp counts a digit: for runs of eight warps elsewhere, as a scan reads them side by side.
+  // Where a warp counts a digit. Every eight warps are shifted, so that what a scan reads at once lies in other banks of
+  // shared memory.
   static __device__ uint32_t bank(uint32_t digit, int32_t warp) { return digit ^ (warp / 8 % 4 * 8); }
 
   static __device__ uint32_t lanes_below() { return (1u << lane()) - 1; }

@@ -95,7 +95,7 @@ struct Batch {
   int64_t* perm_rot[ERWIN_MAX_LEVELS];
 
   __device__ int64_t trees() const { return clouds * (last_level - first_level + 1); }
-  // By 32 bits, which the numbers of trees have: a division by 64 takes some hundred instructions.
+  // Trees are numbered by 32 bits: a division of 64 bits takes some hundred instructions.
   __device__ int32_t level(int64_t tree) const {
     return first_level + static_cast<int32_t>(static_cast<uint32_t>(tree) / static_cast<uint32_t>(clouds));
   }

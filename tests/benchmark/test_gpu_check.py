@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmark import sanitize
+from tools import sanitize_cuda
 from torch_geometric_erwin.ops import triton
 
 SCRIPT = Path(__file__).parents[2] / "benchmark" / "gpu_check.sh"
@@ -36,12 +36,12 @@ def test_a_group_that_fails_is_told(tmp_path):
 
 def test_what_the_sanitizer_runs_is_right(monkeypatch):
     # On the host; a GPU gets the same calls.
-    monkeypatch.setattr(sanitize, "DEVICE", "cpu")
-    sanitize.trees()
-    sanitize.neighbors()
-    sanitize.attention()
-    sanitize.blocks()
-    sanitize.model()
+    monkeypatch.setattr(sanitize_cuda, "DEVICE", "cpu")
+    sanitize_cuda.trees()
+    sanitize_cuda.neighbors()
+    sanitize_cuda.attention()
+    sanitize_cuda.blocks()
+    sanitize_cuda.model()
 
 
 @pytest.mark.parametrize(

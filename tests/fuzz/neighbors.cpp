@@ -176,7 +176,7 @@ void check_neighbors(Choices& choices) {
   std::vector<erwin_context> contexts = {host(kHostThreads[choices.below(4)]), host(kHostThreads[choices.below(4)])};
   if (on_device) contexts.push_back(emulated());
   for (const erwin_context& context : contexts) {
-    if (context.device == ERWIN_EMULATED) stage("neighbours on a device");
+    if (context.device != ERWIN_HOST) stage("neighbours on a device");
     s.context = context;
     int64_t bytes = 0;
     s.bytes = &bytes;
@@ -193,7 +193,7 @@ void check_neighbors(Choices& choices) {
 const Fault<Search> kShared[] = {
     {"context NULL", [](Search& s) { s.context_at = nullptr; }},
     {"num_threads 0", [](Search& s) { s.context.num_threads = 0; }},
-    {"device -7", [](Search& s) { s.context.device = -7; }}, {"device 99", [](Search& s) { s.context.device = 99; }},
+    {"device -7", [](Search& s) { s.context.device = -7; }}, {"device -2", [](Search& s) { s.context.device = -2; }},
     {"layout NULL", [](Search& s) { s.layout_at = nullptr; }}, {"levels 0", [](Search& s) { s.layout.levels = 0; }},
     {"perfect layout", [](Search& s) { s.layout.kind = ERWIN_PERFECT; }},
     {"ball size 0", [](Search& s) { s.layout.ball_sizes[0] = 0; }},

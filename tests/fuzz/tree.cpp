@@ -232,7 +232,7 @@ const Fault<Build> kMemory[] = {
     {"context NULL", [](Build& b) { b.context_at = nullptr; }},
     {"num_threads 0", [](Build& b) { b.context.num_threads = 0; }},
     {"num_threads -1", [](Build& b) { b.context.num_threads = -1; }},
-    {"device -7", [](Build& b) { b.context.device = -7; }}, {"device 99", [](Build& b) { b.context.device = 99; }},
+    {"device -7", [](Build& b) { b.context.device = -7; }}, {"device -2", [](Build& b) { b.context.device = -2; }},
     {"pos NULL", [](Build& b) { b.pos = nullptr; }}, {"workspace NULL", [](Build& b) { b.workspace = nullptr; }},
     {"workspace small", [](Build& b) { b.workspace_bytes -= 1; }},
     {"workspace -1", [](Build& b) { b.workspace_bytes = -1; }}, {"perm NULL", [](Build& b) { b.perm = nullptr; }},

@@ -4,6 +4,7 @@ emulator, whose blocks hold 512 rows: clouds of some hundred points are large th
 import warnings
 from types import SimpleNamespace
 
+import emulated
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,9 @@ from torch_geometric_erwin import _native, ball_tree
 from torch_geometric_erwin.ops import ball_tree_cuda
 from torch_geometric_erwin.tree import TreeConfig, build_tree
 
-EMULATOR = _native.Context(_native.EMULATED, 1, None)
+EMULATOR = emulated.Context()
+
+pytestmark = pytest.mark.usefixtures("emulator")
 
 # Around the rows of a warp, of the emulator's blocks and of its tiles.
 SIZES = [
@@ -82,7 +85,7 @@ def positions(make, sizes, dim, dtype=torch.float32, seed=0):
     return make(sum(sizes), dim, generator).to(dtype)
 
 
-def emulated(pos, ptr, tree, max_points=None):
+def order_of(pos, ptr, tree, max_points=None):
     """The order that the kernels find for the tree's sizes."""
     config = tree.config
     return ball_tree_cuda.order(
@@ -100,7 +103,7 @@ def emulated(pos, ptr, tree, max_points=None):
 
 def assert_same_order(pos, ptr, config, **kwargs):
     tree = build_tree(pos, ptr, config)
-    perm, mask, *perm_rot = emulated(pos, ptr, tree, **kwargs)
+    perm, mask, *perm_rot = order_of(pos, ptr, tree, **kwargs)
     assert torch.equal(perm, tree.perm)
     if tree.mask is not None:
         assert torch.equal(mask, tree.mask)
@@ -218,7 +221,7 @@ def test_values_that_are_not_finite_do_no_harm(value, dtype):
     pos, ptr = positions(normal, sizes, 3, dtype), offsets(sizes)
     tree = build_tree(pos, ptr, TreeConfig([32, 16], [2]))
     pos[::7, 1] = value
-    perm, _, *perm_rot = emulated(pos, ptr, tree)
+    perm, _, *perm_rot = order_of(pos, ptr, tree)
     for order, level in zip([perm, *perm_rot], [0, 0, 1]):
         rows = tree.level[:, level].tolist()
         for part, n in zip(order.split(rows), rows):
@@ -375,7 +378,7 @@ def test_moved_points_of_a_padded_tree(sizes, config):
     real = build_tree(pos[: sum(sizes)], ptr, config)
     tree = real.pad(num_nodes, num_clouds)
     ends = torch.cat([ptr, ptr.new_full((num_clouds - len(sizes),), num_nodes)])
-    perm, _, *perm_rot = emulated(pos, ends, tree, max_points=num_nodes)
+    perm, _, *perm_rot = order_of(pos, ends, tree, max_points=num_nodes)
     for l, (actual, expected) in enumerate(
         zip([perm, *perm_rot], [tree.perm, *tree.perm_rot], strict=True)
     ):

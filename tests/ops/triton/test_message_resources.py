@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmark.message_registers import KERNELS, usage
-from benchmark.registers import CAPABILITIES
+from tools.message_registers import KERNELS, usage
+from tools.registers import CAPABILITIES
 from torch_geometric_erwin.ops.triton.message import Tile
 
 

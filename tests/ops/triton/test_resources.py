@@ -4,11 +4,11 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from benchmark.registers import CAPABILITIES, Launch, tile_of, usage
+from tools.registers import CAPABILITIES, Launch, tile_of, usage
 
 SMALLEST_SHARED_MEMORY = 99 * 1024  # of a program, on capability 8.6 and 8.9
 # The usual call, and every kernel and precision. The whole grid takes minutes:
-# `python -m benchmark.registers`.
+# `python -m tools.registers`.
 LAUNCHES = [
     ("forward", "bf16", 32, 256),
     ("keys", "bf16", 32, 256),

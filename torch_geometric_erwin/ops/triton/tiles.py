@@ -3,7 +3,7 @@ r"""How large the tiles of a kernel are.
 A table and no search at run time: the first call of a size costs one compilation, and a
 result has the same bits in every process. Sizes are chosen such that no kernel needs
 more registers than there are, for compute capability 8.0 and 9.0, by compiling all of
-them without a GPU (``benchmark/registers.py``); no GPU has timed them yet. It matters
+them without a GPU (``tools/registers.py``); no GPU has timed them yet. It matters
 that
 
 - a distance is used once, so registers hold a whole tile of scores beside the sums;

@@ -1,6 +1,6 @@
 r"""What the Triton kernels of ball attention take of a GPU, compiled without one.
 
-``python -m benchmark.registers`` prints registers a thread, bytes that it spills and
+``python -m tools.registers`` prints registers a thread, bytes that it spills and
 shared memory of a program for every tile that ships, to choose tiles by; a GPU has the
 last word (``python -m benchmark attention_cuda``).
 """

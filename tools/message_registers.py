@@ -1,6 +1,6 @@
 r"""What the Triton kernels of message passing take of a GPU, compiled without one.
 
-``python -m benchmark.message_registers`` prints registers a thread, bytes that it
+``python -m tools.message_registers`` prints registers a thread, bytes that it
 spills and shared memory of a program; a GPU has the last word (``python -m benchmark
 message_cuda``).
 """
@@ -12,7 +12,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from benchmark.registers import CAPABILITIES, Usage, read_usage
+from tools.registers import CAPABILITIES, Usage, read_usage
 from torch_geometric_erwin.ops.triton.message import Tile, tile_of
 from torch_geometric_erwin.ops.triton.message_backward import (
     source_kernel,

@@ -1,8 +1,8 @@
 r"""Times ball attention with other tiles than those that ship; needs a GPU.
 
-``python -m benchmark.tiles --dtype bf16 --channels 32 --ball-size 256`` prints the
+``python -m tools.tiles --dtype bf16 --channels 32 --ball-size 256`` prints the
 fastest tiles of every kernel, to be written to ``ops/triton/tiles.py`` where they are
-faster on all sizes and ``benchmark/registers.py`` finds no spill.
+faster on all sizes and ``tools/registers.py`` finds no spill.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def _step(train: bool, ball_size: int, b: Balls) -> Any:
 
 def main() -> None:
     r"""Reads the command line, and prints the ten fastest tiles of every kernel."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.tiles")
+    parser = argparse.ArgumentParser(prog="python -m tools.tiles")
     parser.add_argument("--dtype", choices=_DTYPES, default="bf16")
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--ball-size", type=int, default=256)

@@ -2,7 +2,7 @@ r"""Runs the CUDA kernels on small inputs, for ``compute-sanitizer``.
 
 .. code-block:: bash
 
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer python -m benchmark.sanitize
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer python -m tools.sanitize_cuda
 """
 
 import torch

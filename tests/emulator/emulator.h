@@ -3,8 +3,8 @@
 // The threads of a block are fibers of the calling thread: a barrier or a warp's exchange hands over to the next one.
 // Blocks run one after the other. The order of threads and of blocks is shuffled, so that a kernel that leans on one
 // gives wrong results. Warps run whole: an exchange takes all 32 lanes, and no thread may have returned.
-#ifndef ERWIN_CUDA_EMULATOR_H_
-#define ERWIN_CUDA_EMULATOR_H_
+#ifndef ERWIN_EMULATOR_H_
+#define ERWIN_EMULATOR_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -17,6 +17,8 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __shared__ static thread_local
+#define ERWIN_SHARED_MEMORY(name) char* const name = erwin::emulator::shared_memory()
+#define ERWIN_UNROLL
 
 namespace erwin::emulator {
 
@@ -128,4 +130,4 @@ T atomicMax(T* to, V value) {
   return old;
 }
 
-#endif  // ERWIN_CUDA_EMULATOR_H_
+#endif  // ERWIN_EMULATOR_H_

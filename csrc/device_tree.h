@@ -1,0 +1,40 @@
+// What the entry points of tree building on a device need of it: arguments are checked before.
+#ifndef ERWIN_DEVICE_TREE_H_
+#define ERWIN_DEVICE_TREE_H_
+
+#include <cstdint>
+
+#include "layout.h"
+
+namespace erwin {
+
+// The arguments that a build and the size of its workspace share.
+struct DeviceTreeCall {
+  const erwin_context* context;
+  Layout layout;
+  int32_t dtype;
+  int64_t dim;
+  const erwin_tree_bounds* bounds;
+  bool rotated;
+};
+
+// The arguments of erwin_tree_build_device that are memory; all of it is the device's but the rotation.
+struct DeviceTree {
+  const void* pos;
+  const int64_t* ptr;
+  const void* rotation;
+  void* workspace;
+  int64_t* perm;
+  uint8_t* mask;
+  int64_t* const* perm_rot;
+};
+
+// Both return an erwin_status.
+struct DeviceTreeKernels {
+  int32_t (*workspace)(const DeviceTreeCall&, int64_t* bytes);
+  int32_t (*build)(const DeviceTreeCall&, const DeviceTree&);
+};
+
+}  // namespace erwin
+
+#endif  // ERWIN_DEVICE_TREE_H_

@@ -1,0 +1,1 @@
+r"""What those who work on the package run beside its tests and benchmarks."""

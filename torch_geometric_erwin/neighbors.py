@@ -148,12 +148,14 @@ def _search_args(
         _check_extent(pos)
     # So they do at those of offsets, which are on the host there.
     on_host = pos.device.type == "cpu"
+    if tree is not None and not isinstance(tree, Tree):
+        raise TypeError(f"'tree' must be a Tree (got '{type(tree).__name__}')")
+    if tree is not None and ptr is None:
+        ptr = tree.node_ptr
     ptr = check_ptr(ptr, pos.size(0), pos.device, values=on_host)
     if tree is None:
         perm = torch.ops.erwin.ball_tree(pos, ptr, [_BALL_SIZE], [], 0.0, "balanced")[0]
         return pos, ptr, perm, [_BALL_SIZE], []
-    if not isinstance(tree, Tree):
-        raise TypeError(f"'tree' must be a Tree (got '{type(tree).__name__}')")
     config = tree.config
     if config.layout != "balanced":
         raise ValueError(
@@ -161,7 +163,7 @@ def _search_args(
             "tree, one is built for the search"
         )
     values = on_host and not torch.compiler.is_compiling()
-    tree.validate(ptr, pos.size(0), config, values=values)
+    tree.validate(pos.size(0), config, ptr, values)
     return pos, ptr, tree.perm, [*config.ball_sizes], [*config.strides]
 
 

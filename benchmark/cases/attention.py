@@ -12,7 +12,7 @@ from benchmark.inputs import clouds
 from benchmark.runner import Case, Run, UnavailableError, Workload
 from torch_geometric_erwin import ball_tree
 from torch_geometric_erwin.nn import ball_attention
-from torch_geometric_erwin.nn.attention.backends import BACKENDS
+from torch_geometric_erwin.ops.ball_attention import BACKENDS
 
 _HEADS = 8
 

@@ -12,13 +12,14 @@ from benchmark.cases.model import FIVE_LEVELS, TINY
 from benchmark.inputs import Graphs, graphs
 from benchmark.original import Original, OriginalTree
 from benchmark.runner import Case, Run, Workload, cuda_peak, synchronised_seconds
+from torch_geometric_erwin.cuda_graph import CapturedStep
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.nn.models.reference import (
     convert_config,
     convert_state_dict,
 )
-from torch_geometric_erwin.tree import Tree, TreeConfig, build_tree
-from torch_geometric_erwin.utils.cuda_graph import CapturedStep
+from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
 
 DEVICE = "cuda"
 _HALF = "bf16 autocast"
@@ -53,7 +54,7 @@ def _original(config: dict[str, Any], train: bool, half: bool, compiled: bool) -
     def call(b: Batch) -> Tensor:
         # Clouds of a power of two: no slot is empty, and both have the same balls.
         g, t = b
-        order = t.global_perm(g.ptr)
+        order = t.global_perm()
         rotated = [t.global_perm_rot(l) for l in range(t.config.num_levels)]
         tree = OriginalTree(order, torch.ones_like(order, dtype=torch.bool), rotated)
         return forward(g.x, g.pos, g.batch, g.edge_index, tree)

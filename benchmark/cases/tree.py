@@ -33,7 +33,7 @@ def _ours_order() -> Run:
 def _order(c: Clouds, output: Any) -> np.ndarray:
     # The node in every row, from whatever a builder returns.
     if isinstance(output, Tree):
-        return output.global_perm(c.ptr).numpy()
+        return output.global_perm().numpy()
     if isinstance(output, torch.Tensor):
         return (output + c.ptr[c.batch]).numpy()
     if isinstance(output, tuple):

@@ -11,7 +11,8 @@ from benchmark import peers
 from benchmark.inputs import Clouds, clouds
 from benchmark.runner import Case, Run, Workload, cuda_seconds, synchronised_seconds
 from torch_geometric_erwin import Tree
-from torch_geometric_erwin.tree import TreeConfig, build_tree
+from torch_geometric_erwin.tree import TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
 
 _ONE = TreeConfig(256, (), 0.0)
 _LEVELS = TreeConfig([256] * 5, [2] * 4, 45.0)
@@ -48,7 +49,7 @@ def _update(config: TreeConfig, largest: int) -> Run:
     def run(c: Clouds) -> Tree:
         if not trees:
             trees.append(build_tree(c.pos, c.ptr, config))
-        return trees[0].update(c.pos, c.ptr, max_points=largest)
+        return trees[0].update(c.pos, max_points=largest)
 
     return run
 

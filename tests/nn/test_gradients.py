@@ -5,6 +5,7 @@ import torch
 from clouds import randomised
 
 from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin.data.padding import masked_mean
 from torch_geometric_erwin.nn import (
     MPNN,
     BallAttention,
@@ -20,7 +21,6 @@ from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.erwin import ErwinStage
 from torch_geometric_erwin.nn.norm import BatchNorm
 from torch_geometric_erwin.ops import linear
-from torch_geometric_erwin.utils.padding import masked_mean
 
 N, C, PTR = 11, 4, torch.tensor([0, 6, 6, 11])
 GENERATOR = torch.Generator().manual_seed(0)

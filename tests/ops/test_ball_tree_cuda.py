@@ -14,7 +14,8 @@ from torch_geometric.testing import onlyCUDA
 
 from torch_geometric_erwin import _native, ball_tree
 from torch_geometric_erwin.ops import ball_tree_cuda
-from torch_geometric_erwin.tree import TreeConfig, build_tree
+from torch_geometric_erwin.tree import TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
 
 EMULATOR = emulated.Context()
 

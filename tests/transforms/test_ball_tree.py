@@ -9,8 +9,8 @@ from torch_geometric.data.datapipes import DatasetAdapter
 from torch_geometric.loader import DataLoader
 
 from torch_geometric_erwin import TreeConfig, ball_tree
+from torch_geometric_erwin.data.storage import read_tree, store_ptr
 from torch_geometric_erwin.transforms import BallTree
-from torch_geometric_erwin.utils.storage import read_tree, store_ptr
 
 SIZES = [37, 5, 0, 1, 64]
 TRANSFORMS = [

@@ -5,11 +5,13 @@ from torch_geometric_erwin.nn.attention import (
     ball_attention,
     choose_backend,
     explain_backends,
+    make_mixer,
 )
-from torch_geometric_erwin.nn.block import ErwinBlock
+from torch_geometric_erwin.nn.block import Block, ErwinBlock
 from torch_geometric_erwin.nn.conv import MPNNConv
+from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.models import MPNN, Erwin, ErwinStage, MPNNEmbedding
-from torch_geometric_erwin.nn.norm import BatchNorm
+from torch_geometric_erwin.nn.norm import BatchNorm, GraphNorm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 
@@ -19,13 +21,17 @@ __all__ = [
     "BallPooling",
     "BallUnpooling",
     "BatchNorm",
+    "Block",
+    "DropPath",
     "Erwin",
     "ErwinBlock",
     "ErwinStage",
+    "GraphNorm",
     "MPNNConv",
     "MPNNEmbedding",
     "SwiGLU",
     "ball_attention",
     "choose_backend",
     "explain_backends",
+    "make_mixer",
 ]

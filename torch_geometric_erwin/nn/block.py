@@ -1,22 +1,120 @@
-r"""The transformer block of Erwin."""
+r"""The transformer block: any mixer, then a feed-forward layer."""
 
+from inspect import signature
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.nn import RMSNorm
+from torch.nn import Dropout, Module
+from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.attention import BallAttention
+from torch_geometric_erwin.nn.drop_path import DropPath
+from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.nn.swiglu import SwiGLU
-from torch_geometric_erwin.utils.checks import (
-    check_devices,
-    check_int,
-    check_rows,
-    check_tensor,
-)
+from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.utils.checks import check_int, check_rows, check_share
 
 
-class ErwinBlock(torch.nn.Module):
+class Block(Module):
+    r"""A pre-norm transformer block on the rows of a level.
+
+    .. math::
+        x &\leftarrow x + \mathrm{Mixer}(\mathrm{Norm}(x)) +
+        \mathrm{Conv}(\mathrm{Norm}(x))
+
+        x &\leftarrow x + \mathrm{MLP}(\mathrm{Norm}(x))
+
+    Args:
+        channels: The number of features of a row.
+        attention: The mixer, a module that is called with rows and their
+            :class:`~torch_geometric_erwin.Level` and returns rows.
+        mlp: The feed-forward layer, a module of rows.
+        conv: A :class:`~torch_geometric.nn.conv.MessagePassing` layer beside the mixer,
+            called with rows, their positions if it takes :obj:`pos`, and the level's
+            edges.
+        norm: The norms, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
+        dropout: The probability that an entry of a branch is left out in training.
+        drop_path: The probability that a branch is left out for a whole cloud.
+
+    Shapes:
+        - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`.
+
+    Raises:
+        TypeError: If an argument has another type.
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> from torch_geometric_erwin import ball_tree
+        >>> pos = torch.rand(20, 3)
+        >>> level, = ball_tree(pos, ball_sizes=[8]).levels(pos)
+        >>> block = Block(16, BallAttention(16, 2, 8), SwiGLU(16, 64), norm="graph")
+        >>> block(torch.rand(20, 16), level).shape
+        torch.Size([20, 16])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        attention: Module,
+        mlp: Module,
+        conv: Optional[Module] = None,
+        norm: Norm = "rms",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.channels = check_int("channels", channels, 1)
+        self.norm_attention = make_norm(norm, channels)
+        self.attention = attention
+        self.conv = conv
+        self.norm_mlp = make_norm(norm, channels)
+        self.mlp = mlp
+        self.dropout = Dropout(check_share("dropout", dropout))
+        self.drop_path = DropPath(drop_path)
+        self._takes_pos = (
+            conv is not None and "pos" in signature(conv.forward).parameters
+        )
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        reset(self.norm_attention)
+        reset(self.attention)
+        reset(self.conv)
+        reset(self.norm_mlp)
+        reset(self.mlp)
+
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        r"""Runs the forward pass of the module."""
+        check_rows("x", x, level.num_rows, self.channels)
+        if torch.is_autocast_enabled(x.device.type):  # layers sum up in full precision
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        normed = normalise(self.norm_attention, x, level)
+        mixed = self.attention(normed, level)
+        if self.conv is not None:
+            mixed = mixed + self._messages(normed, level)
+        x = x + self._dropped(mixed, level)
+        return x + self._dropped(self.mlp(normalise(self.norm_mlp, x, level)), level)
+
+    def _messages(self, x: Tensor, level: Level) -> Tensor:
+        assert self.conv is not None
+        if level.edge_index is None:
+            raise ValueError("the block passes messages, but its level has no edges")
+        if self._takes_pos:
+            return self.conv(x, level.pos.to(x.dtype), level.edge_index)
+        return self.conv(x, level.edge_index)
+
+    def _dropped(self, x: Tensor, level: Level) -> Tensor:
+        return self.drop_path(self.dropout(x), level)
+
+    def __repr__(self) -> str:
+        parts = [self.attention] if self.conv is None else [self.attention, self.conv]
+        return (
+            f"{self.__class__.__name__}({', '.join(map(str, (self.channels, *parts)))})"
+        )
+
+
+class ErwinBlock(Block):
     r"""The transformer block from `"Erwin: A Tree-based Hierarchical Transformer for
     Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_: ball attention
     and a gated feed-forward layer, each behind an RMS norm and added to its input.
@@ -28,21 +126,19 @@ class ErwinBlock(torch.nn.Module):
         mlp_ratio: The width of the feed-forward layer, in multiples of
             :obj:`channels`.
         dim: The number of coordinates :math:`D`.
-        **kwargs: Further arguments of
-            :class:`~torch_geometric_erwin.nn.BallAttention`.
+        backend: The backend of :func:`~torch_geometric_erwin.nn.ball_attention`.
+        **kwargs: Further arguments of :class:`Block`.
 
     Shapes:
-        - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
-          **perm:** :math:`(N)`; **offset:** :math:`(N, D)`; **output:**
-          :math:`(N, C)`.
+        - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`, rows of the level.
 
     Raises:
         ValueError: If an argument is out of range.
 
     Example:
         >>> block = ErwinBlock(channels=16, heads=2, ball_size=4)
-        >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
-        >>> block(x, pos, ball_len).shape
+        >>> level = Level.build(torch.rand(6, 3), torch.tensor([4, 2]), ball_size=4)
+        >>> block(torch.rand(6, 16), level).shape
         torch.Size([6, 16])
     """
 
@@ -53,49 +149,11 @@ class ErwinBlock(torch.nn.Module):
         ball_size: int,
         mlp_ratio: int = 4,
         dim: int = 3,
+        backend: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
         check_int("mlp_ratio", mlp_ratio, 1)
-        self.norm_attention = RMSNorm(channels)
-        self.attention = BallAttention(channels, heads, ball_size, dim, **kwargs)
-        self.norm_mlp = RMSNorm(channels)
-        self.mlp = SwiGLU(channels, mlp_ratio * channels)
-
-    def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
-        for module in (self.norm_attention, self.attention, self.norm_mlp, self.mlp):
-            module.reset_parameters()
-
-    def forward(
-        self,
-        x: Tensor,
-        pos: Tensor,
-        ball_len: Tensor,
-        perm: Optional[Tensor] = None,
-        offset: Optional[Tensor] = None,
-    ) -> Tensor:
-        r"""Runs the forward pass; :obj:`perm` selects the rotated tree.
-
-        Blocks that share balls can share the offset that
-        :meth:`~torch_geometric_erwin.nn.BallAttention.offset` returns.
-        """
-        check_tensor("pos", pos)
-        num_rows = pos.size(0) if pos.dim() > 0 else 0
-        check_rows("x", x, num_rows, self.norm_mlp.weight.size(0))
-        check_devices(x=x, pos=pos)
-        # Under autocast the sum of the layers keeps the precision of the weights.
-        x = x.to(self.norm_mlp.weight.dtype)
-        # A layer in its place needs to know no offset.
-        args = (
-            (pos, ball_len, perm) if offset is None else (pos, ball_len, perm, offset)
-        )
-        x = x + self.attention(self.norm_attention(x), *args)
-        return x + self.mlp(self.norm_mlp(x))
-
-    def __repr__(self) -> str:
-        a = self.attention
-        return (
-            f"{self.__class__.__name__}({a.channels}, heads={a.heads}, "
-            f"ball_size={a.ball_size})"
+        attention = BallAttention(channels, heads, ball_size, dim, backend)
+        super().__init__(
+            channels, attention, SwiGLU(channels, mlp_ratio * channels), **kwargs
         )

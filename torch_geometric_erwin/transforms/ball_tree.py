@@ -7,9 +7,11 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from torch_geometric_erwin.tree import TIES, TreeConfig, build_tree
+from torch_geometric_erwin.data.storage import attach_tree, store_ptr
+from torch_geometric_erwin.tree import TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.order import TIES
 from torch_geometric_erwin.utils.checks import check_choice, check_tensor
-from torch_geometric_erwin.utils.storage import attach_tree, store_ptr
 
 
 @functional_transform("ball_tree")
@@ -24,8 +26,9 @@ class BallTree(BaseTransform):
       batch too (see :func:`torch_geometric_erwin.global_perm`);
     - :obj:`level` :math:`(1, L + 1)`: the rows of every level, in a batch
       :math:`(G, L + 1)`;
-    - :obj:`ball_len_{l}`: the rows of every ball; :obj:`group_len_{l}`: the children of
-      every pooled row; :obj:`perm_rot_{l}`: the rows of the rotated tree;
+    - :obj:`ball_len_{l}`: the rows of every ball; :obj:`perm_rot_{l}`: the rows of the
+      rotated tree, or without one :obj:`group_len_{l}`: the children of every pooled
+      row; :obj:`run_len_{l}_{m}`: the rows of every run of :obj:`runs`;
     - :obj:`tree_config`: what it was built for, so that another model refuses it, and
       :obj:`tree_code` :math:`(1, 2)`: a number for that, and the number of nodes;
     - :obj:`tree_node` :math:`(n)`: the nodes' numbers, by which a tree whose nodes were
@@ -50,6 +53,8 @@ class BallTree(BaseTransform):
         layout: :obj:`"balanced"`, or :obj:`"perfect"` for the original's tree.
         ties: What orders nodes of equal coordinate, :obj:`"index"` or
             :obj:`"coordinates"`.
+        runs: Further sizes of runs, per level, see
+            :class:`~torch_geometric_erwin.TreeConfig`.
 
     Raises:
         TypeError: If an argument or the positions have another type.
@@ -70,8 +75,9 @@ class BallTree(BaseTransform):
         rotate: float = 45.0,
         layout: str = "balanced",
         ties: str = "index",
+        runs: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.config = TreeConfig(ball_sizes, strides, rotate, layout)
+        self.config = TreeConfig(ball_sizes, strides, rotate, layout, runs)
         check_choice("ties", ties, TIES)
         self.ties = ties
 
@@ -94,8 +100,9 @@ class BallTree(BaseTransform):
 
     def __repr__(self) -> str:
         c = self.config
+        runs = f", runs={[[*level] for level in c.runs]}" if c.runs else ""
         return (
             f"{self.__class__.__name__}(ball_sizes={[*c.ball_sizes]}, "
             f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}', "
-            f"ties='{self.ties}')"
+            f"ties='{self.ties}'{runs})"
         )

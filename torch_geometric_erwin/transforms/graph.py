@@ -9,6 +9,7 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
+from torch_geometric_erwin.data.storage import is_collated, record_slices, store_ptr
 from torch_geometric_erwin.neighbors import FLOWS, knn_graph, radius_graph
 from torch_geometric_erwin.utils.checks import (
     check_choice,
@@ -16,7 +17,6 @@ from torch_geometric_erwin.utils.checks import (
     check_int,
     check_radius,
 )
-from torch_geometric_erwin.utils.storage import is_collated, record_slices, store_ptr
 
 
 @functional_transform("tree_knn_graph")

@@ -39,8 +39,8 @@ def centre(x: Tensor, lengths: Tensor, perm: Optional[Tensor], limit: int) -> Te
         [-1.0, 0.0, 1.0]
     """
     rows = x if perm is None else take_rows(x, perm)
-    dense, _ = centre_dense(rows, lengths, dense_width(lengths, limit))
-    offset = from_dense(dense, lengths, x.size(0))
+    offset, _ = centre_dense(rows, lengths, dense_width(lengths, limit))
+    offset = from_dense(offset, lengths, x.size(0))
     return offset if perm is None else put_rows(offset, perm, x.size(0))
 
 

@@ -597,3 +597,65 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
     if low < 0 or high > limit:
         bad = low if low < 0 else high
         raise ValueError(f"'{name}' must lie between 0 and {limit} (got {bad})")
+
+
+def check_permutation(name: str, perm: Tensor, num_rows: int) -> None:
+    r"""Checks an order of rows.
+
+    Args:
+        name: The argument's name, for messages.
+        perm: The row at every place.
+        num_rows: The number of rows.
+
+    Shapes:
+        - **perm:** :math:`(N)`, int64.
+
+    Raises:
+        TypeError: If it is no int64 tensor.
+        ValueError: If it has another shape, or does not hold every row once.
+
+    Example:
+        >>> check_permutation("perm", torch.tensor([1, 1]), 2)
+        Traceback (most recent call last):
+        ValueError: 'perm' must hold every row once (row 1 is there 2 times)
+    """
+    check_tensor(name, perm)
+    if perm.dim() != 1 or perm.size(0) != num_rows:
+        raise ValueError(f"'{name}' must have shape [{num_rows}] (got {[*perm.shape]})")
+    if perm.dtype != torch.int64:
+        raise TypeError(f"'{name}' must be int64 (got {perm.dtype})")
+    if num_rows == 0 or not is_readable(perm):
+        return
+    for row in map(int, perm.aminmax()):
+        if not 0 <= row < num_rows:
+            raise ValueError(
+                f"'{name}' must hold rows from 0 to {num_rows - 1} (got {row})"
+            )
+    count = torch.bincount(perm)
+    if int(count.max()) > 1:
+        row = int(count.argmax())
+        raise ValueError(
+            f"'{name}' must hold every row once (row {row} is there {count[row]} times)"
+        )
+
+
+def check_share(name: str, value: float) -> float:
+    r"""Returns a probability below one as a Python float.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is not in :math:`[0, 1)`.
+
+    Example:
+        >>> check_share("dropout", 0)
+        0.0
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"'{name}' must be a number (got {value!r})")
+    if not 0 <= value < 1:
+        raise ValueError(f"'{name}' must be at least 0 and below 1 (got {value})")
+    return float(value)

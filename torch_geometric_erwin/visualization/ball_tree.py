@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin.tree import Tree
-from torch_geometric_erwin.utils.checks import check_ptr
 from torch_geometric_erwin.utils.rows import segment_ids
 
 if TYPE_CHECKING:
@@ -40,7 +39,6 @@ def plot_ball_tree(
     tree: Tree,
     level: int = 0,
     *,
-    ptr: Optional[Tensor] = None,
     mask: Optional[Tensor] = None,
     axes: tuple[int, int] = (0, 1),
     ax: Optional["Axes"] = None,
@@ -54,15 +52,13 @@ def plot_ball_tree(
         pos: The node positions.
         tree: Their tree.
         level: The level of the balls.
-        ptr: The row offsets of the clouds. (default: one cloud)
         mask: The nodes to draw, such as a slice. (default: all)
         axes: The two coordinates to draw.
         ax: Where to draw. (default: the current axes)
         **kwargs: Further arguments of :func:`matplotlib.axes.Axes.scatter`.
 
     Shapes:
-        - **pos:** :math:`(N, D)` with :math:`D \geq 2`; **ptr:** :math:`(G + 1)`;
-          **mask:** :math:`(N)`.
+        - **pos:** :math:`(N, D)` with :math:`D \geq 2`; **mask:** :math:`(N)`.
 
     Raises:
         ValueError: If the level or the coordinates do not exist, or the tree was built
@@ -88,10 +84,9 @@ def plot_ball_tree(
         raise ValueError(
             f"'axes' must be coordinates of 'pos' (got {axes} for {[*pos.shape]})"
         )
-    ptr = check_ptr(ptr, pos.size(0), pos.device)
-    tree.validate(ptr, pos.size(0), tree.config)
+    tree.validate(pos.size(0), tree.config)
     ball = torch.empty(pos.size(0), dtype=torch.long, device=pos.device)
-    ball[tree.global_perm(ptr)] = ball_of_row(tree, level)
+    ball[tree.global_perm()] = ball_of_row(tree, level)
     keep = slice(None) if mask is None else mask.cpu()
     x, y = (pos[:, axis].detach().cpu()[keep].resolve_neg() for axis in axes)
     ax = plt.gca() if ax is None else ax

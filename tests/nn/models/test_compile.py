@@ -6,8 +6,8 @@ import torch._dynamo
 from clouds import ragged
 from torch_geometric.data import Batch
 
+from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import Erwin
-from torch_geometric_erwin.utils.storage import read_tree
 
 # Sizes of 0 and 1 are constants to the compiler, and sizes that are equal in the first
 # batch are assumed to stay equal: there no two tables have the same size by accident.

@@ -10,8 +10,8 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.nn import global_mean_pool
 
 from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import Erwin
-from torch_geometric_erwin.utils.storage import read_tree
 
 B = 4
 EVERY_SIZE = list(range(5 * B + 4))  # clouds of 0 to 5B + 3 points

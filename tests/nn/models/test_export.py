@@ -5,8 +5,8 @@ import torch
 from clouds import ragged
 from torch.export import Dim
 
+from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import Erwin
-from torch_geometric_erwin.utils.storage import read_tree
 
 ROWS = {0: Dim.AUTO}
 

@@ -9,8 +9,8 @@ from devices import without_values
 from torch_geometric.data import Batch, Data
 from torch_geometric.testing import onlyCUDA
 
+from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import MPNN, Erwin
-from torch_geometric_erwin.utils.storage import read_tree
 
 SIZES = [20, 0, 30, 1]
 MODELS = {

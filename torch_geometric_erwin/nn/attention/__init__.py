@@ -1,4 +1,4 @@
-r"""Attention layers."""
+r"""Mixers: what exchanges information between the rows of a level."""
 
 from torch_geometric_erwin.nn.attention.backends import (
     choose_backend,
@@ -8,5 +8,13 @@ from torch_geometric_erwin.nn.attention.ball_attention import (
     BallAttention,
     ball_attention,
 )
+from torch_geometric_erwin.nn.attention.resolver import Mixer, make_mixer
 
-__all__ = ["BallAttention", "ball_attention", "choose_backend", "explain_backends"]
+__all__ = [
+    "BallAttention",
+    "Mixer",
+    "ball_attention",
+    "choose_backend",
+    "explain_backends",
+    "make_mixer",
+]

@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from torch_geometric_erwin.nn.attention.backends import BACKENDS, choose_backend
-from torch_geometric_erwin.nn.attention.backends.rows import QKV
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.utils.centre import centre
+from torch_geometric_erwin.ops.ball_attention import BACKENDS
+from torch_geometric_erwin.ops.ball_attention.rows import QKV
+from torch_geometric_erwin.tree import Level
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_devices,
     check_int,
     check_lengths,
+    check_permutation,
     check_rows,
     check_tensor,
-    is_readable,
 )
 
 
@@ -98,7 +98,7 @@ def _attend(
     backend: Optional[str],
 ) -> Tensor:
     q, k, v = qkv.unbind(1) if isinstance(qkv, Tensor) else qkv
-    name = choose_backend(q, pos, k, v, ball_len, sigma, perm, wanted=backend)
+    name = BACKENDS.choose(q, pos, k, v, ball_len, sigma, perm, wanted=backend)
     scale = q.size(-1) ** -0.5 if scale is None else scale
     out = BACKENDS[name].run(qkv, pos, ball_len, sigma, perm, ball_size, scale)
     return out.to(q.dtype)
@@ -114,7 +114,8 @@ def _check(
     ball_size: int,
     perm: Optional[Tensor],
 ) -> None:
-    for name, tensor in (("q", q), ("k", k), ("v", v), ("sigma", sigma)):
+    given = {"q": q, "k": k, "v": v, "sigma": sigma, "pos": pos}
+    for name, tensor in given.items():
         check_tensor(name, tensor)
     check_devices(q=q, k=k, v=v, sigma=sigma)
     if q.dim() != 3 or q.shape != k.shape or q.shape != v.shape:
@@ -130,39 +131,12 @@ def _check(
         raise ValueError(f"'sigma' must have shape [{q.size(1)}] (got {shape})")
     if not sigma.is_floating_point():
         raise TypeError(f"'sigma' must be floating-point (got {sigma.dtype})")
-    _check_balls(pos, ball_len, ball_size, perm, q.size(0))
-
-
-def _check_balls(
-    pos: Tensor,
-    ball_len: Tensor,
-    ball_size: int,
-    perm: Optional[Tensor],
-    num_rows: int,
-) -> None:
-    check_tensor("pos", pos)
-    if not pos.is_floating_point():
-        raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
-    if pos.dim() != 2 or pos.size(0) != num_rows:
-        shape = list(pos.shape)
-        raise ValueError(f"'pos' must have shape [{num_rows}, D] (got {shape})")
+    check_rows("pos", pos, q.size(0), pos.size(-1) if pos.dim() == 2 else 1)
     check_int("ball_size", ball_size, 1)
     if perm is not None:
-        check_tensor("perm", perm)
-    if perm is not None and (perm.dim() != 1 or perm.size(0) != num_rows):
-        shape = list(perm.shape)
-        raise ValueError(f"'perm' must have shape [{num_rows}] (got {shape})")
-    if perm is not None and perm.dtype != torch.int64:
-        raise TypeError(f"'perm' must be int64 (got {perm.dtype})")
-    check_lengths("ball_len", ball_len, num_rows, ball_size)
+        check_permutation("perm", perm, q.size(0))
+    check_lengths("ball_len", ball_len, q.size(0), ball_size)
     check_devices(pos=pos, ball_len=ball_len, perm=perm)
-    if perm is None or not is_readable(perm):
-        return
-    if num_rows > 0:
-        low, high = (int(t) for t in perm.aminmax())
-        within = low >= 0 and high < num_rows
-        if not within or int(torch.bincount(perm).max()) != 1:
-            raise ValueError("'perm' must hold every row once")
 
 
 class BallAttention(torch.nn.Module):
@@ -180,18 +154,17 @@ class BallAttention(torch.nn.Module):
         backend: The backend, see :func:`ball_attention`.
 
     Shapes:
-        - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
-          **perm:** :math:`(N)`; **offset:** :math:`(N, D)`; **output:**
-          :math:`(N, C)`.
+        - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`, rows of the level.
 
     Raises:
         ValueError: If an argument is out of range or :obj:`heads` does not divide
             :obj:`channels`.
 
     Example:
+        >>> from torch_geometric_erwin import Level
         >>> layer = BallAttention(channels=16, heads=2, ball_size=4)
-        >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
-        >>> layer(x, pos, ball_len).shape
+        >>> pos, ball_len = torch.rand(6, 3), torch.tensor([4, 2])
+        >>> layer(torch.rand(6, 16), Level.build(pos, ball_len, ball_size=4)).shape
         torch.Size([6, 16])
     """
 
@@ -206,6 +179,7 @@ class BallAttention(torch.nn.Module):
         super().__init__()
         check_int("channels", channels, 1)
         check_int("ball_size", ball_size, 1)
+        check_int("dim", dim, 1)
         if heads < 1 or channels % heads != 0:
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"
@@ -215,7 +189,7 @@ class BallAttention(torch.nn.Module):
         self.channels = channels
         self.heads = heads
         self.ball_size = ball_size
-        self.dim = check_int("dim", dim, 1)
+        self.dim = dim
         self.backend = backend
         self.lin_pos = Linear(dim, channels)
         self.lin_qkv = Linear(channels, 3 * channels)  # (q, k, v | head | channel)
@@ -230,50 +204,25 @@ class BallAttention(torch.nn.Module):
         # The reference implementation's initial factor of the distance.
         torch.nn.init.normal_(self.sigma, mean=-1.0, std=0.01)
 
-    def forward(
-        self,
-        x: Tensor,
-        pos: Tensor,
-        ball_len: Tensor,
-        perm: Optional[Tensor] = None,
-        offset: Optional[Tensor] = None,
-    ) -> Tensor:
-        r"""Runs the forward pass; :obj:`perm` selects the rotated tree.
-
-        Layers that share balls can share their :meth:`offset`.
-        """
-        given = pos if offset is None else offset
-        check_tensor("pos", given)
-        num_rows = given.size(0) if given.dim() > 0 else 0
-        check_rows("x", x, num_rows, self.channels)
-        check_rows("pos", given, num_rows, self.dim)
-        check_devices(x=x, pos=given)
-        if offset is None:
-            offset = self.offset(pos, ball_len, perm)
-        x = x + self.lin_pos(offset.to(x.dtype))
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        r"""Runs the forward pass on the balls of a level, main or rotated."""
+        check_rows("x", x, level.num_rows, self.channels)
+        check_rows("level.pos", level.offset, level.num_rows, self.dim)
+        check_devices(x=x, level=level.offset, sigma=self.sigma)
+        if level.ball_size > self.ball_size:
+            raise ValueError(
+                f"the level's balls have up to {level.ball_size} rows, the layer is "
+                f"for 'ball_size={self.ball_size}'"
+            )
+        x = x + self.lin_pos(level.offset.to(x.dtype))
         qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         # One tensor: a backend may write the gradients of all three to one as well.
-        q, k, v = qkv.unbind(1)
-        _check(q, k, v, offset, ball_len, self.sigma, self.ball_size, perm)
         # Distances are those of the positions, and the kernels need no origin.
         out = _attend(
-            *(qkv, offset, ball_len, self.sigma, perm, self.ball_size, None),
-            self.backend,
+            *(qkv, level.offset, level.ball_len, self.sigma, level.perm),
+            *(level.ball_size, None, self.backend),
         )
         return self.lin_out(out.flatten(1))
-
-    def offset(
-        self, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor] = None
-    ) -> Tensor:
-        r"""The position of every row relative to the mean of its ball.
-
-        Shapes:
-            - **output:** :math:`(N, D)`.
-        """
-        check_tensor("pos", pos)
-        num_rows = pos.size(0) if pos.dim() > 0 else 0
-        _check_balls(pos, ball_len, self.ball_size, perm, num_rows)
-        return centre(pos, ball_len, perm, self.ball_size)
 
     def __repr__(self) -> str:
         return (

@@ -1,6 +1,6 @@
 r"""The Erwin transformer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -8,84 +8,78 @@ from torch import Tensor
 from torch.nn import GELU, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
-from torch_geometric_erwin.nn.attention import BallAttention
-from torch_geometric_erwin.nn.block import ErwinBlock
+from torch_geometric_erwin.data.storage import Nodes, read_tree
+from torch_geometric_erwin.nn.attention import BallAttention, Mixer, make_mixer
+from torch_geometric_erwin.nn.block import Block
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models import reference
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
 from torch_geometric_erwin.nn.models.presets import preset
+from torch_geometric_erwin.nn.norm import Norm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
+from torch_geometric_erwin.nn.swiglu import SwiGLU
+from torch_geometric_erwin.ops.ball_attention import BACKENDS
 from torch_geometric_erwin.transforms import BallTree
-from torch_geometric_erwin.tree import Tree, TreeConfig, build_tree
+from torch_geometric_erwin.tree import Level, Tree, TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.utils.checkpoint import recompute
-from torch_geometric_erwin.utils.checks import check_int, flag_per_level, per_level
-from torch_geometric_erwin.utils.rows import put_rows, take_rows
-from torch_geometric_erwin.utils.storage import Nodes, read_tree
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_int,
+    flag_per_level,
+    per_level,
+)
 
 IntOrList = Union[int, Sequence[int]]
 
 
 class ErwinStage(torch.nn.Module):
-    r"""The blocks of one level, alternating between the main and the rotated tree.
+    r"""Blocks of one level, alternating between the main and the rotated tree.
 
     Args:
-        depth: The number of blocks; the even ones use the main tree.
-        *args: Arguments of :class:`~torch_geometric_erwin.nn.ErwinBlock`.
+        blocks: The blocks, modules of rows and a
+            :class:`~torch_geometric_erwin.Level`; the even ones use the main tree.
         checkpoint: Whether a training step keeps the inputs of every block alone, and
             computes the rest again in the backward pass.
-        **kwargs: Further arguments of it.
 
     Shapes:
-        - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **ball_len:** :math:`(K)`;
-          **perm:** :math:`(N)`; **output:** :math:`(N, C)`.
+        - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`, rows of the level.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If there are no blocks.
 
     Example:
-        >>> stage = ErwinStage(2, channels=16, heads=2, ball_size=4)
-        >>> x, pos, ball_len = torch.rand(6, 16), torch.rand(6, 3), torch.tensor([4, 2])
-        >>> stage(x, pos, ball_len, perm=torch.tensor([0, 2, 3, 5, 1, 4])).shape
+        >>> from torch_geometric_erwin import ball_tree
+        >>> from torch_geometric_erwin.nn import ErwinBlock
+        >>> pos = torch.rand(6, 3)
+        >>> level, = ball_tree(pos, ball_sizes=[4]).levels(pos)
+        >>> stage = ErwinStage(ErwinBlock(16, heads=2, ball_size=4) for _ in range(2))
+        >>> stage(torch.rand(6, 16), level).shape
         torch.Size([6, 16])
     """
 
     def __init__(
-        self, depth: int, *args: Any, checkpoint: bool = False, **kwargs: Any
+        self, blocks: Iterable[torch.nn.Module], checkpoint: bool = False
     ) -> None:
         super().__init__()
-        check_int("depth", depth, 1)
+        self.blocks = ModuleList(blocks)
         self.checkpoint = checkpoint
-        self.blocks = ModuleList(ErwinBlock(*args, **kwargs) for _ in range(depth))
+        if len(self.blocks) == 0:
+            raise ValueError("'blocks' must hold at least one block (got none)")
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         reset(self.blocks)
 
-    def forward(
-        self, x: Tensor, pos: Tensor, ball_len: Tensor, perm: Optional[Tensor] = None
-    ) -> Tensor:
-        r"""Runs the forward pass; without :obj:`perm` all blocks use the main tree."""
-        trees: list[Optional[Tensor]] = [None]
-        if perm is not None and len(self.blocks) > 1:
-            trees.append(perm)
-        offsets = self._offsets(pos, ball_len, trees)
+    def forward(self, x: Tensor, level: Level) -> Tensor:
+        r"""Runs the forward pass; without a second tree all blocks use the main one."""
+        trees = (level, level.rotated())
         for i, block in enumerate(self.blocks):
-            tree = i % len(trees)
-            args = (x, pos, ball_len, trees[tree], offsets[tree])
+            args = (x, trees[i % 2])
             x = recompute(block, *args) if self.checkpoint else block(*args)
         return x
-
-    def _offsets(
-        self, pos: Tensor, ball_len: Tensor, trees: list[Optional[Tensor]]
-    ) -> list[Optional[Tensor]]:
-        # Once for all blocks, unless one of them may see positions differently.
-        layers = [getattr(block, "attention", None) for block in self.blocks]
-        shared = [layer for layer in layers if type(layer) is BallAttention]
-        if len(shared) < len(layers):
-            return [None] * len(trees)
-        return [shared[0].offset(pos, ball_len, perm) for perm in trees]
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"
@@ -121,11 +115,21 @@ class Erwin(torch.nn.Module):
         dec_depths: The number of blocks of the decoder's levels.
         dec_heads: The number of heads of the decoder's levels. (default: as in the
             encoder)
+        attention: The mixer of the blocks, by name or as a callable that makes one from
+            channels, heads, ball size and :obj:`dim`
+            (:func:`~torch_geometric_erwin.nn.make_mixer`); one, or one per level.
         dim: The number of coordinates :math:`D`.
         rotate: The angle of the second tree, in degrees; zero for none. A level of
             depth 1 uses the main tree alone.
         mp_steps: The number of message-passing steps of the embedding.
         mlp_ratio: The width of the feed-forward layers.
+        norm: The norm of coarsening and refinement, :obj:`"batch"` as in the paper,
+            :obj:`"graph"` (per cloud), :obj:`"layer"` or :obj:`"rms"` (per row), or a
+            callable (:func:`~torch_geometric_erwin.nn.norm.make_norm`).
+        block_norm: The norm of the blocks.
+        dropout: The probability that an entry of a block's branch is left out in
+            training.
+        drop_path: The probability that a block's branch is left out for a whole cloud.
         decode: Whether to come back to the nodes; otherwise the coarsest rows are
             returned.
         layout: :obj:`"balanced"`, or :obj:`"perfect"` to pad as the original does:
@@ -168,10 +172,15 @@ class Erwin(torch.nn.Module):
         enc_heads: Optional[IntOrList] = None,
         dec_depths: IntOrList = 2,
         dec_heads: Optional[IntOrList] = None,
+        attention: Union[Mixer, Sequence[Mixer]] = "ball",
         dim: int = 3,
         rotate: float = 45.0,
         mp_steps: int = 3,
         mlp_ratio: int = 4,
+        norm: Norm = "batch",
+        block_norm: Norm = "rms",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
         decode: bool = True,
         layout: str = "balanced",
         backend: Optional[str] = None,
@@ -224,9 +233,10 @@ class Erwin(torch.nn.Module):
                     f"{hidden[l]} and {hidden[l + 1]} on levels {l} and {l + 1})"
                 )
 
-        self.tree_config = TreeConfig(
-            per_level("ball_sizes", ball_sizes, levels), strides, rotate, layout
-        )
+        if backend is not None:  # whether it can run depends on the rows' device
+            check_choice("backend", backend, BACKENDS)
+        mixers = _per_level_of_mixers(attention, levels)
+        sizes = per_level("ball_sizes", ball_sizes, levels)
         self.strides = strides
         self.in_channels = in_channels
         self.hidden_channels = hidden
@@ -235,16 +245,20 @@ class Erwin(torch.nn.Module):
         self.mp_steps = mp_steps
         self.decode = decode
 
-        def stage(depth: int, heads: int, level: int) -> ErwinStage:
+        def block(heads: int, l: int) -> Block:
+            mixer = make_mixer(mixers[l], hidden[l], heads, sizes[l], dim)
+            if backend is not None and isinstance(mixer, BallAttention):
+                mixer.backend = backend
+            return Block(
+                *(hidden[l], mixer, SwiGLU(hidden[l], mlp_ratio * hidden[l])),
+                norm=block_norm,
+                dropout=dropout,
+                drop_path=drop_path,
+            )
+
+        def stage(depth: int, heads: int, l: int) -> ErwinStage:
             return ErwinStage(
-                depth,
-                hidden[level],
-                heads,
-                self.tree_config.ball_sizes[level],
-                mlp_ratio,
-                dim,
-                checkpoint=checkpoint[level],
-                backend=backend,
+                (block(heads, l) for _ in range(depth)), checkpoint=checkpoint[l]
             )
 
         self.embed = MPNNEmbedding(
@@ -256,15 +270,20 @@ class Erwin(torch.nn.Module):
         )
         # A stride of 1 pools nothing; on the way up it still joins the skip connection.
         self.pools = ModuleList(
-            BallPooling(hidden[l], hidden[l + 1], s, dim) if s > 1 else Identity()
+            BallPooling(hidden[l], hidden[l + 1], s, dim, norm) if s > 1 else Identity()
             for l, s in enumerate(strides)
         )
         self.unpools = ModuleList()
         self.decoder = ModuleList()
         if decode:
             for l, s in enumerate(strides):
-                self.unpools.append(BallUnpooling(hidden[l + 1], hidden[l], s, dim))
+                self.unpools.append(
+                    BallUnpooling(hidden[l + 1], hidden[l], s, dim, norm)
+                )
                 self.decoder.append(stage(dec_depths[l], dec_heads[l], l))
+        self.tree_config = TreeConfig(
+            sizes, strides, rotate, layout, self._required_runs()
+        )
         last = hidden[0] if decode else hidden[-1]
         self.head: torch.nn.Module = Identity()
         if out_channels is not None:
@@ -346,11 +365,11 @@ class Erwin(torch.nn.Module):
         r"""The transform that attaches the tree that this model needs.
 
         Example:
-            >>> Erwin(1, [16, 16], ball_sizes=8).tree_transform().config
-            TreeConfig(ball_sizes=(8, 8), strides=(2,), rotate=45.0, layout='balanced')
+            >>> str(Erwin(1, [16, 16], ball_sizes=8).tree_transform().config)
+            'balls=8,8 strides=2 rotate=45.0 layout=balanced'
         """
         c = self.tree_config
-        return BallTree(c.ball_sizes, c.strides, c.rotate, c.layout)
+        return BallTree(c.ball_sizes, c.strides, c.rotate, c.layout, runs=c.runs)
 
     def forward(
         self,
@@ -370,37 +389,26 @@ class Erwin(torch.nn.Module):
             pos: The node positions.
             edge_index: The edges of the message-passing steps, taken as they are: one
                 between two clouds connects them.
-            ptr: The row offsets of the clouds. (default: one cloud)
+            ptr: The row offsets of the clouds. (default: those of the tree, or one
+                cloud)
             batch: The cloud of every node, sorted, where there are no offsets.
             tree: The tree of the nodes, whose sizes are checked, but not whether it was
                 built from these positions. (default: the one that the data carries, or
                 one that is built now)
         """
         inputs = unpack_inputs(
-            *(x, pos, edge_index, ptr, batch),
+            *(x, pos, edge_index, ptr, batch, tree),
             in_channels=self.in_channels,
             dim=self.dim,
             needs_edges=self.mp_steps > 0,
         )
         tree = self._tree(inputs, tree)
-        pos = inputs.pos
-        x = self.embed(inputs.x, pos, inputs.edge_index)
-        perm, perm_rot = tree.global_perms(inputs.ptr)
-        if tree.mask is None:
-            x, pos = take_rows(x, perm), take_rows(pos, perm)
-        else:  # repeated points are read more than once
-            x, pos = x[perm], pos[perm]
-        x = self._unet(x, pos, tree, perm_rot)
+        x = self.embed(inputs.x, inputs.pos, inputs.edge_index)
+        order = tree.order()
+        x = self._unet(order.to_rows(x), tree.levels_of(order, inputs.pos))
         if not self.decode:
             return self.head(x), tree.batch(len(self.encoder) - 1)
-        num_nodes = inputs.pos.size(0)
-        if tree.mask is None:
-            return self.head(put_rows(x, perm, num_nodes))
-        # The first of a point's rows answers for it.
-        rows = torch.arange(perm.size(0), device=perm.device)
-        first = perm.new_zeros(num_nodes)
-        first = first.scatter_reduce(0, perm, rows, "amin", include_self=False)
-        return self.head(take_rows(x, first))
+        return self.head(order.to_nodes(x))
 
     def _tree(self, inputs: Inputs, tree: Optional[Tree]) -> Tree:
         if tree is None and inputs.nodes is not None:
@@ -415,7 +423,7 @@ class Erwin(torch.nn.Module):
         if tree is not None:
             values = not compiling and inputs.pos.device.type == "cpu"
             num_nodes = inputs.pos.size(0)
-            tree.validate(inputs.ptr, num_nodes, self.tree_config, values)
+            tree.validate(num_nodes, self.tree_config, inputs.ptr, values)
             return tree
         if compiling:
             raise ValueError(
@@ -424,27 +432,27 @@ class Erwin(torch.nn.Module):
             )
         return build_tree(inputs.pos, inputs.ptr, self.tree_config)
 
-    def _unet(
-        self, x: Tensor, pos: Tensor, tree: Tree, perm_rot: tuple[Tensor, ...]
-    ) -> Tensor:
-        perms = perm_rot or (None,) * len(self.encoder)
-        # Rows that padding added enter no statistic.
-        real: list[tuple[Tensor, ...]] = [()] * len(self.encoder)
-        if tree.real is not None:
-            masks = [tree.real_rows(l) for l in range(len(self.encoder))]
-            real = [(mask,) for mask in masks if mask is not None]
+    def _unet(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
         skips = []
         for l, stage in enumerate(self.encoder):
-            x = stage(x, pos, tree.ball_len[l], perms[l])
+            x = stage(x, levels[l])
             if l < len(self.pools):
-                skips.append((x, pos))
+                skips.append(x)
                 if self.strides[l] > 1:
-                    x, pos = self.pools[l](x, pos, tree.group_len[l], *real[l + 1])
+                    x = self.pools[l](x, levels[l + 1])
         for l in reversed(range(len(self.decoder))):
-            skip, pos = skips[l]
-            x = self.unpools[l](x, skip, pos, tree.group_len[l], *real[l])
-            x = self.decoder[l](x, pos, tree.ball_len[l], perms[l])
+            x = self.unpools[l](x, skips[l], levels[l], levels[l + 1])
+            x = self.decoder[l](x, levels[l])
         return x
+
+    def _required_runs(self) -> list[list[int]]:
+        # What the mixers of every level look up.
+        runs: list[list[int]] = [[] for _ in self.encoder]
+        for stages in (self.encoder, self.decoder):
+            for own, stage in zip(runs, stages):
+                for module in stage.modules():
+                    own.extend(getattr(module, "required_runs", ()))
+        return runs
 
     def __repr__(self) -> str:
         c = self.tree_config
@@ -453,6 +461,18 @@ class Erwin(torch.nn.Module):
             f"{[*self.hidden_channels]}, out_channels={self.out_channels}, "
             f"ball_sizes={[*c.ball_sizes]}, strides={[*c.strides]})"
         )
+
+
+def _per_level_of_mixers(
+    attention: Union[Mixer, Sequence[Mixer]], levels: int
+) -> list[Mixer]:
+    if isinstance(attention, str) or not isinstance(attention, Sequence):
+        return [attention] * levels
+    if len(attention) != levels:
+        raise ValueError(
+            f"'attention' must be one mixer or {levels} (got {len(attention)})"
+        )
+    return [*attention]
 
 
 def _default_heads(channels: int) -> int:

@@ -7,6 +7,8 @@ from torch import Tensor
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
+from torch_geometric_erwin.data.storage import Nodes, store_ptr
+from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     batch_to_ptr,
     check_devices,
@@ -15,7 +17,6 @@ from torch_geometric_erwin.utils.checks import (
     check_tensor,
     is_readable,
 )
-from torch_geometric_erwin.utils.storage import Nodes, store_ptr
 
 
 class Inputs(NamedTuple):
@@ -34,6 +35,7 @@ def unpack_inputs(
     edge_index: Optional[Tensor],
     ptr: Optional[Tensor],
     batch: Optional[Tensor],
+    tree: Optional[Tree] = None,
     *,
     in_channels: int,
     dim: int,
@@ -47,6 +49,7 @@ def unpack_inputs(
         edge_index: The edges.
         ptr: The row offsets of the clouds.
         batch: The cloud of every node, if there are no offsets.
+        tree: The tree of the nodes, which knows the offsets too.
         in_channels: The number of features that the model takes.
         dim: The number of coordinates that the model takes.
         needs_edges: Whether the model passes messages.
@@ -72,6 +75,8 @@ def unpack_inputs(
         ptr = store_ptr(nodes) if ptr is None and batch is None else ptr
     if pos is None:
         raise ValueError("the model needs node positions: 'pos' is missing")
+    if tree is not None and ptr is None and batch is None:
+        ptr = tree.node_ptr
     if ptr is not None and batch is not None:
         raise ValueError("'ptr' and 'batch' say the same: give one of them")
     values = isinstance(pos, Tensor) and pos.device.type == "cpu"

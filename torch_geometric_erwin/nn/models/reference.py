@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.tree import Tree, TreeConfig, build_tree
+from torch_geometric_erwin.data.storage import Nodes
+from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.utils.rows import segment_ids
-from torch_geometric_erwin.utils.storage import Nodes
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
@@ -164,7 +165,7 @@ def read_tree(nodes: Nodes, config: TreeConfig, ptr: Tensor) -> Tree:
     cloud = segment_ids(lengths.level[:, 0], perm.size(0))
     return replace(
         lengths,
-        perm=perm - ptr[cloud],
+        perm=perm.long() - ptr[cloud],
         perm_rot=tuple(perm_rot),
         mask=nodes.tree_mask,
         config=config,

@@ -5,6 +5,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from torch_geometric_erwin.tree import Level
+
 
 class BatchNorm(torch.nn.BatchNorm1d):
     r"""Batch normalisation as in `"Batch Normalization: Accelerating Deep Network
@@ -57,6 +59,10 @@ class BatchNorm(torch.nn.BatchNorm1d):
         if input.size(0) < 2:
             return self._normalise(input, self.running_mean, self.running_var)
         return super().forward(input)
+
+    def on_level(self, input: Tensor, level: Level) -> Tensor:
+        r"""Runs the forward pass; rows that padding added are not counted."""
+        return self(input) if level.real is None else self(input, level.real)
 
     def _masked(self, input: Tensor, mask: Tensor) -> Tensor:
         x = input.to(torch.promote_types(input.dtype, torch.float32))

@@ -1,27 +1,28 @@
 r"""Coarsening and refinement along a ball tree."""
 
-from typing import Optional
-
 import torch
 from torch import Tensor
+from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.nn.norm import BatchNorm
-from torch_geometric_erwin.utils.centre import centre_dense
-from torch_geometric_erwin.utils.checks import (
-    check_devices,
-    check_int,
-    check_lengths,
-    check_rows,
-    check_tensor,
-)
+from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
+from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.utils.checks import check_devices, check_int, check_rows
 from torch_geometric_erwin.utils.rows import from_dense, to_dense
 
 
-def _given(mask: Optional[Tensor]) -> tuple[Tensor, ...]:
-    # A norm that took the layer's place, such as SyncBatchNorm, may know no mask.
-    return () if mask is None else (mask,)
+def _groups(level: Level, stride: int, dim: int) -> tuple[Tensor, Tensor]:
+    # The children of a coarse level's rows: how many, and where.
+    if level.group_len is None or level.children is None:
+        raise ValueError("the coarse level is the finest of its tree: it has no groups")
+    if level.children.shape[1:] != (stride, dim):
+        shape = [*level.children.shape[1:]]
+        raise ValueError(
+            f"the layer pools {stride} rows with {dim} coordinates, the level "
+            f"{shape[0]} with {shape[1]}"
+        )
+    return level.group_len, level.children
 
 
 class BallPooling(torch.nn.Module):
@@ -29,32 +30,38 @@ class BallPooling(torch.nn.Module):
     Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_.
 
     The features of up to :obj:`stride` consecutive rows and their positions relative to
-    the rows' mean are concatenated, mapped linearly and normalised over the batch; the
-    mean is the new position. A child that a group lacks counts as zero.
+    the rows' mean are concatenated, mapped linearly and normalised. A child that a
+    group lacks counts as zero.
 
     Args:
         in_channels: The number of features of a row.
         out_channels: The number of features of a pooled row.
         stride: The number of rows that are pooled.
         dim: The number of coordinates :math:`D`.
+        norm: The norm, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
 
     Shapes:
-        - **x:** :math:`(N, C)`; **pos:** :math:`(N, D)`; **group_len:** :math:`(M)`,
-          the children of every pooled row; **mask:** :math:`(M)`;
-          **output:** :math:`(M, C')` and :math:`(M, D)`.
+        - **x:** :math:`(N, C)`, rows of the finer level; **output:** :math:`(M, C')`,
+          rows of the coarse one.
 
     Raises:
         ValueError: If an argument is out of range or shapes do not fit.
 
     Example:
-        >>> pool = BallPooling(8, 16, stride=2)
-        >>> x, pos = pool(torch.rand(5, 8), torch.rand(5, 3), torch.tensor([2, 2, 1]))
-        >>> x.shape, pos.shape
-        (torch.Size([3, 16]), torch.Size([3, 3]))
+        >>> from torch_geometric_erwin import ball_tree
+        >>> pos = torch.rand(5, 3)
+        >>> fine, coarse = ball_tree(pos, ball_sizes=4, strides=[2]).levels(pos)
+        >>> BallPooling(8, 16, stride=2)(torch.rand(5, 8), coarse).shape
+        torch.Size([3, 16])
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, dim: int = 3
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        dim: int = 3,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         self.in_channels = check_int("in_channels", in_channels, 1)
@@ -62,35 +69,22 @@ class BallPooling(torch.nn.Module):
         self.stride = check_int("stride", stride, 1)
         self.dim = check_int("dim", dim, 1)
         self.lin = Linear(stride * (in_channels + dim), out_channels)
-        self.norm = BatchNorm(out_channels)
+        self.norm = make_norm(norm, out_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         reset_linear(self.lin)
-        self.norm.reset_parameters()
+        reset(self.norm)
 
-    def forward(
-        self,
-        x: Tensor,
-        pos: Tensor,
-        group_len: Tensor,
-        mask: Optional[Tensor] = None,
-    ) -> tuple[Tensor, Tensor]:
-        r"""Runs the forward pass.
-
-        :obj:`mask` excludes pooled rows from the statistics of the normalisation.
-        """
-        check_tensor("x", x)
-        num_rows = x.size(0) if x.dim() > 0 else 0
-        check_rows("x", x, num_rows, self.in_channels)
-        check_rows("pos", pos, num_rows, self.dim)
-        check_lengths("group_len", group_len, num_rows, self.stride)
-        check_devices(x=x, pos=pos, group_len=group_len)
-        children = to_dense(x, group_len, self.stride)
-        offset, centre = centre_dense(pos, group_len, self.stride)
+    def forward(self, x: Tensor, coarse: Level) -> Tensor:
+        r"""Pools the rows of the finer level into those of the coarse one."""
+        lengths, offset = _groups(coarse, self.stride, self.dim)
+        check_rows("x", x, x.size(0) if x.dim() > 0 else 0, self.in_channels)
+        check_devices(x=x, coarse=offset)
+        children = to_dense(x, lengths, self.stride)
         children = torch.cat([children.flatten(1), offset.to(x.dtype).flatten(1)], -1)
-        return self.norm(self.lin(children), *_given(mask)), centre
+        return normalise(self.norm, self.lin(children), coarse)
 
     def __repr__(self) -> str:
         return (
@@ -105,31 +99,38 @@ class BallUnpooling(torch.nn.Module):
 
     A coarse row and the positions of its children relative to it are mapped linearly to
     the features of :obj:`stride` children, which are added to the skip connection and
-    normalised over the batch.
+    normalised.
 
     Args:
         in_channels: The number of features of a coarse row.
         out_channels: The number of features of a child.
         stride: The number of children of a coarse row.
         dim: The number of coordinates :math:`D`.
+        norm: The norm, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
 
     Shapes:
-        - **x:** :math:`(M, C')`; **skip:** :math:`(N, C)`; **pos:** :math:`(N, D)`, the
-          children's positions; **group_len:** :math:`(M)`; **mask:** :math:`(N)`;
-          **output:** :math:`(N, C)`.
+        - **x:** :math:`(M, C')`, rows of the coarse level; **skip** and **output:**
+          :math:`(N, C)`, rows of the finer one.
 
     Raises:
         ValueError: If an argument is out of range or shapes do not fit.
 
     Example:
+        >>> from torch_geometric_erwin import ball_tree
+        >>> pos = torch.rand(5, 3)
+        >>> fine, coarse = ball_tree(pos, ball_sizes=4, strides=[2]).levels(pos)
         >>> unpool = BallUnpooling(16, 8, stride=2)
-        >>> x, skip, pos = torch.rand(3, 16), torch.rand(5, 8), torch.rand(5, 3)
-        >>> unpool(x, skip, pos, torch.tensor([2, 2, 1])).shape
+        >>> unpool(torch.rand(3, 16), torch.rand(5, 8), fine, coarse).shape
         torch.Size([5, 8])
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, dim: int = 3
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        dim: int = 3,
+        norm: Norm = "batch",
     ) -> None:
         super().__init__()
         self.in_channels = check_int("in_channels", in_channels, 1)
@@ -137,38 +138,24 @@ class BallUnpooling(torch.nn.Module):
         self.stride = check_int("stride", stride, 1)
         self.dim = check_int("dim", dim, 1)
         self.lin = Linear(in_channels + stride * dim, stride * out_channels)
-        self.norm = BatchNorm(out_channels)
+        self.norm = make_norm(norm, out_channels)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
         reset_linear(self.lin)
-        self.norm.reset_parameters()
+        reset(self.norm)
 
-    def forward(
-        self,
-        x: Tensor,
-        skip: Tensor,
-        pos: Tensor,
-        group_len: Tensor,
-        mask: Optional[Tensor] = None,
-    ) -> Tensor:
-        r"""Runs the forward pass.
-
-        :obj:`mask` excludes children from the statistics of the normalisation.
-        """
-        check_tensor("skip", skip)
-        num_rows = skip.size(0) if skip.dim() > 0 else 0
-        check_rows("skip", skip, num_rows, self.out_channels)
-        check_lengths("group_len", group_len, num_rows, self.stride)
-        check_rows("x", x, group_len.size(0), self.in_channels)
-        check_rows("pos", pos, num_rows, self.dim)
-        check_devices(x=x, skip=skip, pos=pos, group_len=group_len)
-        offset, _ = centre_dense(pos, group_len, self.stride)
+    def forward(self, x: Tensor, skip: Tensor, fine: Level, coarse: Level) -> Tensor:
+        r"""Refines the rows of the coarse level and adds them to those of the finer."""
+        lengths, offset = _groups(coarse, self.stride, self.dim)
+        check_rows("x", x, coarse.num_rows, self.in_channels)
+        check_rows("skip", skip, fine.num_rows, self.out_channels)
+        check_devices(x=x, skip=skip, coarse=offset)
         children = self.lin(torch.cat([x, offset.to(x.dtype).flatten(1)], -1))
         children = children.view(-1, self.stride, self.out_channels)
-        children = from_dense(children, group_len, skip.size(0))
-        return self.norm(skip + children, *_given(mask))
+        children = from_dense(children, lengths, fine.num_rows)
+        return normalise(self.norm, skip + children, fine)
 
     def __repr__(self) -> str:
         return (

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torch_geometric_erwin.nn.attention.backends.rows import (
+from torch_geometric_erwin.ops.ball_attention.rows import (
     QKV,
     in_row_order,
     in_tree_order,

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
 
-from torch_geometric_erwin.tree import TreeConfig
-from torch_geometric_erwin.utils.checks import check_int, check_tensor
-from torch_geometric_erwin.utils.storage import (
+from torch_geometric_erwin.data.storage import (
     is_tree_attribute,
     read_tree,
     store_ptr,
     tree_attributes,
 )
+from torch_geometric_erwin.tree import TreeConfig
+from torch_geometric_erwin.utils.checks import check_int, check_tensor
 
 
 def pad_batch(
@@ -116,7 +116,7 @@ def pad_batch(
     if "num_nodes" in batch._store:
         out.num_nodes = num_nodes
     out.ptr = torch.cat([ptr, ptr.new_full((missing["graph"],), num_nodes)])
-    numbers = torch.arange(missing["node"], device=ptr.device)
+    numbers = torch.arange(missing["node"], dtype=torch.int32, device=ptr.device)
     out.tree_node = torch.cat([batch.tree_node, numbers])
     count = out.ptr.diff()
     out.tree_code = torch.stack([torch.full_like(count, config.code), count], dim=1)

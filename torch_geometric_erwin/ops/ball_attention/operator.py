@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torch_geometric_erwin import _native
 from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops.ball_attention import reference
 from torch_geometric_erwin.ops.contract import Takes, implement, register_fake
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
@@ -254,8 +255,6 @@ def _backward(
     if grad is None:
         return (None,) * (len(qkv) + 6)
     if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
-        # Not at the top of the file: the backends import it.
-        from torch_geometric_erwin.nn.attention.backends import reference
 
         def function(*inputs: Any) -> Tensor:
             return reference.run(*(inputs if packed else (inputs[:3], *inputs[3:])))

@@ -5,8 +5,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-import torch_geometric_erwin.ops.ball_attention  # noqa: F401  (registers the operators)
-from torch_geometric_erwin.nn.attention.backends.rows import QKV
+import torch_geometric_erwin.ops.ball_attention.operator  # noqa: F401  (registers the operators)
+from torch_geometric_erwin.ops.ball_attention.rows import QKV
 
 
 def run(

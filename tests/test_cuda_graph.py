@@ -8,8 +8,8 @@ from torch_geometric.data import Batch
 from torch_geometric.testing import onlyCUDA
 
 from torch_geometric_erwin import masked_mean, pad_batch
+from torch_geometric_erwin.cuda_graph import CapturedStep
 from torch_geometric_erwin.nn import Erwin
-from torch_geometric_erwin.utils.cuda_graph import CapturedStep
 
 BATCHES = [[40, 27, 0, 5], [21], [80], [1, 1, 2, 1], [0, 9], [30, 30, 30], [2, 60]]
 

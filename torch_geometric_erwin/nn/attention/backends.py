@@ -1,27 +1,10 @@
-r"""Backends of ball attention, one a file, and the choice between them.
+r"""Which implementations of ball attention can serve a call."""
 
-A backend is a module with :obj:`why_not`, which says why it cannot serve a call, and
-:obj:`run`. :data:`BACKENDS` is in order of preference, the fastest first.
-"""
-
-from types import ModuleType
 from typing import Optional
 
 from torch import Tensor
 
-from torch_geometric_erwin.nn.attention.backends import (
-    native,
-    reference,
-    sdpa,
-    triton,
-)
-
-BACKENDS: dict[str, ModuleType] = {
-    "native": native,
-    "triton": triton,
-    "sdpa": sdpa,
-    "reference": reference,
-}
+from torch_geometric_erwin.ops.ball_attention import BACKENDS
 
 
 def explain_backends(
@@ -50,9 +33,7 @@ def explain_backends(
         sdpa: it has no gradient to positions
         reference: can run
     """
-    return {
-        name: backend.why_not(q, pos, *others) for name, backend in BACKENDS.items()
-    }
+    return BACKENDS.explain(q, pos, *others)
 
 
 def choose_backend(
@@ -77,11 +58,4 @@ def choose_backend(
         >>> choose_backend(torch.rand(8, 2, 4).double(), torch.rand(8, 3))
         'sdpa'
     """
-    reasons = explain_backends(q, pos, *others)
-    if wanted is None:
-        return next(name for name, reason in reasons.items() if not reason)
-    if wanted not in reasons:
-        raise ValueError(f"'backend' must be one of {[*reasons]} (got {wanted!r})")
-    if reasons[wanted]:
-        raise ValueError(f"the backend '{wanted}' cannot run: {reasons[wanted]}")
-    return wanted
+    return BACKENDS.choose(q, pos, *others, wanted=wanted)

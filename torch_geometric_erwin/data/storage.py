@@ -1,5 +1,6 @@
 r"""Trees as attributes of PyG data: written, collated, separated and read."""
 
+import re
 from typing import Any, Optional, Union
 
 import torch
@@ -7,7 +8,9 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from torch_geometric_erwin.tree import ADVICE, Tree, TreeConfig
+from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree.partition import group_lengths
+from torch_geometric_erwin.tree.validation import ADVICE
 from torch_geometric_erwin.utils.checks import batch_to_ptr
 from torch_geometric_erwin.utils.rows import segment_ids
 
@@ -53,7 +56,7 @@ def global_perm(nodes: Nodes) -> Tensor:
     _check_nodes(nodes)
     ptr = store_ptr(nodes)
     if ptr is None:
-        return nodes.perm
+        return nodes.perm.long()
     return nodes.perm + ptr[segment_ids(nodes.level[:, 0], nodes.perm.size(0))]
 
 
@@ -93,23 +96,35 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
                     "apply 'model.tree_transform()' to the data"
                 )
     _check_nodes(nodes)
-    coarsenings = range(config.num_levels - 1)
     levels = range(config.num_levels)
 
     def table(name: str) -> Tensor:
         value = getattr(nodes, name, None)
         if value is None:
             raise ValueError(f"the tree has no '{name}'; {ADVICE}")
-        return value
+        return value.long() if name != "perm_mask" else value
 
+    level = table("level")
+    perm_rot = tuple(table(f"perm_rot_{l}") for l in levels if config.rotate)
+    if config.rotate:
+        steps = enumerate(zip(config.strides, perm_rot[1:]))
+        groups = [group_lengths(level, l, s, rows.size(0)) for l, (s, rows) in steps]
+    else:
+        groups = [table(f"group_len_{l}") for l in levels[:-1]]
+    ptr = store_ptr(nodes)
     return Tree(
         table("perm"),
-        table("level"),
+        level.new_tensor([0, nodes.pos.size(0)]) if ptr is None else ptr,
+        level,
         tuple(table(f"ball_len_{l}") for l in levels),
-        tuple(table(f"group_len_{l}") for l in coarsenings),
-        tuple(table(f"perm_rot_{l}") for l in levels if config.rotate),
+        tuple(groups),
+        perm_rot,
         table("perm_mask") if config.layout == "perfect" else None,
         config,
+        tuple(
+            tuple(table(f"run_len_{l}_{size}") for size in sizes)
+            for l, sizes in enumerate(config.runs)
+        ),
         getattr(nodes, "tree_real", None),
     )
 
@@ -126,7 +141,9 @@ def _local_nodes(nodes: Nodes) -> Tensor:
     # The number of every node in its own cloud.
     rows = torch.arange(nodes.pos.size(0), device=nodes.pos.device)
     ptr = store_ptr(nodes)
-    return rows if ptr is None else rows - ptr[segment_ids(ptr.diff(), rows.size(0))]
+    if ptr is not None:
+        rows = rows - ptr[segment_ids(ptr.diff(), rows.size(0))]
+    return rows.int()
 
 
 def _check_nodes(nodes: Nodes) -> None:
@@ -208,20 +225,36 @@ def record_slices(
 
 
 def tree_attributes(tree: Tree) -> dict[str, Tensor]:
-    r"""The tensors of a tree by the names that they have in data.
+    r"""The tensors of a tree by the names that they have in data, in int32.
+
+    Numbers of rows and nodes are counted in their own cloud. The children of groups
+    follow from the sizes of the levels; they are stored where no rotated order tells
+    how many groups there are.
 
     Args:
         tree: The tree.
     """
+    groups = () if tree.perm_rot else tree.group_len
     attributes = {"perm": tree.perm, "level": tree.level}
-    for name in ("ball_len", "group_len", "perm_rot"):
-        for l, tensor in enumerate(getattr(tree, name)):
+    for name, tensors in (
+        ("ball_len", tree.ball_len),
+        ("group_len", groups),
+        ("perm_rot", tree.perm_rot),
+    ):
+        for l, tensor in enumerate(tensors):
             attributes[f"{name}_{l}"] = tensor
+    for l, sizes in enumerate(tree.config.runs):
+        for size, tensor in zip(sizes, tree.runs[l]):
+            attributes[f"run_len_{l}_{size}"] = tensor
+    attributes = {name: tensor.int() for name, tensor in attributes.items()}
     if tree.mask is not None:
         attributes["perm_mask"] = tree.mask
     if tree.real is not None:
         attributes["tree_real"] = tree.real
     return attributes
+
+
+_PER_LEVEL = ("ball_len", "group_len", "perm_rot", "run_len")
 
 
 def is_tree_attribute(name: str) -> bool:
@@ -230,8 +263,8 @@ def is_tree_attribute(name: str) -> bool:
     Args:
         name: The attribute's name.
     """
-    stem = name.rstrip("0123456789")
-    return stem in ("ball_len_", "group_len_", "perm_rot_") or name in (
+    stem = re.sub(r"(_\d+)+$", "", name)
+    return (stem != name and stem in _PER_LEVEL) or name in (
         "perm",
         "level",
         "perm_mask",
@@ -248,13 +281,16 @@ def _slices(name: str, tree: Tree, num_nodes: Tensor) -> Tensor:
         return torch.arange(len(tree.level) + 1)
     if name == "tree_node":
         return _offsets(num_nodes)
-    stem, _, level = name.rpartition("_")
-    l = int(level) + (stem == "group_len") if level.isdigit() else 0
-    rows = _offsets(tree.level[:, l])
-    if stem != "ball_len":
+    stem, *numbers = re.sub(r"_(?=\d)", " ", name).split()
+    l = int(numbers[0]) if numbers else 0
+    rows = _offsets(tree.level[:, l + (stem == "group_len")])
+    if stem not in ("ball_len", "run_len"):
         return rows
-    # No ball is empty: a cloud's balls are those that end within its rows.
-    return torch.searchsorted(tree.ball_len[l].cumsum(0).cpu(), rows, right=True)
+    lengths = tree.ball_len[l]
+    if stem == "run_len":
+        lengths = tree.runs[l][tree.config.runs[l].index(int(numbers[1]))]
+    # No run is empty: a cloud's are those that end within its rows.
+    return torch.searchsorted(lengths.cumsum(0).cpu(), rows, right=True)
 
 
 def _offsets(lengths: Tensor) -> Tensor:

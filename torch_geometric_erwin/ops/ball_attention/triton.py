@@ -12,9 +12,9 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.nn.attention.backends.fused import run
 from torch_geometric_erwin.ops import dispatch
 from torch_geometric_erwin.ops import triton as kernels
+from torch_geometric_erwin.ops.ball_attention.fused import run
 
 __all__ = ["run", "why_not"]
 

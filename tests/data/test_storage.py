@@ -3,8 +3,8 @@ import torch
 from torch_geometric.data import Batch, Data, HeteroData
 
 from torch_geometric_erwin import TreeConfig, ball_tree, global_perm
+from torch_geometric_erwin.data.storage import attach_tree, read_tree, store_ptr
 from torch_geometric_erwin.transforms import BallTree
-from torch_geometric_erwin.utils.storage import attach_tree, read_tree, store_ptr
 
 SIZES = [9, 0, 1, 20]
 

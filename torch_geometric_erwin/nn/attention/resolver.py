@@ -1,0 +1,57 @@
+r"""Mixers by name."""
+
+from collections.abc import Callable
+from typing import Union
+
+from torch.nn import Module
+
+from torch_geometric_erwin.nn.attention.ball_attention import BallAttention
+
+#: A name, or what makes a mixer from channels, heads, ball size and dimension.
+Mixer = Union[str, Callable[[int, int, int, int], Module]]
+
+MIXERS: dict[str, Callable[..., Module]] = {"ball": BallAttention}
+
+
+def make_mixer(
+    attention: Mixer, channels: int, heads: int, ball_size: int, dim: int
+) -> Module:
+    r"""The mixer of a name, or of a callable.
+
+    A mixer is a module that is called with rows in tree order and their
+    :class:`~torch_geometric_erwin.Level`, and returns as many rows with as many
+    features. It may have an attribute :obj:`required_runs`, the sizes of the runs that
+    it looks up in :attr:`~torch_geometric_erwin.Level.runs`.
+
+    Args:
+        attention: :obj:`"ball"`, or a callable.
+        channels: The number of features of a row.
+        heads: The number of heads.
+        ball_size: The largest number of rows in a ball.
+        dim: The number of coordinates :math:`D`.
+
+    Raises:
+        TypeError: If it is neither, or makes something else than a module.
+        ValueError: If no mixer has that name.
+
+    Example:
+        >>> make_mixer("ball", 16, 2, 8, 3)
+        BallAttention(16, heads=2, ball_size=8)
+    """
+    if isinstance(attention, str):
+        if attention not in MIXERS:
+            raise ValueError(
+                f"'attention' must be one of {[*MIXERS]} (got {attention!r})"
+            )
+        attention = MIXERS[attention]
+    if isinstance(attention, Module) or not callable(attention):
+        raise TypeError(
+            "'attention' must be a name or a callable that makes a mixer from (channels"
+            f", heads, ball_size, dim), one for every block (got {attention!r})"
+        )
+    mixer = attention(channels, heads, ball_size, dim)
+    if not isinstance(mixer, Module):
+        raise TypeError(
+            f"'attention' must make a module (got {type(mixer).__name__!r})"
+        )
+    return mixer

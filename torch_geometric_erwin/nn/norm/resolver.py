@@ -1,0 +1,127 @@
+r"""Norms by name, and how rows of a level go through one."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Union
+
+import torch
+from torch import Tensor
+from torch.nn import Identity, LayerNorm, Module, RMSNorm
+from torch_geometric.nn.inits import reset
+
+from torch_geometric_erwin.nn.norm.batch_norm import BatchNorm
+from torch_geometric_erwin.nn.norm.graph_norm import GraphNorm
+from torch_geometric_erwin.tree import Level
+
+#: A name, :obj:`None` for no norm, or what makes a module from a number of channels.
+Norm = Union[str, None, Callable[[int], Module]]
+
+NORMS: dict[str, Callable[[int], Module]] = {
+    "batch": BatchNorm,
+    "graph": GraphNorm,
+    "layer": LayerNorm,
+    "rms": RMSNorm,
+}
+
+
+def make_norm(norm: Norm, channels: int) -> Module:
+    r"""The norm of a name, or of a callable.
+
+    Args:
+        norm: :obj:`"batch"`, :obj:`"graph"` (per cloud), :obj:`"layer"` or
+            :obj:`"rms"` (per row), :obj:`None` for none, or a callable that makes a
+            module from a number of channels. A module of PyG that takes a
+            :obj:`batch` gets the clouds.
+        channels: The number of features.
+
+    Raises:
+        TypeError: If it is none of these.
+        ValueError: If no norm has that name.
+
+    Example:
+        >>> make_norm("graph", 8)
+        GraphNorm(8)
+    """
+    if norm is None:
+        return Identity()
+    if isinstance(norm, str):
+        if norm not in NORMS:
+            raise ValueError(f"'norm' must be one of {[*NORMS]} (got {norm!r})")
+        return NORMS[norm](channels)
+    if isinstance(norm, Module) or not callable(norm):
+        raise TypeError(
+            f"'norm' must be a name or a callable that makes a norm from a number of "
+            f"channels, one for every place (got {norm!r})"
+        )
+    module = norm(channels)
+    has_rule = hasattr(module, "on_level")
+    takes_batch = "batch" in signature(module.forward).parameters
+    return PerCloud(module) if takes_batch and not has_rule else module
+
+
+class PerCloud(Module):
+    r"""A norm that takes the cloud of every row, as those of PyG do.
+
+    Args:
+        norm: The norm.
+
+    Example:
+        >>> from torch_geometric.nn import InstanceNorm
+        >>> PerCloud(InstanceNorm(4))
+        PerCloud(
+          (norm): InstanceNorm(4)
+        )
+    """
+
+    def __init__(self, norm: Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.takes_size = "batch_size" in signature(norm.forward).parameters
+
+    def reset_parameters(self) -> None:
+        r"""Resets all learnable parameters of the module."""
+        reset(self.norm)
+
+    def forward(self, x: Tensor, batch: Tensor, size: int) -> Tensor:
+        r"""Runs the forward pass of the module."""
+        if self.takes_size:
+            return self.norm(x, batch, size)
+        return self.norm(x, batch)
+
+    def on_level(self, x: Tensor, level: Level) -> Tensor:
+        r"""Runs the forward pass over the clouds of a level."""
+        return self(x, level.batch, level.num_clouds)
+
+
+def normalise(norm: Module, x: Tensor, level: Level) -> Tensor:
+    r"""Rows of a level through a norm, which may want to know their clouds.
+
+    Args:
+        norm: Any module of rows; one with a method :obj:`on_level` gets the level too.
+        x: The rows.
+        level: The level.
+
+    Shapes:
+        - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`.
+
+    Example:
+        >>> level = Level.build(torch.rand(3, 2), torch.tensor([3]), ball_size=4)
+        >>> normalise(Identity(), torch.ones(3, 1), level).flatten().tolist()
+        [1.0, 1.0, 1.0]
+    """
+    on_level = getattr(norm, "on_level", None)
+    return norm(x) if not callable(on_level) else on_level(x, level)
+
+
+def couples_clouds(module: torch.nn.Module) -> bool:
+    r"""Whether a module in training holds a norm over the whole batch.
+
+    Args:
+        module: The module.
+
+    Example:
+        >>> couples_clouds(BatchNorm(4)), couples_clouds(GraphNorm(4))
+        (True, False)
+    """
+    kind = torch.nn.modules.batchnorm._BatchNorm
+    return any(isinstance(m, kind) and m.training for m in module.modules())

@@ -1,0 +1,134 @@
+r"""Builds trees."""
+
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
+from torch_geometric_erwin.tree.config import TreeConfig
+from torch_geometric_erwin.tree.order import TIES, coordinate_order
+from torch_geometric_erwin.tree.partition import runs_of
+from torch_geometric_erwin.tree.tree import Tree
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_pos,
+    check_ptr,
+    check_tensor,
+)
+from torch_geometric_erwin.utils.rows import segment_ids
+
+
+def ball_tree(
+    pos: Tensor,
+    ptr: Optional[Tensor] = None,
+    *,
+    ball_sizes: Union[int, Sequence[int]],
+    strides: Union[int, Sequence[int]] = (),
+    rotate: float = 45.0,
+    layout: str = "balanced",
+    ties: str = "index",
+    validate: bool = False,
+) -> Tree:
+    r"""Builds the ball trees of a batch of clouds, as in `"Erwin: A Tree-based
+    Hierarchical Transformer for Large-scale Physical Systems"
+    <https://arxiv.org/abs/2502.17019>`_.
+
+    Every cloud is split by count along its widest axis, recursively, down to single
+    points. The result is the same on every thread count and device, and does not depend
+    on the other clouds of the batch.
+
+    The tree is built where the positions are. Of a GPU the call reads the offsets, if
+    they lie there, and nothing else: pass offsets on the host where it must not wait,
+    or :meth:`Tree.update` a tree whose points moved.
+
+    Args:
+        pos: The node positions; float64 ones are compared as float64, others as
+            float32.
+        ptr: The row offsets of the clouds. (default: one cloud)
+        ball_sizes: The largest number of rows in a ball, one value or one per level.
+        strides: The number of rows that each coarsening pools.
+        rotate: The angle of the second tree, in degrees; zero for none.
+        layout: :obj:`"balanced"` or :obj:`"perfect"`, see :class:`TreeConfig`.
+        ties: What orders points of equal coordinate on the split axis:
+            :obj:`"index"`, or :obj:`"coordinates"` to compare the other axes first, so
+            that the order of the input has no effect on grids either.
+        validate: Whether to check on a GPU, which has to wait for it, that positions
+            are finite and offsets ascend. On the host both are checked anyway.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
+        - **ptr:** :math:`(G + 1)`.
+
+    Raises:
+        TypeError: If a tensor has another kind of dtype.
+        ValueError: If an argument is malformed, or a position is not finite.
+
+    Example:
+        >>> pos = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+        >>> ball_tree(pos, ball_sizes=2).perm
+        tensor([3, 1, 2, 0])
+    """
+    config = TreeConfig(ball_sizes, strides, rotate, layout)
+    return build_tree(pos, ptr, config, ties, validate)
+
+
+def build_tree(
+    pos: Tensor,
+    ptr: Optional[Tensor],
+    config: TreeConfig,
+    ties: str = "index",
+    validate: bool = False,
+) -> Tree:
+    r"""Builds the trees of a configuration; see :func:`ball_tree`.
+
+    Args:
+        pos: The node positions.
+        ptr: The row offsets of the clouds, or :obj:`None` for one cloud.
+        config: The configuration.
+        ties: What orders points of equal coordinate.
+        validate: Whether to check values on a GPU too.
+    """
+    check_choice("ties", ties, TIES)
+    check_tensor("pos", pos)
+    if pos.is_meta:
+        raise ValueError("'pos' is on meta, where it has no values")
+    # On the host the operator checks values, but of rows that ties have put in another
+    # order.
+    values = validate or ties == "coordinates"
+    pos = check_pos(pos, values)
+    device = pos.device
+    # Offsets of a GPU's positions may lie on either side.
+    on_host = not isinstance(ptr, Tensor) or ptr.device.type == "cpu"
+    home = torch.device("cpu") if on_host else device
+    ptr = check_ptr(ptr, pos.size(0), home, values)
+    if device.type not in ("cpu", "cuda"):
+        pos, ptr = pos.cpu(), ptr.cpu()
+    order = coordinate_order(pos, ptr) if ties == "coordinates" else None
+    tensors = torch.ops.erwin.ball_tree(
+        pos if order is None else pos[order],
+        ptr,
+        config.ball_sizes,
+        config.strides,
+        config.rotate,
+        config.layout,
+    )
+    perm, level, mask, *tables = tensors
+    if order is not None:
+        start = ptr.to(pos.device)[segment_ids(level[:, 0], perm.size(0))]
+        perm = order[perm + start] - start
+    levels = config.num_levels
+    runs = runs_of(ptr.cpu(), pos.size(0), config) if config.runs else ()
+    tree = Tree(
+        perm,
+        ptr.to(pos.device),
+        level,
+        ball_len=tuple(tables[:levels]),
+        group_len=tuple(tables[levels : 2 * levels - 1]),
+        perm_rot=tuple(tables[2 * levels - 1 :]),
+        mask=mask if config.layout == "perfect" else None,
+        runs=tuple(tuple(t.to(pos.device) for t in lengths) for lengths in runs),
+        config=config,
+    )
+    return tree if pos.device == device else tree.to(device)

@@ -1,0 +1,232 @@
+r"""What a tree is built for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from numbers import Real
+from typing import Union
+
+from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
+from torch_geometric_erwin.utils.checks import check_choice, check_int, per_level
+
+_LIMIT = 2**31  # of ball sizes and of the points below a row, as in csrc/layout.h
+
+Runs = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class TreeConfig:
+    r"""The static configuration of a tree; two trees fit each other if it is equal.
+
+    Args:
+        ball_sizes: The largest number of rows in a ball, one value or one per level.
+        strides: The number of rows that each coarsening pools, one value or one per
+            coarsening. There is one level more than there are strides.
+        rotate: The angle of the second tree in degrees, in 2-D a plane rotation, in
+            3-D three equal Euler angles; negative angles turn the other way, zero means
+            that no second tree is built.
+        layout: :obj:`"balanced"`, or :obj:`"perfect"` for the original's tree of
+            :math:`2^m` slots, in which points are repeated.
+        runs: Further sizes, per level, at which the main tree is cut into runs of rows
+            for mixers that need them (:attr:`Level.runs`), finer or coarser than balls.
+
+    Raises:
+        TypeError: If a size or stride is not an integer.
+        ValueError: If a value is out of range, or not a power of two where
+            :obj:`layout="perfect"` needs one.
+
+    Example:
+        >>> config = TreeConfig(ball_sizes=128, strides=(2, 2))
+        >>> str(config)
+        'balls=128,128,128 strides=2,2 rotate=45.0 layout=balanced'
+        >>> TreeConfig.parse(str(config)) == config
+        True
+    """
+
+    ball_sizes: tuple[int, ...]
+    strides: tuple[int, ...] = ()
+    rotate: float = 45.0
+    layout: str = "balanced"
+    runs: Runs = ()
+    # A traced comparison of two configurations is one of two constants.
+    text: str = field(init=False, repr=False, compare=False)
+
+    def __init__(
+        self,
+        ball_sizes: Union[int, Sequence[int]],
+        strides: Union[int, Sequence[int]] = (),
+        rotate: float = 45.0,
+        layout: str = "balanced",
+        runs: Sequence[Sequence[int]] = (),
+    ) -> None:
+        for name, given in (("ball_sizes", ball_sizes), ("strides", strides)):
+            if isinstance(given, (str, bytes)):
+                raise TypeError(f"'{name}' must hold integers (got {given!r})")
+        if isinstance(ball_sizes, Sequence):
+            levels = len(ball_sizes)
+        elif isinstance(strides, Sequence):
+            levels = len(strides) + 1
+        else:
+            raise ValueError(
+                "the number of levels is unknown: 'ball_sizes' or 'strides' must be a "
+                f"list (got {ball_sizes} and {strides})"
+            )
+        if not 1 <= levels <= MAX_LEVELS:
+            raise ValueError(f"a tree has 1 to {MAX_LEVELS} levels (got {levels})")
+        is_angle = isinstance(rotate, Real) and not isinstance(rotate, bool)
+        if not is_angle or not abs(rotate) <= 360.0:
+            raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
+        check_choice("layout", layout, LAYOUTS)
+        sizes = per_level("ball_sizes", ball_sizes, levels)
+        steps = per_level("strides", strides, levels - 1)
+        cuts = _runs(runs, levels)
+        if prod(steps) > _LIMIT:
+            raise ValueError(
+                f"the product of 'strides' must be at most {_LIMIT} (got {prod(steps)})"
+            )
+        for name, numbers in (
+            ("ball_sizes", sizes),
+            ("strides", steps),
+            ("runs", tuple(size for level in cuts for size in level)),
+        ):
+            if max(numbers, default=0) > _LIMIT:
+                raise ValueError(
+                    f"'{name}' must be at most {_LIMIT} (got {max(numbers)})"
+                )
+            bad = [v for v in numbers if v & (v - 1)]
+            if layout == "perfect" and bad:
+                raise ValueError(
+                    f"layout='perfect' needs powers of two in '{name}' (got {bad[0]}); "
+                    "layout='balanced' takes any"
+                )
+        angle = float(rotate) + 0.0  # no negative zero: texts are compared
+        text = (
+            f"balls={_joined(sizes)} strides={_joined(steps)} rotate={angle} "
+            f"layout={layout}"
+        )
+        if cuts:
+            text += f" runs={'|'.join(map(_joined, cuts))}"
+        values = {
+            "ball_sizes": sizes,
+            "strides": steps,
+            "rotate": angle,
+            "layout": layout,
+            "runs": cuts,
+            "text": text,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_levels(self) -> int:
+        r"""The number of U-Net levels, :math:`L + 1`."""
+        return len(self.ball_sizes)
+
+    @property
+    def code(self) -> int:
+        r"""A number for the configuration, which is compared where texts cannot be.
+
+        A polynomial in the characters modulo a prime: arithmetic that can be traced.
+        """
+        code = 0
+        for character in self.text:
+            code = (code * 257 + ord(character)) % (2**61 - 1)
+        return code
+
+    def runs_of(self, level: int) -> tuple[int, ...]:
+        r"""The further sizes of a level's runs.
+
+        Example:
+            >>> TreeConfig([8, 8], [2], runs=[[2], []]).runs_of(0)
+            (2,)
+        """
+        return self.runs[level] if self.runs else ()
+
+    def padded_sizes(
+        self, num_nodes: int, num_clouds: int
+    ) -> tuple[list[int], list[int]]:
+        r"""The rows and the balls per level of every padded batch, see
+        :meth:`Tree.pad`.
+
+        Args:
+            num_nodes: The number of nodes :math:`N` after padding.
+            num_clouds: The number of clouds :math:`G` after padding.
+
+        Raises:
+            ValueError: If the layout repeats points, or a number is out of range.
+
+        Example:
+            >>> TreeConfig(ball_sizes=128, strides=[2]).padded_sizes(1000, 3)
+            ([1000, 501], [10, 6])
+        """
+        if self.layout != "balanced":
+            raise ValueError(
+                f"padding needs layout='balanced' (got '{self.layout}', which repeats "
+                "points)"
+            )
+        check_int("num_nodes", num_nodes, 0)
+        check_int("num_clouds", num_clouds, 1)
+        # Every cloud leaves one group, or ball, partially filled.
+        spans = [prod(self.strides[:l]) for l in range(self.num_levels)]
+        rows = [(num_nodes + num_clouds * (span - 1)) // span for span in spans]
+        balls = [
+            self.padded_runs(l, size, rows[l], num_clouds)
+            for l, size in enumerate(self.ball_sizes)
+        ]
+        return rows, balls
+
+    def padded_runs(self, level: int, size: int, num_rows: int, num_clouds: int) -> int:
+        r"""The most runs of at most :obj:`size` rows that clouds of a level have.
+
+        Args:
+            level: The level.
+            size: The largest number of rows in a run.
+            num_rows: The rows of all clouds.
+            num_clouds: The number of clouds.
+
+        Example:
+            >>> TreeConfig(128).padded_runs(0, 128, 1000, 3)
+            10
+        """
+        first = self.ball_sizes[0]
+        ratio, rest = divmod(size * prod(self.strides[:level]), first)
+        aligned = rest == 0 and ratio & (ratio - 1) == 0
+        if aligned and first % prod(self.strides) == 0:
+            return (num_rows + num_clouds * (size - 1)) // size
+        # Splits of a third to two thirds: k runs hold k (size + 1) / 2 rows.
+        return num_clouds + 2 * num_rows // (size + 1)
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def parse(cls, text: str) -> "TreeConfig":
+        r"""Reads what :meth:`__str__` wrote."""
+        fields = dict(field.split("=") for field in text.split(" "))
+        runs = fields["runs"].split("|") if "runs" in fields else []
+        return cls(
+            _split(fields["balls"]),
+            _split(fields["strides"]),
+            float(fields["rotate"]),
+            fields["layout"],
+            [_split(level) for level in runs],
+        )
+
+
+def _runs(runs: Sequence[Sequence[int]], levels: int) -> Runs:
+    # Every size once, in ascending order; nothing where no level has any.
+    lists = [list(level) for level in runs]
+    if not any(lists):
+        return ()
+    if len(lists) != levels:
+        raise ValueError(f"'runs' must have {levels} lists of sizes (got {runs})")
+    sizes = [per_level("runs", level, len(level)) for level in lists]
+    return tuple(tuple(sorted(set(level))) for level in sizes)
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
+
+
+def _split(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]

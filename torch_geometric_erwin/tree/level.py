@@ -1,0 +1,226 @@
+r"""What a layer sees of one level of a tree."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from torch_geometric_erwin.utils.centre import centre
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_int,
+    check_lengths,
+    check_permutation,
+    check_ptr,
+    check_rows,
+    check_tensor,
+    is_readable,
+)
+from torch_geometric_erwin.utils.rows import (
+    from_dense,
+    put_rows,
+    row_mask,
+    segment_ids,
+    take_rows,
+    to_dense,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    r"""One level of a tree, as a mixer gets it beside the rows of features.
+
+    Rows are in tree order: every cloud, every ball of the main tree, every pooling
+    group and every run is a range of consecutive rows. In a level that
+    :meth:`rotated` returned, balls are those of the second tree, whose rows
+    :attr:`perm` names; everything else stays that of the main tree.
+
+    Levels come from :meth:`Tree.levels`, or from :meth:`build` for a layer of its own.
+
+    Args:
+        pos: The row positions.
+        ptr: The row offsets of the clouds.
+        ball_len: The rows of every ball.
+        ball_size: The largest number of rows that a ball can have.
+        offset: The position of every row relative to the mean of its ball.
+        offset_rot: The same for the balls of the second tree.
+        perm: The row at every place of the second tree, or :obj:`None` on the main one.
+        perm_rot: The same, whichever tree it is the level of; :obj:`None` if there is
+            no second tree.
+        group_len: The children of every row on the finer level.
+        children: Their positions relative to the row, zero in slots without one.
+        real: :obj:`False` for the rows that :meth:`Tree.pad` added.
+        edge_index: Edges between rows.
+        runs: The rows of every run of at most so many rows, for the sizes that the
+            tree's configuration names (:attr:`TreeConfig.runs`).
+
+    Shapes:
+        - **pos**, **offset**, **offset_rot:** :math:`(N, D)`; **ptr:**
+          :math:`(G + 1)`; **ball_len:** :math:`(K)`; **perm**, **perm_rot**,
+          **group_len**, **real:** :math:`(N)`; **children:** :math:`(N, s, D)`;
+          **edge_index:** :math:`(2, E)`; **runs:** :math:`(K_m)` each.
+
+    Example:
+        >>> import torch
+        >>> pos = torch.tensor([[0.0], [2.0], [6.0]])
+        >>> level = Level.build(pos, torch.tensor([2, 1]), ball_size=2)
+        >>> level.offset.flatten().tolist()
+        [-1.0, 1.0, 0.0]
+        >>> level.to_balls(pos).squeeze(-1).tolist()
+        [[0.0, 2.0], [6.0, 0.0]]
+    """
+
+    pos: Tensor
+    ptr: Tensor
+    ball_len: Tensor
+    offset: Tensor
+    offset_rot: Tensor
+    perm: Optional[Tensor] = None
+    perm_rot: Optional[Tensor] = None
+    group_len: Optional[Tensor] = None
+    children: Optional[Tensor] = None
+    real: Optional[Tensor] = None
+    edge_index: Optional[Tensor] = None
+    runs: dict[int, Tensor] = field(default_factory=dict)
+    ball_size: int = 1
+
+    @classmethod
+    def build(
+        cls,
+        pos: Tensor,
+        ball_len: Tensor,
+        *,
+        ball_size: int,
+        ptr: Optional[Tensor] = None,
+        perm_rot: Optional[Tensor] = None,
+        edge_index: Optional[Tensor] = None,
+    ) -> "Level":
+        r"""A level of rows that are in tree order already.
+
+        Args:
+            pos: The row positions.
+            ball_len: The rows of every ball, consecutive.
+            ball_size: The largest number of rows that a ball can have.
+            ptr: The row offsets of the clouds. (default: one cloud)
+            perm_rot: The row at every place of a second tree, whose balls have the same
+                lengths.
+            edge_index: Edges between rows.
+
+        Raises:
+            TypeError: If a tensor has another dtype.
+            ValueError: If shapes or lengths do not fit.
+        """
+        check_tensor("pos", pos)
+        shape = [*pos.shape]
+        if pos.dim() != 2:
+            raise ValueError(f"'pos' must have shape [N, D] (got {shape})")
+        check_rows("pos", pos, *shape)
+        check_int("ball_size", ball_size, 1)
+        check_lengths("ball_len", ball_len, shape[0], ball_size)
+        check_devices(pos=pos, ball_len=ball_len, perm_rot=perm_rot)
+        if perm_rot is not None:
+            check_permutation("perm_rot", perm_rot, shape[0])
+        ptr = check_ptr(ptr, shape[0], pos.device, is_readable(pos))
+        return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), edge_index=edge_index)
+
+    @classmethod
+    def of(
+        cls,
+        pos: Tensor,
+        ptr: Tensor,
+        ball_len: Tensor,
+        ball_size: int,
+        perm_rot: Optional[Tensor],
+        **others: Any,
+    ) -> "Level":
+        r"""The same from tensors that are known to fit, with whatever else a level has.
+
+        Args:
+            pos: The row positions.
+            ptr: The row offsets of the clouds.
+            ball_len: The rows of every ball.
+            ball_size: The largest number of rows that a ball can have.
+            perm_rot: The row at every place of a second tree.
+            **others: Further fields.
+        """
+        offset = offset_rot = centre(pos, ball_len, None, ball_size)
+        if perm_rot is not None:
+            offset_rot = centre(pos, ball_len, perm_rot, ball_size)
+        return cls(
+            *(pos, ptr, ball_len, offset, offset_rot),
+            perm_rot=perm_rot,
+            ball_size=ball_size,
+            **others,
+        )
+
+    def rotated(self) -> "Level":
+        r"""The level with the balls of the second tree; itself if there is none."""
+        if self.perm_rot is None:
+            return self
+        return replace(self, perm=self.perm_rot, offset=self.offset_rot)
+
+    @property
+    def num_rows(self) -> int:
+        r"""The number of rows :math:`N`."""
+        return self.pos.size(0)
+
+    @property
+    def num_clouds(self) -> int:
+        r"""The number of clouds :math:`G`."""
+        return self.ptr.size(0) - 1
+
+    @property
+    def batch(self) -> Tensor:
+        r"""The cloud of every row :math:`(N)`, as PyG's layers take it."""
+        return segment_ids(self.ptr.diff(), self.num_rows)
+
+    @property
+    def ball_mask(self) -> Tensor:
+        r"""Which slots of :meth:`to_balls` hold a row :math:`(K, B)`."""
+        return row_mask(self.ball_len, self.ball_size)
+
+    def to_balls(self, x: Tensor) -> Tensor:
+        r"""The rows of every ball, with zeros in slots without one.
+
+        Shapes:
+            - **x:** :math:`(N, *)`; **output:** :math:`(K, B, *)`.
+        """
+        rows = x if self.perm is None else take_rows(x, self.perm)
+        return to_dense(rows, self.ball_len, self.ball_size)
+
+    def from_balls(self, y: Tensor) -> Tensor:
+        r"""What the rows of balls hold, as rows: the inverse of :meth:`to_balls`.
+
+        Shapes:
+            - **y:** :math:`(K, B, *)`; **output:** :math:`(N, *)`.
+        """
+        rows = from_dense(y, self.ball_len, self.num_rows)
+        return rows if self.perm is None else put_rows(rows, self.perm, self.num_rows)
+
+
+_TENSORS = (
+    *("pos", "ptr", "ball_len", "offset", "offset_rot", "perm", "perm_rot"),
+    *("group_len", "children", "real", "edge_index"),
+)
+
+
+def _flatten(level: Level) -> tuple[list[Any], tuple[int, ...]]:
+    values = [getattr(level, name) for name in _TENSORS]
+    return [*values, *level.runs.values()], (level.ball_size, *level.runs)
+
+
+def _unflatten(values: Iterable[Any], context: tuple[int, ...]) -> Level:
+    values = [*values]
+    ball_size, *sizes = context
+    count = len(_TENSORS)
+    runs = dict(zip(sizes, values[count:]))
+    named = dict(zip(_TENSORS, values[:count]))
+    return Level(**named, runs=runs, ball_size=ball_size)
+
+
+# A level is an input of torch.compile and torch.export like any nest of tensors.
+pytree.register_pytree_node(
+    Level, _flatten, _unflatten, serialized_type_name="torch_geometric_erwin.Level"
+)

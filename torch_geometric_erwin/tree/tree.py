@@ -1,0 +1,454 @@
+r"""The ball tree of a batch of clouds: what is stored, and what it tells."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils import _pytree as pytree
+
+import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
+from torch_geometric_erwin.tree.config import TreeConfig
+from torch_geometric_erwin.tree.level import Level
+from torch_geometric_erwin.tree.order import Order
+from torch_geometric_erwin.tree.partition import Partition
+from torch_geometric_erwin.tree.validation import ADVICE, problem
+from torch_geometric_erwin.utils.centre import centre_dense
+from torch_geometric_erwin.utils.checks import check_int, check_pos, check_tensor
+from torch_geometric_erwin.utils.rows import segment_ids
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    r"""The ball tree of a batch of clouds, complete in itself.
+
+    Built by :func:`ball_tree`. Level :math:`l` has :math:`N_l` rows in all clouds;
+    every ball of a level and every pooling group is a run of consecutive rows, so that
+    lengths describe them.
+
+    Args:
+        perm: The point of every row of level 0, counted in its own cloud.
+        node_ptr: The offsets of the clouds among the nodes.
+        level: The rows of every cloud on every level.
+        ball_len: Per level, the rows of every ball.
+        group_len: Per coarsening, the children of every pooled row.
+        perm_rot: Per level, the row at every place of the rotated tree, counted in its
+            own cloud; empty if there is no rotated tree.
+        mask: For :obj:`layout="perfect"`, :obj:`False` where a row repeats the point
+            before it; otherwise :obj:`None`.
+        config: The configuration that it was built for.
+        runs: Per level, the rows of every run of the sizes in
+            :attr:`TreeConfig.runs`.
+        real: After :meth:`pad`, :obj:`False` for the clouds that were added; otherwise
+            :obj:`None`.
+
+    Shapes:
+        - **perm:** :math:`(N_0)`; **node_ptr:** :math:`(G + 1)`; **level:**
+          :math:`(G, L + 1)`; **ball_len:** :math:`(K_l)` each; **group_len:**
+          :math:`(N_{l+1})` each; **perm_rot:** :math:`(N_l)` each; **mask:**
+          :math:`(N_0)`; **real:** :math:`(G)`.
+
+    Example:
+        >>> from torch_geometric_erwin import ball_tree
+        >>> tree = ball_tree(torch.rand(1000, 3), ball_sizes=128, strides=[2, 2, 2, 2])
+        >>> [balls.tolist() for balls in tree.ball_len[2:]]
+        [[128, 122], [125], [63]]
+        >>> x = torch.rand(1000, 8)
+        >>> torch.equal(tree.to_nodes(tree.to_rows(x)), x)
+        True
+    """
+
+    perm: Tensor
+    node_ptr: Tensor
+    level: Tensor
+    ball_len: tuple[Tensor, ...]
+    group_len: tuple[Tensor, ...]
+    perm_rot: tuple[Tensor, ...]
+    mask: Optional[Tensor]
+    config: TreeConfig
+    runs: tuple[tuple[Tensor, ...], ...] = ()
+    real: Optional[Tensor] = None
+
+    @property
+    def num_nodes(self) -> int:
+        r"""The number of nodes :math:`N`; a tree that repeats points reads it."""
+        return self.perm.size(0) if self.mask is None else int(self.node_ptr[-1])
+
+    def num_rows(self, level: int) -> int:
+        r"""The number of rows :math:`N_l` of a level in all clouds."""
+        return (self.perm if level == 0 else self.group_len[level - 1]).size(0)
+
+    def ptr(self, level: int = 0) -> Tensor:
+        r"""The offsets of the clouds among the rows of a level.
+
+        Shapes:
+            - **output:** :math:`(G + 1)`.
+        """
+        return pad(self.level[:, level].cumsum(0), (1, 0))
+
+    def batch(self, level: int) -> Tensor:
+        r"""The cloud of every row of a level, as PyG's readouts take it."""
+        return segment_ids(self.level[:, level], self.num_rows(level))
+
+    def real_rows(self, level: int) -> Optional[Tensor]:
+        r"""Which rows of a level :meth:`pad` did not add; :obj:`None` if it added none.
+
+        Shapes:
+            - **output:** :math:`(N_l)`, bool; such rows come first.
+        """
+        if self.real is None:
+            return None
+        end = (self.level[:, level] * self.real).sum()
+        return torch.arange(self.num_rows(level), device=end.device) < end
+
+    def global_perm(self) -> Tensor:
+        r"""The node of the batch in every row of level 0.
+
+        Shapes:
+            - **output:** :math:`(N_0)`.
+        """
+        cloud = segment_ids(self.level[:, 0], self.perm.size(0))
+        return self.perm + self.node_ptr[:-1][cloud]
+
+    def global_perm_rot(self, level: int) -> Tensor:
+        r"""The row of a level at every place of its rotated tree.
+
+        Shapes:
+            - **output:** :math:`(N_l)`.
+        """
+        perm, rows = self.perm_rot[level], self.level[:, level]
+        return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
+
+    def order(self) -> Order:
+        r"""Where the rows of the batch come from: :meth:`global_perm`, and
+        :meth:`global_perm_rot` of all levels.
+        """
+        # All at once, because on a GPU each takes longer to launch than to compute.
+        perms = (self.perm, *self.perm_rot)
+        start, level = [self.node_ptr[:-1]], self.level.t()
+        lengths = [level[0]]
+        if self.perm_rot:
+            start.append((level.cumsum(1) - level).flatten())
+            lengths.append(level.flatten())
+        sizes = [perm.size(0) for perm in perms]
+        segment = segment_ids(torch.cat(lengths), sum(sizes))
+        main, *rotated = (torch.cat(perms) + torch.cat(start)[segment]).split(sizes)
+        num_nodes = main.size(0) if self.mask is None else self.num_nodes
+        return Order(main, tuple(rotated), num_nodes, self.mask is not None)
+
+    def to_rows(self, x: Tensor) -> Tensor:
+        r"""What nodes have, in the order of the rows of level 0.
+
+        Shapes:
+            - **x:** :math:`(N, *)`; **output:** :math:`(N_0, *)`.
+
+        Raises:
+            ValueError: If it has not an entry for every node.
+        """
+        check_tensor("x", x)
+        if x.shape[:1] != (self.num_nodes,):
+            raise ValueError(
+                f"'x' must have an entry for each of {self.num_nodes} nodes (got "
+                f"{[*x.shape]})"
+            )
+        return self.order().to_rows(x)
+
+    def to_nodes(self, rows: Tensor) -> Tensor:
+        r"""What rows of level 0 have, in the order of the nodes.
+
+        Shapes:
+            - **rows:** :math:`(N_0, *)`; **output:** :math:`(N, *)`.
+
+        Raises:
+            ValueError: If it has not an entry for every row.
+        """
+        check_tensor("rows", rows)
+        if rows.shape[:1] != (self.num_rows(0),):
+            raise ValueError(
+                f"'rows' must have an entry for each of {self.num_rows(0)} rows (got "
+                f"{[*rows.shape]})"
+            )
+        return self.order().to_nodes(rows)
+
+    def levels(
+        self, pos: Tensor, edge_index: Optional[Tensor] = None
+    ) -> tuple[Level, ...]:
+        r"""What layers see of every level, with all geometry that they need.
+
+        Coarse positions are means of their children. Positions that ask for a gradient
+        get one.
+
+        Args:
+            pos: The node positions.
+            edge_index: Edges between nodes, for the layers of level 0.
+
+        Shapes:
+            - **pos:** :math:`(N, D)`; **edge_index:** :math:`(2, E)`.
+
+        Raises:
+            ValueError: If there are more or fewer positions than nodes.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> pos = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+            >>> fine, coarse = ball_tree(pos, ball_sizes=2, strides=[2]).levels(pos)
+            >>> fine.pos.flatten().tolist(), coarse.pos.flatten().tolist()
+            ([0.0, 1.0, 2.0, 3.0], [0.5, 2.5])
+        """
+        check_tensor("pos", pos)
+        if pos.dim() != 2 or pos.size(0) != self.num_nodes:
+            raise ValueError(
+                f"'pos' must have a row for each of the tree's {self.num_nodes} nodes "
+                f"(got {[*pos.shape]})"
+            )
+        return self.levels_of(self.order(), pos, edge_index)
+
+    def levels_of(
+        self, order: Order, pos: Tensor, edge_index: Optional[Tensor] = None
+    ) -> tuple[Level, ...]:
+        r""":meth:`levels` for one who has the :meth:`order` already.
+
+        Args:
+            order: The order.
+            pos: The node positions.
+            edge_index: Edges between nodes.
+        """
+        pos = order.to_rows(pos)
+        if edge_index is not None:
+            edge_index = order.row_of_node()[edge_index]
+        levels = []
+        for l, size in enumerate(self.config.ball_sizes):
+            groups = children = None
+            if l > 0:
+                groups = self.group_len[l - 1]
+                children, pos = centre_dense(pos, groups, self.config.strides[l - 1])
+            level = Level.of(
+                *(pos, self.ptr(l), self.ball_len[l], size),
+                order.perm_rot[l] if order.perm_rot else None,
+                group_len=groups,
+                children=children,
+                real=self.real_rows(l),
+                edge_index=edge_index if l == 0 else None,
+                runs=dict(
+                    zip(self.config.runs_of(l), self.runs[l] if self.runs else ())
+                ),
+            )
+            levels.append(level)
+        return tuple(levels)
+
+    def partition(self) -> Partition:
+        r"""The lengths of clouds, balls, groups and runs."""
+        return Partition(self.level, self.ball_len, self.group_len, self.runs)
+
+    def tensors(self) -> list[Tensor]:
+        r"""All tensors."""
+        return [t for t in pytree.tree_leaves(self) if t is not None]
+
+    def pad(self, num_nodes: int, num_clouds: int) -> "Tree":
+        r"""Adds clouds such that all sizes follow from :math:`N`, :math:`G` and the
+        configuration (:meth:`TreeConfig.padded_sizes`).
+
+        One compiled graph, or one recorded CUDA graph, then serves batches of any
+        sizes. The first added cloud holds all the nodes that are missing, in balls and
+        groups of its own, and on every level the rows that are missing; further ones
+        are empty. Lengths of balls and groups that nothing fills are zero. Nodes are
+        padded alike by :func:`torch_geometric_erwin.pad_batch`. Nothing is read from a
+        GPU.
+
+        Args:
+            num_nodes: The number of nodes :math:`N` after padding.
+            num_clouds: The number of clouds :math:`G` after padding, more than there
+                are.
+
+        Raises:
+            ValueError: If there are more nodes, clouds or balls, or points are
+                repeated.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> tree = ball_tree(torch.rand(5, 2), ball_sizes=4, strides=[2])
+            >>> tree = tree.pad(num_nodes=10, num_clouds=3)
+            >>> tree.level.tolist(), tree.real.tolist()
+            ([[5, 3], [5, 3], [0, 0]], [True, False, False])
+            >>> [balls.tolist() for balls in tree.ball_len]
+            [[4, 1, 4, 1], [3, 3, 0]]
+        """
+        if self.real is not None:
+            raise ValueError("the tree is padded already")
+        clouds = self.level.size(0)
+        tables = self.partition().padded(
+            self.config, self.perm.size(0), num_nodes, num_clouds
+        )
+
+        def itself(perm: Tensor, rows: int) -> Tensor:
+            added = torch.arange(rows - perm.size(0), device=perm.device)
+            return torch.cat([perm, added])
+
+        rows = [num_nodes, *(lengths.size(0) for lengths in tables.group_len)]
+        ends = self.node_ptr.new_full((num_clouds - clouds,), num_nodes)
+        return replace(
+            self,
+            perm=itself(self.perm, num_nodes),
+            node_ptr=torch.cat([self.node_ptr, ends]),
+            perm_rot=tuple(itself(t, n) for t, n in zip(self.perm_rot, rows)),
+            real=torch.arange(num_clouds, device=self.level.device) < clouds,
+            **tables._asdict(),
+        )
+
+    def update(self, pos: Tensor, max_points: Optional[int] = None) -> "Tree":
+        r"""Builds the tree again for positions that moved.
+
+        As splits are by count, the sizes of balls and groups stay; points of equal
+        coordinate are ordered by index. Nothing has to be
+        read from a GPU, so that a rollout does not wait for it, and the call can be
+        recorded in a CUDA graph, or compiled into the model's.
+
+        Args:
+            pos: The new positions of the same nodes.
+            max_points: No cloud has more points. A GPU that knows it skips launches
+                for larger clouds, and asserts that there are none. (default: the number
+                of nodes)
+
+        Shapes:
+            - **pos:** :math:`(N, D)`.
+
+        Raises:
+            ValueError: If there are more or fewer positions than nodes, or a cloud has
+                more points than :obj:`max_points`.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> pos = torch.rand(10, 2)
+            >>> tree = ball_tree(pos, ball_sizes=4)
+            >>> moved = tree.update(-pos)
+            >>> torch.equal(moved.perm, ball_tree(-pos, ball_sizes=4).perm)
+            True
+        """
+        pos = check_pos(pos, values=False)
+        if pos.device != self.level.device:
+            raise ValueError(
+                f"'pos' is on {pos.device}, the tree is on {self.level.device}"
+            )
+        if self.mask is None and pos.size(0) != self.perm.size(0):
+            raise ValueError(
+                f"'pos' must have a row for each of the tree's {self.perm.size(0)} "
+                f"nodes (got {pos.size(0)})"
+            )
+        if max_points is None:
+            max_points = pos.size(0)
+        else:
+            check_int("max_points", max_points, 0)
+        if self.real is not None and self.level.device.type == "cpu":
+            # The builder for the host takes sizes that are exact: of the real clouds.
+            clouds, points = int(self.real.sum()), int(self.level[self.real, 0].sum())
+            ptr, levels = self.node_ptr[: clouds + 1], self.level[:clouds].sum(0)
+            order = self._build(pos[:points], ptr, levels.tolist(), max_points)
+            perm, mask, *perm_rot = (self._filled(t) for t in order)
+        else:
+            rows = [self.num_rows(l) for l in range(self.config.num_levels)]
+            order = self._build(pos, self.node_ptr, rows, max_points)
+            perm, mask, *perm_rot = order
+        return replace(
+            self,
+            perm=self._fixed(perm, 0),
+            perm_rot=tuple(self._fixed(t, l) for l, t in enumerate(perm_rot)),
+            mask=None if self.mask is None else mask,
+        )
+
+    def _build(
+        self, pos: Tensor, ptr: Tensor, rows: list[int], max_points: int
+    ) -> list[Tensor]:
+        config = self.config
+        args = (config.ball_sizes, config.strides, config.rotate, config.layout)
+        return torch.ops.erwin.ball_tree_order(pos, ptr, rows, max_points, *args)
+
+    def _filled(self, perm: Tensor) -> Tensor:
+        return pad(perm, (0, max(0, self.perm.size(0) - perm.size(0))))
+
+    def _fixed(self, perm: Tensor, level: int) -> Tensor:
+        # Rows that padding added stay where they are: there are more of them than a
+        # cloud with as many points would have.
+        real = self.real_rows(level)
+        if real is None:
+            return perm
+        return torch.where(real, perm[: real.size(0)], (~real).cumsum(0) - 1)
+
+    def to(self, device: Union[str, torch.device]) -> "Tree":
+        r"""Moves every tensor."""
+        return pytree.tree_map_only(Tensor, lambda t: t.to(device), self)
+
+    def validate(
+        self,
+        num_nodes: int,
+        config: TreeConfig,
+        ptr: Optional[Tensor] = None,
+        values: bool = True,
+    ) -> None:
+        r"""Checks that the tree fits a batch, and says what to do if it does not.
+
+        Args:
+            num_nodes: The number of nodes :math:`N` of the batch.
+            config: The configuration that is needed.
+            ptr: The row offsets of the clouds, if they are known beside the tree.
+            values: Whether to check values too, which waits for a GPU.
+
+        Raises:
+            ValueError: If the tree was built for other nodes or another configuration.
+        """
+        if self.config.text != config.text:
+            raise ValueError(
+                f"the tree was built for '{self.config.text}', needed is "
+                f"'{config.text}'; apply 'model.tree_transform()' to the data"
+            )
+        device = self.level.device if ptr is None else ptr.device
+        wrong = problem(self, num_nodes, device, values)
+        if wrong:
+            raise ValueError(f"the tree does not fit its data: {wrong}; {ADVICE}")
+        if ptr is None:
+            return
+        message = "'ptr' must be the offsets of the clouds that the tree was built for"
+        if ptr.shape != self.node_ptr.shape:
+            clouds = self.level.size(0)
+            raise ValueError(f"{message}, {clouds} clouds (got {ptr.size(0) - 1})")
+        if values:
+            if not torch.equal(ptr, self.node_ptr):
+                own = self.node_ptr.tolist()
+                raise ValueError(f"{message}, {own} (got {ptr.tolist()})")
+        else:  # raised by the device, nothing waits for it
+            torch._assert_async((ptr == self.node_ptr).all(), message)
+
+
+_TENSORS = (
+    *("perm", "node_ptr", "level", "ball_len", "group_len", "perm_rot", "mask"),
+    *("runs", "real"),
+)
+
+
+def _flatten(tree: Tree) -> tuple[list[Any], str]:
+    # Dynamic shapes of an exported model name the parts; most trees are not padded.
+    names = _TENSORS[:-1] if tree.real is None else _TENSORS
+    return [getattr(tree, name) for name in names], tree.config.text
+
+
+def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:
+    # Numbers, not names: export's guards take the key of 'perm' for the start of that
+    # of 'perm_rot' (torch 2.13).
+    values, config = _flatten(tree)
+    return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], config
+
+
+def _unflatten(values: Iterable[Any], config: str) -> Tree:
+    return Tree(**dict(zip(_TENSORS, values)), config=TreeConfig.parse(config))
+
+
+# A tree is an input of torch.compile and torch.export like any nest of tensors.
+pytree.register_pytree_node(
+    Tree,
+    _flatten,
+    _unflatten,
+    serialized_type_name="torch_geometric_erwin.Tree",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
+torch.serialization.add_safe_globals([Tree, TreeConfig])

@@ -1,0 +1,132 @@
+r"""Whether a tree fits its nodes, and what is wrong if it does not."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from torch_geometric_erwin.tree.order import wrong_order
+from torch_geometric_erwin.tree.partition import Partition, difference
+from torch_geometric_erwin.utils.checks import (
+    check_ptr,
+    check_tensor,
+    is_batched,
+    unwrapped,
+)
+
+if TYPE_CHECKING:
+    from torch_geometric_erwin.tree.tree import Tree
+
+#: What to do about a tree that does not fit its nodes.
+ADVICE = (
+    "nodes were added, removed or reordered after it was built, so apply 'BallTree' "
+    "again, as the last transform"
+)
+
+
+def problem(tree: "Tree", num_nodes: int, device: torch.device, values: bool) -> str:
+    r"""Why a tree does not fit nodes, empty if it does.
+
+    Args:
+        tree: The tree.
+        num_nodes: The number of nodes.
+        device: The device that they are on.
+        values: Whether to check values too, which waits for a GPU.
+    """
+    wrong = malformed(tree, num_nodes, device)
+    if wrong or not values:
+        return wrong
+    # As NumPy can read them: on the host, and not negated in memory.
+    host = pytree.tree_map_only(Tensor, lambda t: t.cpu().resolve_neg(), tree)
+    if not torch._C._are_functorch_transforms_active():
+        return _wrong_values(host, num_nodes)
+    if any(map(is_batched, host.tensors())):
+        return ""  # as it was built inside, sample by sample
+    with torch._C._DisableFuncTorch():
+        return _wrong_values(pytree.tree_map_only(Tensor, unwrapped, host), num_nodes)
+
+
+def malformed(tree: "Tree", num_nodes: int, device: torch.device) -> str:
+    r"""The same by shapes, dtypes and devices alone.
+
+    Args:
+        tree: The tree.
+        num_nodes: The number of nodes.
+        device: The device that they are on.
+    """
+    config = tree.config
+    levels, perfect = config.num_levels, config.layout == "perfect"
+    ints, flags = torch.int64, torch.bool
+    runs = tuple(t for lengths in tree.runs for t in lengths)
+    for name, tables, dtype, dim, count in (
+        ("perm", (tree.perm,), ints, 1, 1),
+        ("node_ptr", (tree.node_ptr,), ints, 1, 1),
+        ("level", (tree.level,), ints, 2, 1),
+        ("ball_len", tree.ball_len, ints, 1, levels),
+        ("group_len", tree.group_len, ints, 1, levels - 1),
+        ("perm_rot", tree.perm_rot, ints, 1, levels if config.rotate else 0),
+        ("mask", (tree.mask,) if perfect else (), flags, 1, int(perfect)),
+        ("real", () if tree.real is None else (tree.real,), flags, 1, None),
+        ("runs", runs, ints, 1, sum(map(len, config.runs))),
+    ):
+        if count is not None and len(tables) != count:
+            return f"'{name}' has {len(tables)} tables, expected {count}"
+        for table in tables:
+            if not isinstance(table, Tensor):
+                return f"'{name}' is a '{type(table).__name__}', expected a tensor"
+            check_tensor(name, table)
+            if is_traceable_wrapper_subclass(table):
+                return f"'{name}' is a '{type(table).__name__}', not a plain tensor"
+            if table.dtype != dtype or table.dim() != dim:
+                return (
+                    f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
+                    f"expected {dtype} with {dim}"
+                )
+            if table.device != device:
+                return f"'{name}' is on {table.device}, the nodes on {device}"
+    shape = [tree.node_ptr.size(0) - 1, levels]
+    if [*tree.level.shape] != shape:
+        return f"'level' has shape {[*tree.level.shape]}, expected {shape}"
+    if tree.real is not None and tree.real.shape != tree.level.shape[:1]:
+        return f"'real' has shape {[*tree.real.shape]}, expected {shape[:1]}"
+    if tree.mask is None and tree.perm.size(0) != num_nodes:
+        return f"'perm' has {tree.perm.size(0)} entries for {num_nodes} nodes"
+    if torch.compiler.is_compiling():  # sizes may not decide what is traced
+        return ""
+    if tree.mask is not None and tree.mask.shape != tree.perm.shape:
+        return f"'mask' has {tree.mask.size(0)} entries for {tree.num_rows(0)} rows"
+    for l, perm in enumerate(tree.perm_rot):
+        if perm.size(0) != tree.num_rows(l):
+            rows = tree.num_rows(l)
+            return f"'perm_rot_{l}' has {perm.size(0)} entries for {rows} rows"
+    return ""
+
+
+def _wrong_values(tree: "Tree", num_nodes: int) -> str:
+    ptr = tree.node_ptr
+    try:
+        check_ptr(ptr, num_nodes, ptr.device)
+        right = Partition.of(*_own_clouds(tree, num_nodes), tree.config)
+    except ValueError as error:
+        return str(error)
+    if tree.real is not None:  # the tables of the first clouds, filled up
+        points = int(ptr[int(tree.real.sum())])
+        right = right.padded(tree.config, points, num_nodes, tree.level.size(0))
+        if not torch.equal(ptr.diff(), right.level[:, 0]):
+            return "the clouds that were added are not those of 'pad'"
+    return difference(tree.partition(), right) or wrong_order(
+        tree.perm, tree.perm_rot, tree.mask, tree.level, ptr
+    )
+
+
+def _own_clouds(tree: "Tree", num_nodes: int) -> tuple[Tensor, int]:
+    # The clouds that 'pad' did not add.
+    if tree.real is None:
+        return tree.node_ptr.contiguous(), num_nodes
+    clouds = int(tree.real.sum())
+    if not bool(tree.real[:clouds].all()):
+        raise ValueError("'real' does not name the first clouds")
+    own = tree.node_ptr[: clouds + 1].contiguous()
+    return own, int(own[-1])

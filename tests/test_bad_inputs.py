@@ -4,6 +4,7 @@
 given in place of a number. `tests/ops/test_contract.py` does the same to operators.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch_geometric.data import Data
 
 from torch_geometric_erwin import (
+    Level,
     ball_tree,
     batch_to_ptr,
     knn_graph,
@@ -72,6 +74,9 @@ TENSORS = {
 # What is right or, where nothing else says how many there are, cannot be told.
 RIGHT = {
     *[(name, "pos", "short") for name in ("ball_tree", "update", "knn", "radius")],
+    *[(name, "pos", "short") for name in ("levels", "Level.build")],
+    *[("to_rows", "x", kind) for kind in ("complex", "bool", "int32", "short")],
+    *[("to_nodes", "rows", kind) for kind in ("complex", "bool", "int32", "short")],
     ("ball_attention", "pos", "short"),
     ("BallTree", "pos", "short"),
     ("batch_to_ptr", "batch", "short"),
@@ -90,21 +95,46 @@ def calls():
     ptr, batch = torch.tensor([0, 12, N]), torch.tensor([0] * 12 + [1] * 8)
     tree = ball_tree(pos, ptr, ball_sizes=4, strides=[2])
     q, k, v = torch.rand(3, N, 2, 4).unbind()
-    balls = {"ball_len": tree.ball_len[0], "perm": tree.global_perm(ptr)}
+    ball_len, perm = tree.ball_len[0], tree.global_perm_rot(0)
+    balls = {"ball_len": ball_len, "perm": perm}
     edge_index = torch.randint(0, 12, (2, 40))
     model = Erwin(8, [8, 8], 2, ball_sizes=4, mp_steps=1).eval()
 
     def of_data(**kwargs):
         return model(model.tree_transform()(Data(**kwargs)))
 
+    def build(pos, ball_len, perm, ptr=None):
+        return Level.build(pos, ball_len, ball_size=4, ptr=ptr, perm_rot=perm)
+
+    def on_level(module):
+        return lambda x, **kwargs: module(x, build(**kwargs).rotated())
+
+    def on_levels(module, *names):
+        """Of rows, positions and the lengths of groups."""
+
+        def function(pos, group_len, **rows):
+            fine, coarse = tree.levels(pos)
+            levels = {"fine": fine, "coarse": replace(coarse, group_len=group_len)}
+            return module(**rows, **{name: levels[name] for name in names})
+
+        return function
+
     rows = {"x": x, "pos": pos}
+    groups = {"pos": pos, "group_len": tree.group_len[0]}
     return {
         "ball_tree": (
             lambda pos, ptr: ball_tree(pos, ptr, ball_sizes=4, ties="coordinates"),
             {"pos": pos, "ptr": ptr},
         ),
-        "update": (tree.update, {"pos": pos, "ptr": ptr}),
-        "global_perm": (tree.global_perm, {"ptr": ptr}),
+        "update": (tree.update, {"pos": pos}),
+        "validate": (
+            lambda ptr: tree.validate(N, tree.config, ptr),
+            {"ptr": ptr},
+        ),
+        "levels": (tree.levels, {"pos": pos}),
+        "to_rows": (tree.to_rows, {"x": x}),
+        "to_nodes": (tree.to_nodes, {"rows": x}),
+        "Level.build": (build, {"pos": pos, "ptr": ptr, **balls}),
         "knn": (
             lambda pos, ptr: knn_graph(pos, 3, ptr, tree=tree),
             {"pos": pos, "ptr": ptr},
@@ -118,19 +148,16 @@ def calls():
             lambda **kwargs: ball_attention(**kwargs, ball_size=4),
             {"q": q, "k": k, "v": v, "pos": pos, "sigma": -torch.ones(2), **balls},
         ),
-        "BallAttention": (BallAttention(8, 2, 4), {**rows, **balls}),
-        "ErwinBlock": (ErwinBlock(8, 2, 4), {**rows, **balls}),
+        "BallAttention": (on_level(BallAttention(8, 2, 4)), {**rows, **balls}),
+        "ErwinBlock": (on_level(ErwinBlock(8, 2, 4)), {**rows, **balls}),
         "MPNNConv": (MPNNConv(8), {**rows, "edge_index": edge_index}),
         "BallPooling": (
-            BallPooling(8, 8, 2),
-            {**rows, "group_len": tree.group_len[0]},
+            on_levels(BallPooling(8, 8, 2), "coarse"),
+            {"x": x, **groups},
         ),
         "BallUnpooling": (
-            BallUnpooling(8, 8, 2),
-            {
-                **{"x": torch.rand(10, 8), "skip": x, "pos": pos},
-                "group_len": tree.group_len[0],
-            },
+            on_levels(BallUnpooling(8, 8, 2), "fine", "coarse"),
+            {"x": torch.rand(10, 8), "skip": x, **groups},
         ),
         "Erwin": (model, {**rows, "edge_index": edge_index, "ptr": ptr}),
         "Erwin of a batch": (model, {**rows, "edge_index": edge_index, "batch": batch}),

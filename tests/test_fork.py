@@ -57,7 +57,7 @@ def tree_of(batch):
 def attend(batch):
     x, tree = batch.pos.unsqueeze(1), tree_of(batch)
     args = (x, x, x, batch.pos, tree.ball_len[0], torch.tensor([-1.0]))
-    return ball_attention(*args, ball_size=32, perm=tree.global_perm(batch.ptr))
+    return ball_attention(*args, ball_size=32, perm=tree.global_perm())
 
 
 def gradient(model, batch):
@@ -80,6 +80,8 @@ CALLS = {
     "ball_tree": lambda batch: tree_of(batch).perm,
     "ties": lambda batch: ball_tree(batch.pos, ball_sizes=2, ties="coordinates").perm,
     "Tree.update": lambda batch: tree_of(batch).update(-batch.pos).perm,
+    "Tree.levels": lambda batch: tree_of(batch).levels(batch.pos)[1].offset_rot,
+    "Tree.to_nodes": lambda batch: tree_of(batch).to_nodes(batch.pos),
     "Tree.pad": lambda batch: tree_of(batch).pad(2 * N, 4).perm,
     "knn_graph": lambda batch: knn_graph(batch.pos, 3, ptr=batch.ptr),
     "radius_graph": lambda batch: radius_graph(batch.pos, 0.01, ptr=batch.ptr),

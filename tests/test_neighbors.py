@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import numpy as np
@@ -286,6 +287,9 @@ def test_any_balanced_tree_gives_the_same(ball_sizes, strides):
     )
     assert_knn(pos, ptr, 9, False, tree=tree)
     assert_radius(pos, ptr, 0.4, None, False, tree=tree)
+    # The tree knows the clouds.
+    assert torch.equal(knn_graph(pos, 9, tree=tree), knn_graph(pos, 9, ptr))
+    assert torch.equal(radius_graph(pos, 0.4, tree=tree), radius_graph(pos, 0.4, ptr))
 
 
 def test_tree_of_older_positions_gives_the_same():
@@ -384,6 +388,7 @@ def test_cloud_alone_equals_cloud_in_a_batch(cloud, k, r):
 
 
 POS = torch.zeros(4, 3)
+TREE = ball_tree(POS, ball_sizes=4)
 
 
 @pytest.mark.parametrize(
@@ -423,6 +428,35 @@ POS = torch.zeros(4, 3)
             ValueError,
             "5 entries for 4 nodes",
             {"tree": ball_tree(torch.zeros(5, 3), ball_sizes=4, strides=[])},
+        ),
+        (
+            ValueError,
+            r"'ptr' must be the offsets of .*, 1 clouds \(got 2\)",
+            {"tree": TREE, "ptr": torch.tensor([0, 0, 4])},
+        ),
+        (
+            ValueError,
+            r"'ptr' must be the offsets of .*, \[0, 1, 4\] \(got \[0, 3, 4\]\)",
+            {
+                "tree": ball_tree(POS, torch.tensor([0, 1, 4]), ball_sizes=4),
+                "ptr": torch.tensor([0, 3, 4]),
+            },
+        ),
+        (ValueError, "'tree' is on meta, 'pos' is on cpu", {"tree": TREE.to("meta")}),
+        (
+            ValueError,
+            "'perm' is on meta, the nodes on cpu",
+            {"tree": TREE.to("meta"), "ptr": torch.tensor([0, 4])},
+        ),
+        (
+            TypeError,
+            "'node_ptr' must be a tensor",
+            {"tree": replace(TREE, node_ptr=[0, 4])},
+        ),
+        (
+            ValueError,
+            "'level' is a 'list', expected a tensor",
+            {"tree": replace(TREE, level=[[4]])},
         ),
     ],
 )

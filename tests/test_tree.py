@@ -19,10 +19,12 @@ from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 from torch_geometric.testing import onlyCUDA
 from torch_geometric.transforms import Compose
+from trees import ALL_SIZES, CONFIGS, LAYOUTS, MIXED, offsets, random_pos
 
 from torch_geometric_erwin import Tree, TreeConfig, ball_tree
 from torch_geometric_erwin.ops.ball_tree import rotation_matrix
 from torch_geometric_erwin.transforms import BallTree
+from torch_geometric_erwin.tree.builder import build_tree
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "parity"
@@ -33,36 +35,6 @@ ORIGINAL = [
     *[SHARED / f"d3_{name}.pt" for name in ["rot0_mp0_p2one", "rot45_mp0_latent"]],
     *[SHARED / f"d3_rot45_mp3_{name}.pt" for name in ["odd", "strides42"]],
 ]
-
-B = 8
-ALL_SIZES = list(range(5 * B + 4))  # clouds of 0 to 5B + 3 points
-MIXED = [0, 37, 1, 0, 64, 2, 100, 3, 0]
-CONFIGS = [  # ball sizes, strides
-    ((8,), ()),
-    ((8, 8), (2,)),
-    ((8, 8, 8), (2, 2)),
-    ((8, 8, 8), (4, 2)),
-    ((8, 8), (3,)),
-    ((8, 8, 8), (1, 2)),
-    ((9, 9, 9), (3, 3)),
-    ((7, 7), (2,)),
-    ((1, 1), (2,)),
-    ((4, 4, 4), (2, 6)),  # a row of the last level spans more points than a ball
-    ((8, 5, 3, 1), (2, 2, 2)),  # no ball size is a power of two times the first
-    ((4, 8, 16), (2, 2)),
-    ((16, 16, 16, 8, 4), (2, 2, 2, 2)),
-]
-PERFECT = [(b, s) for b, s in CONFIGS if all(v & (v - 1) == 0 for v in (*b, *s))]
-LAYOUTS = [("balanced", *c) for c in CONFIGS] + [("perfect", *c) for c in PERFECT]
-
-
-def offsets(sizes):
-    return torch.tensor([0, *np.cumsum(sizes, dtype=int)])
-
-
-def random_pos(n, dim=3, seed=0, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, dim, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def tensors(tree):
@@ -101,7 +73,10 @@ def assert_equals_oracle(pos, ptr, **kwargs):
         assert tree.mask.tolist() == expected.mask.tolist()
     else:
         assert tree.mask is None
-    tree.validate(ptr, pos.size(0), config)
+    assert tree.node_ptr.tolist() == ptr.tolist()
+    assert tree.runs == ()
+    tree.validate(pos.size(0), config, ptr)
+    tree.validate(pos.size(0), config)
     return tree
 
 
@@ -119,6 +94,7 @@ def split(tree, ptr):
     return [
         Tree(
             *part([tree.perm], rows.T, i),
+            ptr[i : i + 2] - ptr[i],
             tree.level[i : i + 1],
             part(tree.ball_len, balls, i),
             part(tree.group_len, rows.T[1:], i),
@@ -620,7 +596,7 @@ def test_perfect_layout_is_the_original_tree(path):
     )
     # Leaf pairs are the same up to the order inside; so are the points below a row of
     # any level, and a ball of the rotated tree is compared as a set of such rows.
-    points = [tree.global_perm(ptr), run["tree_idx"]]
+    points = [tree.global_perm(), run["tree_idx"]]
     pairs = [p.view(-1, 2).sort(dim=1).values for p in points]
     assert torch.equal(*pairs)
     assert torch.equal(tree.mask, run["tree_mask"])
@@ -664,7 +640,10 @@ def test_layouts_agree_on_powers_of_two():
 def test_no_clouds():
     tree = ball_tree(torch.empty(0, 3), torch.tensor([0]), ball_sizes=8, strides=[2])
     assert tree.level.shape == (0, 2)
-    assert [t.numel() for t in tensors(tree)] == [0] * 7
+    assert tree.node_ptr.tolist() == [0]
+    assert [t.numel() for t in tensors(tree)] == [0, 1, *[0] * 6]
+    assert tree.order().perm.numel() == 0
+    assert [level.num_rows for level in tree.levels(torch.empty(0, 3))] == [0, 0]
 
 
 def test_positions_that_need_a_gradient():
@@ -683,7 +662,7 @@ def test_positions_on_a_gpu():
     )
     assert all(t.is_cuda for t in tensors(tree))
     assert_same(tree.to("cpu"), expected)
-    tree.validate(ptr.cuda(), pos.size(0), tree.config)
+    tree.validate(pos.size(0), tree.config, ptr.cuda())
 
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
@@ -693,10 +672,11 @@ def test_update_is_the_tree_of_moved_points(sizes, layout):
     pos, moved = (random_pos(int(ptr[-1]), seed=seed) for seed in (1, 2))
     config = {"ball_sizes": 8, "strides": [2], "layout": layout}
     tree, expected = (ball_tree(p, ptr, **config) for p in (pos, moved))
-    for offsets_of in (None, ptr):
-        updated = tree.update(moved, offsets_of, max_points=max(sizes, default=0))
+    for max_points in (None, max(sizes, default=0)):
+        updated = tree.update(moved, max_points)
         assert_same(updated, expected)
         assert updated.config == tree.config
+        assert updated.node_ptr is tree.node_ptr
         assert all(a is b for a, b in zip(updated.ball_len, tree.ball_len))
 
 
@@ -709,23 +689,40 @@ def test_update_refuses_other_nodes():
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_update_refuses_other_clouds(padded):
+def test_update_refuses_larger_clouds(padded):
     sizes, pos = [6, 10], random_pos(16)
     tree = ball_tree(pos, offsets(sizes), ball_sizes=4)
     if padded:
         sizes, pos = [6, 10, 4], random_pos(20)
         tree = tree.pad(20, 3)
-    assert_same(tree.update(pos, offsets(sizes), max_points=10), tree.update(pos))
+    assert_same(tree.update(pos, max_points=10), tree.update(pos))
     with pytest.raises(ValueError, match=r"'max_points' must be at least 10"):
         tree.update(pos, max_points=9)
     for value, error in ((-1, ValueError), (10.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="'max_points' must be"):
             tree.update(pos, max_points=value)
-    for others in ([7, 9, 4], [16, 0, 4], [16, 4], [6, 10, 0, 4]):
-        with pytest.raises(ValueError, match="'ptr' must"):
-            tree.update(pos, offsets(others if padded else others[:-1]))
     with pytest.raises(ValueError, match="'pos' is on meta, the tree is on cpu"):
         tree.update(pos.to("meta"))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_other_clouds_are_refused(padded):
+    sizes, tree = [6, 10], ball_tree(random_pos(16), offsets([6, 10]), ball_sizes=4)
+    if padded:
+        sizes, tree = [6, 10, 4], tree.pad(20, 3)
+    tree.validate(sum(sizes), tree.config, offsets(sizes))
+    tree.validate(sum(sizes), tree.config, offsets(sizes), values=False)
+    message = "'ptr' must be the offsets of the clouds that the tree was built for"
+    for others in ([7, 9, 4], [16, 0, 4], [16, 4], [6, 10, 0, 4]):
+        others = others if padded else others[:-1]
+        same_number, own = len(others) == len(sizes), offsets(sizes).tolist()
+        found = rf", {own}".replace("[", r"\[").replace("]", r"\]")
+        with pytest.raises(ValueError, match=message + (found if same_number else ",")):
+            tree.validate(sum(sizes), tree.config, offsets(others))
+        # What a device raises is no ValueError.
+        error = RuntimeError if same_number else ValueError
+        with pytest.raises(error, match=message):
+            tree.validate(sum(sizes), tree.config, offsets(others), values=False)
 
 
 def test_update_is_compiled_with_the_model():
@@ -753,7 +750,10 @@ def test_rows_of_a_batch():
     assert tree.num_rows(1) == 5
     assert tree.batch(0).tolist() == [0, 0, 0, 0, 0, 2, 2, 2]
     assert tree.batch(1).tolist() == [0, 0, 0, 2, 2]
-    assert tree.global_perm(ptr).tolist() == [
+    assert tree.num_nodes == 8
+    assert tree.node_ptr.tolist() == tree.ptr().tolist() == [0, 5, 5, 8]
+    assert tree.ptr(1).tolist() == [0, 3, 3, 5]
+    assert tree.global_perm().tolist() == [
         *tree.perm[:5].tolist(),
         *(tree.perm[5:] + 5).tolist(),
     ]
@@ -770,21 +770,24 @@ def test_all_rows_of_a_batch_at_once(sizes, rotate, layout):
     ptr = offsets(sizes)
     options = {"ball_sizes": 4, "strides": [2, 2], "rotate": rotate, "layout": layout}
     tree = ball_tree(random_pos(sum(sizes)), ptr, **options)
-    perm, rotated = tree.global_perms(ptr)
-    assert torch.equal(perm, tree.global_perm(ptr))
-    assert len(rotated) == (3 if rotate else 0)
-    for l, actual in enumerate(rotated):
+    order = tree.order()
+    assert torch.equal(order.perm, tree.global_perm())
+    assert len(order.perm_rot) == (3 if rotate else 0)
+    for l, actual in enumerate(order.perm_rot):
         assert torch.equal(actual, tree.global_perm_rot(l))
+    assert order.num_nodes == tree.num_nodes == sum(sizes)
+    assert order.repeats == (layout == "perfect")
+    assert tree.order(sum(sizes)).num_nodes == sum(sizes)
 
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
 @pytest.mark.parametrize("rotate", [0.0, -12.5])
-def test_tree_is_a_nest_of_tensors(layout, rotate):
-    tree = ball_tree(
-        random_pos(20), ball_sizes=4, strides=[2], rotate=rotate, layout=layout
-    )
+@pytest.mark.parametrize("runs", [(), ([2, 8], [1])])
+def test_tree_is_a_nest_of_tensors(runs, layout, rotate):
+    config = TreeConfig(4, [2], rotate, layout, runs=runs)
+    tree = build_tree(random_pos(20), None, config)
     leaves, spec = pytree.tree_flatten(tree)
-    count = 5 + (2 if rotate else 0) + (layout == "perfect")
+    count = 6 + (2 if rotate else 0) + (layout == "perfect") + sum(map(len, runs))
     assert len(tensors(tree)) == count
     assert_same(pytree.tree_unflatten(leaves, spec), tree)
     paths = [pytree.keystr(path) for path, _ in pytree.tree_leaves_with_path(tree)]
@@ -810,7 +813,8 @@ def without_the_last_row(tree):
 
 
 def of_another_cloud(tree):
-    return ball_tree(random_pos(12), ptr=offsets([5, 7]), ball_sizes=4, strides=[2])
+    other = build_tree(random_pos(12), offsets([5, 7]), tree.config)
+    return dataclasses.replace(other, node_ptr=tree.node_ptr)
 
 
 def with_a_repeated_row(tree):
@@ -833,38 +837,60 @@ def with_a_filtered_rotation(tree):
     return dataclasses.replace(tree, perm_rot=(tree.perm_rot[0], tree.perm_rot[1][1:]))
 
 
+def with_one_cloud(tree):
+    return dataclasses.replace(tree, node_ptr=torch.tensor([0, 12]))
+
+
+def with_offsets_of_fewer_nodes(tree):
+    return dataclasses.replace(tree, node_ptr=torch.tensor([0, 6, 11]))
+
+
+def with_descending_offsets(tree):
+    return dataclasses.replace(tree, node_ptr=torch.tensor([0, 13, 12]))
+
+
+def with_a_run_less(tree):
+    return dataclasses.replace(tree, runs=((tree.runs[0][0][1:],), tree.runs[1]))
+
+
+def with_other_runs(tree):
+    return dataclasses.replace(tree, runs=((tree.runs[0][0].flip(0),), tree.runs[1]))
+
+
 @pytest.mark.parametrize(
-    ("damage", "ptr", "problem"),
+    ("damage", "problem"),
     [
-        (lambda tree: tree, [0, 12], r"'level' has shape \[2, 2\], expected \[1, 2\]"),
-        (without_the_last_row, [0, 6, 12], "'perm' has 11 entries for 12 nodes"),
-        (
-            of_another_cloud,
-            [0, 6, 12],
-            "'level' has 5 rows on level 0 of cloud 0, not 6",
-        ),
-        (with_a_repeated_row, [0, 6, 12], "'perm' is not .* of cloud 0"),
-        (with_a_row_outside, [0, 6, 12], "'perm' is not .* of cloud 1"),
-        (with_filtered_balls, [0, 6, 12], "'ball_len_0' has 3 entries, expected 4"),
-        (with_filtered_groups, [0, 6, 12], "'perm_rot_1' has 6 entries for 5 rows"),
-        (with_a_filtered_rotation, [0, 6, 12], "'perm_rot_1' has 5 entries for 6 rows"),
+        (with_one_cloud, r"'level' has shape \[2, 2\], expected \[1, 2\]"),
+        (with_offsets_of_fewer_nodes, "'ptr' must end at the number of rows 12"),
+        (with_descending_offsets, "'ptr' must not descend .entry 1 is 13"),
+        (without_the_last_row, "'perm' has 11 entries for 12 nodes"),
+        (of_another_cloud, "'level' has 5 rows on level 0 of cloud 0, not 6"),
+        (with_a_repeated_row, "'perm' is not .* of cloud 0"),
+        (with_a_row_outside, "'perm' is not .* of cloud 1"),
+        (with_filtered_balls, "'ball_len_0' has 3 entries, expected 4"),
+        (with_filtered_groups, "'perm_rot_1' has 6 entries for 5 rows"),
+        (with_a_filtered_rotation, "'perm_rot_1' has 5 entries for 6 rows"),
+        (with_a_run_less, "'runs_0' has 3 entries, expected 4"),
+        (with_other_runs, "'runs_0' has 2 at 0, expected 4"),
     ],
 )
-def test_a_stale_tree_is_refused(damage, ptr, problem):
-    tree = ball_tree(random_pos(12), offsets([6, 6]), ball_sizes=4, strides=[2])
-    tree.validate(offsets([6, 6]), 12, tree.config)
+@pytest.mark.parametrize("ptr", [None, offsets([6, 6])], ids=["own", "given"])
+def test_a_stale_tree_is_refused(damage, problem, ptr):
+    config = TreeConfig(4, [2], runs=[[5], [3]])
+    tree = build_tree(random_pos(12), offsets([6, 6]), config)
+    tree.validate(12, config, ptr)
     with pytest.raises(
         ValueError, match=f"does not fit its data: {problem}.*'BallTree'"
     ):
-        damage(tree).validate(torch.tensor(ptr), 12, tree.config)
+        damage(tree).validate(12, config, ptr)
 
 
 def test_a_stale_mask_is_refused():
     tree = ball_tree(random_pos(6), ball_sizes=4, layout="perfect")
-    tree.validate(offsets([6]), 6, tree.config)
+    tree.validate(6, tree.config, offsets([6]))
     stale = dataclasses.replace(tree, mask=torch.ones(8, dtype=torch.bool))
     with pytest.raises(ValueError, match="'mask' does not keep a row for every node"):
-        stale.validate(offsets([6]), 6, tree.config)
+        stale.validate(6, tree.config, offsets([6]))
 
 
 def damaged(tree):
@@ -889,15 +915,17 @@ def damaged(tree):
 
 def across_clouds(tree):
     """The tree with runs that cross from one cloud into the next, totals kept."""
-    for name in ("ball_len", "group_len"):
-        for l, table in enumerate(getattr(tree, name)):
+    for name in ("ball_len", "group_len", "runs"):
+        tables, spec = pytree.tree_flatten(getattr(tree, name))
+        for l, table in enumerate(tables):
             for i in range(len(table) - 1):
                 moved = table.clone()
                 moved[i] += 1
                 moved[i + 1] -= 1
-                tables = [*getattr(tree, name)]
-                tables[l] = moved
-                yield dataclasses.replace(tree, **{name: tuple(tables)})
+                new = [*tables[:l], moved, *tables[l + 1 :]]
+                yield dataclasses.replace(
+                    tree, **{name: pytree.tree_unflatten(new, spec)}
+                )
     for l in range(len(tree.perm_rot)):
         ends = tree.level[:, l].cumsum(0)
         for i, end in enumerate(ends[:-1].tolist()):
@@ -914,35 +942,38 @@ def across_clouds(tree):
 @pytest.mark.parametrize(
     ("layout", "padded"), [("balanced", 0), ("balanced", 50), ("perfect", 0)]
 )
-def test_no_number_of_a_tree_may_change(layout, padded, sizes):
+@pytest.mark.parametrize("runs", [(), ([4, 16], [], [1])])
+def test_no_number_of_a_tree_may_change(runs, layout, padded, sizes):
     n = sum(sizes)
-    tree = ball_tree(
-        random_pos(n), offsets(sizes), ball_sizes=8, strides=[2, 2], layout=layout
-    )
-    ptr = offsets(sizes)
+    ptr, config = offsets(sizes), TreeConfig(8, [2, 2], layout=layout, runs=runs)
+    tree = build_tree(random_pos(n), ptr, config)
     if padded:
         tree = tree.pad(n + padded, len(sizes) + 2)
         ptr = torch.tensor([*ptr, n + padded, n + padded])
-    tree.validate(ptr, n + padded, tree.config)
+    tree.validate(n + padded, config, ptr)
     count = 0
     for wrong in (*damaged(tree), *across_clouds(tree)):
         count += 1
         with pytest.raises(ValueError, match="does not fit its data"):
-            wrong.validate(ptr, n + padded, tree.config)
+            wrong.validate(n + padded, config)
     assert count > 20
 
 
 def test_shapes_are_checked_without_values():
     tree = ball_tree(random_pos(12), offsets([6, 6]), ball_sizes=4)
-    tree.validate(offsets([5, 7]), 12, tree.config, values=False)
+    other = dataclasses.replace(tree, node_ptr=offsets([5, 7]))
+    for ptr in (None, offsets([5, 7])):
+        other.validate(12, tree.config, ptr, values=False)
+        with pytest.raises(ValueError, match=r"'level' has 6 rows .*, not 5"):
+            other.validate(12, tree.config, ptr)
     with pytest.raises(ValueError, match="'perm' has 12 entries for 13 nodes"):
-        tree.validate(offsets([6, 7]), 13, tree.config, values=False)
+        tree.validate(13, tree.config, offsets([6, 7]), values=False)
 
 
 def test_a_tree_for_other_ball_sizes_is_refused():
     tree = ball_tree(random_pos(12), ball_sizes=4)
     with pytest.raises(ValueError, match=r"'balls=4 .* needed is 'balls=8 .*transform"):
-        tree.validate(offsets([12]), 12, TreeConfig(8, ()))
+        tree.validate(12, TreeConfig(8, ()), offsets([12]))
 
 
 @pytest.mark.parametrize(
@@ -953,6 +984,9 @@ def test_a_tree_for_other_ball_sizes_is_refused():
         TreeConfig([8], rotate=0),
         TreeConfig((7, 5), (3,), rotate=-12.5),
         TreeConfig((8, 4), (2,), layout="perfect"),
+        TreeConfig((8, 4), (2,), runs=[[8, 3], []]),
+        TreeConfig((8, 4), (2,), layout="perfect", runs=[[], [1, 16]]),
+        TreeConfig(8, (), runs=[[2]]),
     ],
 )
 def test_config_is_read_from_its_text(config):
@@ -1031,15 +1065,23 @@ MALFORMED = {
     "perm of two dimensions": (lambda t: {"perm": t.perm[None]}, "2 dimensions"),
     "missing level": (
         lambda t: {"ball_len": t.ball_len[:1]},
-        "'ball_len' has 1 levels, expected 2",
+        "'ball_len' has 1 tables, expected 2",
     ),
     "no rotated tree": (
         lambda t: {"perm_rot": ()},
-        "'perm_rot' has 0 levels, expected 2",
+        "'perm_rot' has 0 tables, expected 2",
     ),
     "another device": (
         lambda t: {"level": t.level.to("meta")},
         "'level' is on meta, the nodes on cpu",
+    ),
+    "int32 node_ptr": (
+        lambda t: {"node_ptr": t.node_ptr.int()},
+        "'node_ptr' is torch.int32",
+    ),
+    "runs that nobody asked for": (
+        lambda t: {"runs": ((t.ball_len[0],), ())},
+        "'runs' has 1 tables, expected 0",
     ),
 }
 
@@ -1050,7 +1092,12 @@ def test_a_malformed_tree_is_refused(change, message):
     tree = dataclasses.replace(tree, **change(tree))
     ptr = torch.tensor([0, 20])
     with pytest.raises(ValueError, match=message):
-        tree.validate(ptr, 20, tree.config, values=False)
+        tree.validate(20, tree.config, ptr, values=False)
+
+
+def run_sizes(levels):
+    sizes = st.lists(st.integers(1, 60), max_size=2)
+    return st.just([]) | st.lists(sizes, min_size=levels, max_size=levels)
 
 
 @st.composite
@@ -1060,6 +1107,7 @@ def padded_cases(draw):
         draw(st.lists(st.integers(1, 40), min_size=levels, max_size=levels)),
         draw(st.lists(st.integers(1, 6), min_size=levels - 1, max_size=levels - 1)),
         draw(st.sampled_from([0.0, 45.0])),
+        runs=draw(run_sizes(levels)),
     )
     sizes = draw(st.lists(st.integers(0, 300), max_size=5))
     extra = draw(st.integers(0, 100)), draw(st.integers(1, 3))
@@ -1070,9 +1118,9 @@ def assert_padded(tree, config, sizes, num_nodes, num_clouds):
     padded = tree.pad(num_nodes, num_clouds)
     rows, balls = config.padded_sizes(num_nodes, num_clouds)
     padded.validate(
-        offsets([*sizes, num_nodes - sum(sizes), *[0] * (num_clouds - len(sizes) - 1)]),
         num_nodes,
         config,
+        offsets([*sizes, num_nodes - sum(sizes), *[0] * (num_clouds - len(sizes) - 1)]),
     )
     assert padded.real.tolist() == [i < len(sizes) for i in range(num_clouds)]
     assert padded.level[: len(sizes)].tolist() == tree.level.tolist()
@@ -1085,6 +1133,10 @@ def assert_padded(tree, config, sizes, num_nodes, num_clouds):
         if l > 0:
             groups = tree.group_len[l - 1], padded.group_len[l - 1]
             runs.append((*groups, config.strides[l - 1]))
+        for i, size in enumerate(config.runs_of(l)):
+            own, lengths = tree.runs[l][i], padded.runs[l][i]
+            assert len(lengths) == config.padded_runs(l, size, rows[l], num_clouds)
+            runs.append((own, lengths, size))
         for own, lengths, size in runs:
             # Runs of real rows end where added ones begin.
             assert torch.equal(lengths[: len(own)], own)
@@ -1098,32 +1150,27 @@ def assert_padded(tree, config, sizes, num_nodes, num_clouds):
 @given(padded_cases())
 def test_padded_tree(case):
     config, sizes, (nodes, clouds) = case
-    tree = ball_tree(random_pos(sum(sizes)), offsets(sizes), **arguments_of(config))
+    tree = build_tree(random_pos(sum(sizes)), offsets(sizes), config)
     assert_padded(tree, config, sizes, sum(sizes) + nodes, len(sizes) + clouds)
 
 
 @pytest.mark.parametrize("balls, strides", CONFIGS, ids=str)
 def test_any_cloud_is_padded_to_the_same_sizes(balls, strides):
-    config = TreeConfig(balls, strides)
+    config = TreeConfig(balls, strides, runs=[[2, 32]] * len(balls))
     for n in ALL_SIZES:
-        tree = ball_tree(random_pos(n), **arguments_of(config))
+        tree = build_tree(random_pos(n), None, config)
         for num_nodes in (n, n + 1, n + 17):
             assert_padded(tree, config, [n], num_nodes, 2)
-
-
-def arguments_of(config):
-    names = ("ball_sizes", "strides", "rotate", "layout")
-    return {name: getattr(config, name) for name in names}
 
 
 @given(padded_cases())
 def test_padded_tree_of_moved_points(case):
     config, sizes, (nodes, clouds) = case
-    arguments, n = arguments_of(config), sum(sizes)
+    n = sum(sizes)
     num_nodes, num_clouds = n + nodes, len(sizes) + clouds
     pos, moved = random_pos(num_nodes), random_pos(num_nodes, seed=1)
-    padded = ball_tree(pos[:n], offsets(sizes), **arguments).pad(num_nodes, num_clouds)
-    expected = ball_tree(moved[:n], offsets(sizes), **arguments)
+    padded = build_tree(pos[:n], offsets(sizes), config).pad(num_nodes, num_clouds)
+    expected = build_tree(moved[:n], offsets(sizes), config)
     assert_same(padded.update(moved), expected.pad(num_nodes, num_clouds))
     with pytest.raises(ValueError, match=f"for each of the tree's {num_nodes} nodes"):
         padded.update(random_pos(num_nodes + 1))

@@ -14,6 +14,8 @@ from torch_geometric.data import Batch, Data
 import torch_geometric_erwin as package
 from torch_geometric_erwin import (
     CapturedStep,
+    Level,
+    TreeConfig,
     ball_tree,
     batch_to_ptr,
     datasets,
@@ -27,6 +29,7 @@ from torch_geometric_erwin import (
     transforms,
     visualization,
 )
+from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.utils import checks, rows
 
 SIZES = [40, 1, 23]
@@ -94,10 +97,8 @@ def inputs(dtype):
         "ptr": ptr,
         "batch": torch.arange(3).repeat_interleave(torch.tensor(SIZES)),
         "ball_len": tree.ball_len[0],
-        "group_len": tree.group_len[0],
         "perm": tree.global_perm_rot(0),
         "mask": pos[:, 0] > 0,
-        "coarse_mask": torch.arange(tree.num_rows(1)) % 3 > 0,
     }
 
 
@@ -110,10 +111,46 @@ def tree_values(pos, ptr):
     padded = tree.pad(N + 5, 5)
     moved = padded.update(torch.cat([pos, pos[:5]]).flip(-1))
     return [
-        *(tree, padded, moved, tree.update(-pos, ptr), tree.global_perm(ptr)),
-        *(tree.global_perms(ptr), tree.global_perm_rot(1), tree.batch(1)),
+        *(tree, padded, moved, tree.update(-pos), tree.global_perm()),
+        *(tree.order(), tree.global_perm_rot(1), tree.batch(1), tree.ptr(1)),
         *(padded.real_rows(1), visualization.ball_of_row(tree, 0)),
+        *(tree.to_rows(pos), tree.to_nodes(pos), tree.levels(pos)),
     ]
+
+
+def level_values(x, pos, ptr, ball_len, perm):
+    options = {"ball_size": BALL, "ptr": ptr, "perm_rot": perm}
+    level = Level.build(pos, ball_len, **options)
+    turned = level.rotated()
+    balls = turned.to_balls(x)
+    return level, level.batch, level.to_balls(x), balls, turned.from_balls(balls)
+
+
+class OnLevel(torch.nn.Module):
+    """A layer of rows and their level, as a module of tensors."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, pos, ball_len, ptr=None, perm=None, edge_index=None):
+        options = {"ptr": ptr, "perm_rot": perm, "edge_index": edge_index}
+        level = Level.build(pos, ball_len, ball_size=BALL, **options)
+        return self.layer(x, level), self.layer(x, level.rotated())
+
+
+class OnTree(torch.nn.Module):
+    """A pooling layer on the rows of its tree, as a module of tensors."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, pos, ptr, skip=None):
+        levels = tree_of(pos.detach(), ptr).levels(pos)
+        if skip is None:
+            return self.layer(x, levels[1])
+        return self.layer(x, skip, *levels)
 
 
 def data_of(x=None, pos=None, edge_index=None, ptr=None):
@@ -172,6 +209,7 @@ FUNCTIONS = {
     "ball_tree of the original": lambda pos, ptr: ball_tree(
         pos, ptr, ball_sizes=BALL, layout="perfect"
     ).update(-pos),
+    "Level": level_values,
     "batch_to_ptr": lambda batch: batch_to_ptr(batch),
     "knn_graph": lambda pos, ptr: knn_graph(pos, 4, ptr=ptr, loop=True),
     "knn_graph with a tree": lambda pos, ptr: knn_graph(
@@ -207,22 +245,44 @@ FUNCTIONS = {
 }
 # Per module, its arguments and where their name differs the input they get.
 MODULES = {
-    "BallAttention": (lambda: nn.BallAttention(C, H, BALL), "x pos ball_len perm"),
+    "BallAttention": (
+        lambda: OnLevel(nn.BallAttention(C, H, BALL)),
+        "x pos ball_len perm",
+    ),
     "BallAttention and forces": (
-        lambda: nn.BallAttention(C, H, BALL),
+        lambda: OnLevel(nn.BallAttention(C, H, BALL)),
         "x pos ball_len",
     ),
-    "ErwinBlock": (lambda: nn.ErwinBlock(C, H, BALL), "x pos ball_len perm"),
-    "ErwinStage": (lambda: nn.ErwinStage(2, C, H, BALL), "x pos ball_len perm"),
-    "BallPooling": (
-        lambda: nn.BallPooling(C, C, 2),
-        "x pos group_len mask=coarse_mask",
+    "make_mixer": (
+        lambda: OnLevel(nn.make_mixer("ball", C, H, BALL, 3)),
+        "x pos ball_len perm",
     ),
+    "ErwinBlock": (
+        lambda: OnLevel(nn.ErwinBlock(C, H, BALL)),
+        "x pos ball_len perm",
+    ),
+    "Block": (
+        lambda: OnLevel(
+            nn.Block(
+                *(C, nn.BallAttention(C, H, BALL), nn.SwiGLU(C, 2 * C)),
+                conv=nn.MPNNConv(C),
+                norm="graph",
+            )
+        ),
+        "x pos ball_len ptr perm edge_index",
+    ),
+    "ErwinStage": (
+        lambda: OnLevel(nn.ErwinStage(nn.ErwinBlock(C, H, BALL) for _ in range(2))),
+        "x pos ball_len perm",
+    ),
+    "DropPath": (lambda: OnLevel(nn.DropPath(0.0)), "x pos ball_len ptr"),
+    "BallPooling": (lambda: OnTree(nn.BallPooling(C, C, 2)), "x pos ptr"),
     "BallUnpooling": (
-        lambda: nn.BallUnpooling(C, C, 2),
-        "x=coarse skip=x pos group_len mask",
+        lambda: OnTree(nn.BallUnpooling(C, C, 2)),
+        "x=coarse skip=x pos ptr",
     ),
     "BatchNorm": (lambda: nn.BatchNorm(C), "input=x mask"),
+    "GraphNorm": (lambda: nn.GraphNorm(C), "x ptr"),
     "MPNNConv": (lambda: nn.MPNNConv(C), "x pos edge_index"),
     "MPNNEmbedding": (lambda: nn.MPNNEmbedding(C, C, 1), "x pos edge_index"),
     "MPNN": (lambda: nn.MPNN(C, C, 3, num_layers=1), "x pos edge_index"),
@@ -360,21 +420,27 @@ def test_tables_of_trees(view):
 
     def uses(tree):
         return [
-            *(tree.update(-pos), tree.pad(N + 5, 5), tree.global_perms(ptr)),
-            *(tree.global_perm(ptr), tree.global_perm_rot(1), tree.batch(1)),
+            *(tree.update(-pos), tree.pad(N + 5, 5), tree.order(), tree.ptr(1)),
+            *(tree.global_perm(), tree.global_perm_rot(1), tree.batch(1)),
+            *(tree.to_rows(x), tree.to_nodes(x), tree.levels(pos)),
             knn_graph(pos, 3, ptr=ptr, tree=tree),
             radius_graph(pos, 1.0, ptr=ptr, tree=tree),
+            knn_graph(pos, 3, tree=tree),
+            radius_graph(pos, 1.0, tree=tree),
             model(x, pos, ptr=ptr, tree=tree),
+            model(x, pos, tree=tree),
             visualization.ball_of_row(tree, 1),
         ]
 
-    tree = tree_of(pos, ptr)
+    config = TreeConfig(BALL, [2], runs=[[2, 32], [4]])
+    tree = build_tree(pos, ptr, config)
+    model.tree_config = config
     assert_same(uses(pytree.tree_map_only(Tensor, view, tree)), uses(tree))
 
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=[*VIEWS])
 def test_tables_of_data(view):
-    transform = transforms.BallTree(BALL, [2])
+    transform = transforms.BallTree(BALL, [2], runs=[[2, 32], [4]])
     tensors = inputs(torch.float32)
     batch = transform(data_of(pos=tensors["pos"]))
     odd = copy.copy(batch).apply(view)

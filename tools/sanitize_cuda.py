@@ -8,7 +8,7 @@ r"""Runs the CUDA kernels on small inputs, for ``compute-sanitizer``.
 import torch
 
 from benchmark.inputs import clouds
-from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
+from torch_geometric_erwin import Level, ball_tree, knn_graph, radius_graph
 from torch_geometric_erwin.nn import Erwin, ErwinBlock, ball_attention
 
 DEVICE = "cuda"
@@ -71,8 +71,9 @@ def blocks() -> None:
         block = ErwinBlock(40, 2, ball_size=64)
         pos = torch.rand(rows, 3, device=DEVICE, requires_grad=differentiable)
         x = torch.randn(rows, 40, device=DEVICE)
+        level = Level.build(pos, ball_len, ball_size=64, perm_rot=perm).rotated()
         with torch.autocast(DEVICE, dtype, enabled=dtype != torch.float32):
-            out = block.to(DEVICE)(x, pos, ball_len, perm)
+            out = block.to(DEVICE)(x, level)
         out.square().mean().backward()
 
 

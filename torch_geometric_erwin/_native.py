@@ -278,17 +278,14 @@ def context(tensor: Tensor) -> Context:
 def cpu_isa() -> str:
     r"""The instruction set of ball attention and message passing.
 
-    It is the widest that the build and the machine have, or the one that the
-    environment variable ``ERWIN_CPU_ISA`` names, for tests and benchmarks.
+    It is the widest that the build and the machine have, unless the variable that
+    limits PyTorch's own kernels, ``ATEN_CPU_CAPABILITY``, names a narrower one; trees
+    and searches follow it too.
     """
-    name = os.environ.get("ERWIN_CPU_ISA")
-    if not name:
-        return [*CPU_ISAS][library().erwin_cpu_isa()]
-    if name not in CPU_ISAS:
-        raise ValueError(f"ERWIN_CPU_ISA must be one of {[*CPU_ISAS]} (got '{name}')")
-    if CPU_ISAS[name] > library().erwin_cpu_isa():
-        raise ValueError(f"ERWIN_CPU_ISA is '{name}', which this machine has not")
-    return name
+    widest = library().erwin_cpu_isa()
+    level = os.environ.get("ATEN_CPU_CAPABILITY", "")
+    limit = CPU_ISAS.get("baseline" if level == "default" else level, widest)
+    return [*CPU_ISAS][min(limit, widest)]
 
 
 def workspace(size: int) -> Tensor:

@@ -10,11 +10,13 @@ from torch_geometric_erwin.ops.ball_tree_cuda import why_no_kernels
 from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_devices,
     check_flag,
     check_int,
     check_pos,
     check_ptr,
     check_radius,
+    check_tensor,
     reads_values,
 )
 
@@ -50,7 +52,7 @@ def knn_graph(
             its cloud.
         ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
             :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
-            sorted vector of cloud indices. (default: one cloud)
+            sorted vector of cloud indices. (default: those of the tree, or one cloud)
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.
         flow: :obj:`"source_to_target"`, or :obj:`"target_to_source"` to swap the rows.
@@ -103,7 +105,7 @@ def radius_graph(
         r: The distance, in the unit of the positions.
         ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
             :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
-            sorted vector of cloud indices. (default: one cloud)
+            sorted vector of cloud indices. (default: those of the tree, or one cloud)
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.
         max_num_neighbors: Keeps this many of a node's neighbours, the nearest ones; of
@@ -150,9 +152,8 @@ def _search_args(
     on_host = pos.device.type == "cpu"
     if tree is not None and not isinstance(tree, Tree):
         raise TypeError(f"'tree' must be a Tree (got '{type(tree).__name__}')")
-    if tree is not None and ptr is None:
-        ptr = tree.node_ptr
-    ptr = check_ptr(ptr, pos.size(0), pos.device, values=on_host)
+    if tree is None or ptr is not None:
+        ptr = check_ptr(ptr, pos.size(0), pos.device, values=on_host)
     if tree is None:
         perm = torch.ops.erwin.ball_tree(pos, ptr, [_BALL_SIZE], [], 0.0, "balanced")[0]
         return pos, ptr, perm, [_BALL_SIZE], []
@@ -162,9 +163,18 @@ def _search_args(
             f"'tree' must have layout='balanced' (got '{config.layout}'); without a "
             "tree, one is built for the search"
         )
+    if ptr is None:
+        check_tensor("node_ptr", tree.node_ptr)
+        check_devices(pos=pos, tree=tree.node_ptr)
     values = on_host and not torch.compiler.is_compiling()
     tree.validate(pos.size(0), config, ptr, values)
-    return pos, ptr, tree.perm, [*config.ball_sizes], [*config.strides]
+    return (
+        pos,
+        tree.node_ptr if ptr is None else ptr,
+        tree.perm,
+        [*config.ball_sizes],
+        [*config.strides],
+    )
 
 
 def _check_device(device: torch.device) -> None:

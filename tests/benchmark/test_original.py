@@ -84,7 +84,7 @@ def test_our_erwin(dtype, tolerance):
     batch = erwin.tree_transform()(Data(ptr=ptr, **data))
     tree = read_tree(batch, erwin.tree_config)
     rotated = [tree.global_perm_rot(l) for l in range(3)]
-    theirs = OriginalTree(tree.global_perm(ptr), tree.mask, rotated)
+    theirs = OriginalTree(tree.global_perm(), tree.mask, rotated)
     for train in (False, True):
         expected = original.train(train)(**data, tree=theirs)
         assert_close(erwin.train(train)(batch), expected, tolerance)

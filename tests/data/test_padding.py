@@ -77,7 +77,8 @@ def test_sizes_depend_on_the_arguments_alone():
 def test_tree_fits(sizes):
     out = pad_batch(batch_of(sizes), 13, 4, 40)
     tree = read_tree(out, TRANSFORM.config)
-    tree.validate(out.ptr, 13, TRANSFORM.config)
+    tree.validate(13, TRANSFORM.config, out.ptr)
+    assert torch.equal(tree.node_ptr, out.ptr)
     assert torch.equal(tree.real, out.graph_mask)
     rows, balls = TRANSFORM.config.padded_sizes(13, 4)
     assert [tree.num_rows(l) for l in range(2)] == rows

@@ -1,10 +1,19 @@
+import re
+
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 from torch_geometric.data import Batch, Data, HeteroData
 
-from torch_geometric_erwin import TreeConfig, ball_tree, global_perm
-from torch_geometric_erwin.data.storage import attach_tree, read_tree, store_ptr
+from torch_geometric_erwin import TreeConfig, global_perm
+from torch_geometric_erwin.data.storage import (
+    attach_tree,
+    is_tree_attribute,
+    read_tree,
+    store_ptr,
+)
 from torch_geometric_erwin.transforms import BallTree
+from torch_geometric_erwin.tree.builder import build_tree
 
 SIZES = [9, 0, 1, 20]
 
@@ -19,24 +28,15 @@ def batch_of(sizes):
 
 
 def tree_of(data, config):
-    return ball_tree(
-        data.pos,
-        store_ptr(data),
-        ball_sizes=config.ball_sizes,
-        strides=config.strides,
-        rotate=config.rotate,
-        layout=config.layout,
-    )
+    return build_tree(data.pos, store_ptr(data), config)
 
 
 def assert_same(a, b):
     assert a.config == b.config
-    for name in ["perm", "level", "mask"]:
-        x, y = getattr(a, name), getattr(b, name)
-        assert x is y is None or torch.equal(x, y)
-    for name in ["ball_len", "group_len", "perm_rot"]:
-        for x, y in zip(getattr(a, name), getattr(b, name), strict=True):
-            assert torch.equal(x, y)
+    (x, spec), (y, other) = pytree.tree_flatten(a), pytree.tree_flatten(b)
+    assert spec == other
+    for s, t in zip(x, y, strict=True):
+        assert s is t is None or (s.dtype == t.dtype and torch.equal(s, t))
 
 
 def test_store_ptr():
@@ -59,6 +59,8 @@ def test_store_ptr():
         TreeConfig((5, 3), (3,), rotate=0),
         TreeConfig((4, 4), (2,), layout="perfect"),
         TreeConfig((4, 4), (2,), rotate=0, layout="perfect"),
+        TreeConfig((4, 4, 2), (2, 2), runs=[[3, 8], [], [2]]),
+        TreeConfig((4, 4), (2,), rotate=0, layout="perfect", runs=[[], [16]]),
     ],
     ids=str,
 )
@@ -69,7 +71,11 @@ def test_read_tree_returns_what_attach_tree_wrote(config):
         assert_same(read_tree(data, config), tree)
         ptr = store_ptr(data)
         ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr
-        tree.validate(ptr, data.num_nodes, config)
+        read_tree(data, config).validate(data.num_nodes, config, ptr)
+        for name, value in data.to_dict().items():
+            if is_tree_attribute(name) and name not in ("tree_config", "tree_code"):
+                small = torch.bool if name == "perm_mask" else torch.int32
+                assert value.dtype == small
 
 
 def test_read_tree_of_a_node_store():
@@ -93,6 +99,7 @@ def test_read_tree_without_a_tree():
         TreeConfig(4, ()),
         TreeConfig(4, (2,), rotate=30),
         TreeConfig(4, (2,), layout="perfect"),
+        TreeConfig(4, (2,), runs=[[2], []]),
     ],
     ids=str,
 )
@@ -104,7 +111,7 @@ def test_a_tree_for_another_configuration_is_refused(other):
     for data in [separate[0], batch_of(SIZES)]:
         attach_tree(data, data._store, tree_of(data, other))
         message = f"built for '{other}', needed is '{config}'; apply 'model.tree_trans"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=re.escape(message)):
             read_tree(data, config)
 
 
@@ -121,7 +128,8 @@ def test_global_perm(layout):
     transform = BallTree(4, [2], layout=layout)
     batch = transform(batch_of(SIZES))
     tree = read_tree(batch, transform.config)
-    assert torch.equal(global_perm(batch), tree.global_perm(batch.ptr))
+    assert torch.equal(global_perm(batch), tree.global_perm())
+    assert global_perm(batch).dtype == torch.int64
     expected = [
         start + p
         for start, n in zip(batch.ptr.tolist(), SIZES)
@@ -139,9 +147,16 @@ def test_global_perm_without_a_tree():
 
 def test_an_attribute_of_the_user_is_kept():
     data = cloud(9)
-    data.perm_rotation, data.levels, data.ball_length = 1, 2, 3
+    own = {
+        "perm_rotation": 1,
+        "levels": 2,
+        "ball_length": 3,
+        "level_1": 4,
+        "run_len": 5,
+    }
+    data.update(own)
     data = BallTree(4, [2])(BallTree(4, [2, 2])(data))
-    assert (data.perm_rotation, data.levels, data.ball_length) == (1, 2, 3)
+    assert {name: data[name] for name in own} == own
 
 
 def test_a_stale_global_perm_is_refused():

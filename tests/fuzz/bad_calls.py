@@ -8,7 +8,13 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from torch_geometric_erwin import ball_tree, batch_to_ptr, knn_graph, radius_graph
+from torch_geometric_erwin import (
+    Level,
+    ball_tree,
+    batch_to_ptr,
+    knn_graph,
+    radius_graph,
+)
 from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
 
 PUBLIC_ERRORS = (TypeError, ValueError)
@@ -61,12 +67,15 @@ def _public(rng: Generator) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     q, k, v = qkv.float()
     attention = {"q": q, "k": k, "v": v, "pos": pos, "ball_len": ptr.diff()}
     attention |= {"sigma": torch.ones(2), "ball_size": 64, "perm": torch.arange(n)}
+    level = {"pos": pos, "ball_len": ptr.diff(), "ball_size": 64, "ptr": ptr}
+    level["perm_rot"] = torch.arange(n)
     return [
         (ball_tree, {"pos": pos, "ptr": ptr, "ball_sizes": 8, "strides": [2]}),
         (knn_graph, {"pos": pos, "k": 3, "ptr": ptr}),
         (radius_graph, {"pos": pos, "r": 0.5, "ptr": ptr, "max_num_neighbors": 4}),
         (batch_to_ptr, {"batch": torch.arange(n) // 4}),
         (ball_attention, attention),
+        (Level.build, level),
     ]
 
 

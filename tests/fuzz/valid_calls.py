@@ -10,10 +10,10 @@ from oracles import ball_tree as tree_oracle
 from oracles import neighbors as neighbor_oracle
 from scipy.spatial import cKDTree
 
-from torch_geometric_erwin import ball_tree, knn_graph, radius_graph
+from torch_geometric_erwin import Level, ball_tree, knn_graph, radius_graph
 from torch_geometric_erwin.nn.attention import BallAttention
-from torch_geometric_erwin.nn.attention.backends import reference
 from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
+from torch_geometric_erwin.ops.ball_attention import reference
 from torch_geometric_erwin.ops.ball_tree import rotation_matrix
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import composite, mean_message
@@ -177,8 +177,9 @@ def forces(rng: Generator) -> None:
 
     def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
         at, h = pos.to(dtype).requires_grad_(), x.to(dtype)
+        level = Level.build(at, ball_len, ball_size=8)
         for layer in layers:
-            h = h + layer.to(dtype)(h, at, ball_len).tanh()
+            h = h + layer.to(dtype)(h, level).tanh()
         force = torch.autograd.grad(h.square().sum(), at, create_graph=True)[0]
         loss = (force - wanted).square().mean()
         leaves = [p for layer in layers for p in layer.parameters() if p.requires_grad]

@@ -3,6 +3,7 @@ import torch
 from clouds import randomised
 from oracles import erwin as plain
 
+from torch_geometric_erwin import Level
 from torch_geometric_erwin.nn import ErwinBlock, ErwinStage
 
 B, BALLS = 4, [4, 1, 3]
@@ -14,7 +15,16 @@ def inputs(channels=6, dim=3):
     n = sum(BALLS)
     x = torch.randn(n, channels, generator=generator, dtype=torch.float64)
     pos = torch.randn(n, dim, generator=generator, dtype=torch.float64)
-    return x, pos, torch.tensor(BALLS)
+    return x, pos
+
+
+def level_of(pos, perm=None):
+    """Of a tree that has a second one, where its order is given."""
+    return Level.build(pos, torch.tensor(BALLS), ball_size=B, perm_rot=perm)
+
+
+def stage_of(depth):
+    return randomised(ErwinStage(ErwinBlock(6, 2, B) for _ in range(depth)))
 
 
 def expected(block, x, pos, order, heads=2):
@@ -28,8 +38,9 @@ def expected(block, x, pos, order, heads=2):
 @pytest.mark.parametrize("rotated", [False, True])
 def test_equals_oracle(dim, mlp_ratio, rotated):
     block = randomised(ErwinBlock(6, 2, B, mlp_ratio, dim))
-    x, pos, ball_len = inputs(dim=dim)
-    out = block(x, pos, ball_len, PERM if rotated else None)
+    x, pos = inputs(dim=dim)
+    level = level_of(pos, PERM)
+    out = block(x, level.rotated() if rotated else level)
     order = PERM if rotated else torch.arange(len(x))
     wanted = expected(block, x, pos, order)
     torch.testing.assert_close(out, wanted, rtol=1e-12, atol=1e-12)
@@ -38,14 +49,16 @@ def test_equals_oracle(dim, mlp_ratio, rotated):
 def test_no_rows():
     block = ErwinBlock(6, heads=2, ball_size=B)
     x = torch.rand(0, 6, requires_grad=True)
-    out = block(x, torch.rand(0, 3), torch.empty(0, dtype=torch.int64))
+    none = torch.empty(0, dtype=torch.int64)
+    out = block(x, Level.build(torch.rand(0, 3), none, ball_size=B))
     assert out.shape == (0, 6)
     out.sum().backward()
 
 
 def test_every_parameter_gets_a_gradient():
     block = randomised(ErwinBlock(6, heads=2, ball_size=B))
-    out = block(*inputs())
+    x, pos = inputs()
+    out = block(x, level_of(pos))
     (out * torch.randn_like(out)).sum().backward()
     for name, parameter in block.named_parameters():
         # Of the bias of (q, k, v), that of k has no effect on a softmax.
@@ -58,9 +71,8 @@ def test_every_parameter_gets_a_gradient():
 def test_arguments_reach_attention():
     block = ErwinBlock(6, 2, B, backend="reference")
     assert block.attention.backend == "reference"
-    x, pos, ball_len = (t.float() if t.is_floating_point() else t for t in inputs())
-    pos.requires_grad_()
-    block(x, pos, ball_len).square().sum().backward()
+    x, pos = (t.float() for t in inputs())
+    block(x, level_of(pos.requires_grad_())).square().sum().backward()
     assert pos.grad.abs().max() > 0
 
 
@@ -80,46 +92,50 @@ def test_reset_parameters():
 
 
 def test_stage_alternates_between_trees():
-    stage = randomised(ErwinStage(3, 6, 2, B))
-    x, pos, ball_len = inputs()
+    stage = stage_of(3)
+    x, pos = inputs()
     out = x
     for block, order in zip(stage.blocks, [torch.arange(len(x)), PERM, None]):
         order = torch.arange(len(x)) if order is None else order
         out = expected(block, out, pos, order)
-    actual = stage(x, pos, ball_len, PERM)
+    actual = stage(x, level_of(pos, PERM))
     torch.testing.assert_close(actual, out, rtol=1e-11, atol=1e-11)
 
 
 def test_stage_without_rotated_tree_uses_the_main_one():
-    stage = randomised(ErwinStage(2, 6, 2, B))
-    x, pos, ball_len = inputs()
-    identity = torch.arange(len(x))
-    torch.testing.assert_close(
-        stage(x, pos, ball_len), stage(x, pos, ball_len, identity), rtol=0, atol=1e-12
-    )
-    assert not torch.allclose(stage(x, pos, ball_len), stage(x, pos, ball_len, PERM))
+    stage = stage_of(2)
+    x, pos = inputs()
+    identity = level_of(pos, torch.arange(len(x)))
+    out = stage(x, level_of(pos))
+    torch.testing.assert_close(out, stage(x, identity), rtol=0, atol=1e-12)
+    assert not torch.allclose(out, stage(x, level_of(pos, PERM)))
+
+
+def test_stage_needs_a_block():
+    with pytest.raises(ValueError, match="'blocks' must hold at least one block"):
+        ErwinStage([])
 
 
 class OwnAttention(torch.nn.Module):
-    """What a user may put in the place of a layer: it knows no offset."""
+    """What a user may put in the place of a layer: it needs no offset."""
 
-    def forward(self, x, pos, ball_len, perm=None):
-        return torch.cat([pos, pos], dim=1)
+    def forward(self, x, level):
+        return torch.cat([level.pos, level.pos], dim=1)
 
 
 def test_a_stage_with_another_layer_for_attention():
-    stage = randomised(ErwinStage(3, 6, 2, B))
-    x, pos, ball_len = inputs()
-    expected = x
+    stage = stage_of(3)
+    x, pos = inputs()
+    level, expected = level_of(pos, PERM), x
     for i, block in enumerate(stage.blocks):
         if i == 1:
             block.attention = OwnAttention()
-        expected = block(expected, pos, ball_len, PERM if i % 2 == 1 else None)
-    out = stage(x, pos, ball_len, PERM)
+        expected = block(expected, level.rotated() if i % 2 == 1 else level)
+    out = stage(x, level)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
     for block in stage.blocks:
         block.attention = OwnAttention()
-    assert stage(x, pos, ball_len, PERM).shape == x.shape
+    assert stage(x, level).shape == x.shape
 
 
 @pytest.mark.parametrize("step", ["forward", "forward_pre"])
@@ -141,8 +157,8 @@ def test_hooks_of_parts_are_called(name, step):
     block, calls = randomised(ErwinBlock(6, 2, B)), []
     part = block.get_submodule(name)
     getattr(part, f"register_{step}_hook")(lambda *_: calls.append(name))
-    x, pos, ball_len = inputs()
-    expected = randomised(ErwinBlock(6, 2, B))(x, pos, ball_len)
-    out = block(x, pos, ball_len)
+    x, pos = inputs()
+    expected = randomised(ErwinBlock(6, 2, B))(x, level_of(pos))
+    out = block(x, level_of(pos))
     assert calls == [name]
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)

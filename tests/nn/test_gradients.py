@@ -1,10 +1,12 @@
 """A tensor that asks for a gradient gets the right one, or there is an error."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from clouds import randomised
 
-from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin import Level, ball_tree
 from torch_geometric_erwin.data.padding import masked_mean
 from torch_geometric_erwin.nn import (
     MPNN,
@@ -24,7 +26,7 @@ from torch_geometric_erwin.ops import linear
 
 N, C, PTR = 11, 4, torch.tensor([0, 6, 6, 11])
 GENERATOR = torch.Generator().manual_seed(0)
-BALLS, GROUPS = torch.tensor([4, 2, 4, 1]), torch.tensor([2, 2, 2, 2, 2, 1])
+BALLS = torch.tensor([4, 2, 4, 1])
 PERM = torch.tensor([1, 3, 0, 2, 5, 4, 10, 6, 8, 7, 9])
 EDGES = torch.randint(N, (2, 20), generator=GENERATOR)
 
@@ -36,6 +38,7 @@ def normal(*shape):
 X, POS, WIDE, COARSE = normal(N, C), normal(N, 3), normal(N, 2 * C), normal(6, 2 * C)
 QKV, SIGMA = [normal(N, 2, 3) for _ in range(3)], normal(2)
 TREE = ball_tree(POS, PTR, ball_sizes=[4, 2], strides=[2])
+POOL = randomised(BallPooling(C, C, 2)).eval()
 
 
 def attend(perm=None):
@@ -57,20 +60,53 @@ def layer(module, *args, **kwargs):
     return function
 
 
+def of_level(module, views):
+    """A function of rows, further features and positions, as the last argument."""
+    module = randomised(module).eval()
+
+    def function(*tensors):
+        *rows, pos = tensors
+        return module.to(pos.dtype)(*rows, *views(pos))
+
+    return function
+
+
+def main(pos):
+    return (Level.build(pos, BALLS, ball_size=4, ptr=PTR, perm_rot=PERM),)
+
+
+def rotated(pos):
+    return (main(pos)[0].rotated(),)
+
+
+def of_offset(offset):
+    """Of its own offset, whatever the positions are."""
+    return (replace(*rotated(POS), offset=offset),)
+
+
+def pooled(x, pos):
+    """The positions of the coarse level are an output too."""
+    _, coarse = TREE.levels(pos)
+    return POOL.to(pos.dtype)(x, coarse), coarse.pos
+
+
 ERWIN = {"ball_sizes": [4, 2], "dec_depths": 1}
 FUNCTIONS = {
     "ball_attention": (attend(), (*QKV, POS, SIGMA)),
     "ball_attention, rotated": (attend(PERM), (*QKV, POS, SIGMA)),
-    "BallAttention": (layer(BallAttention(C, 2, 4), ..., ..., BALLS), (X, POS)),
+    "BallAttention": (of_level(BallAttention(C, 2, 4), main), (X, POS)),
     "BallAttention, offset": (
-        layer(BallAttention(C, 2, 4), ..., POS, BALLS, PERM, ...),
+        of_level(BallAttention(C, 2, 4), of_offset),
         (X, POS / 2),
     ),
-    "ErwinBlock": (layer(ErwinBlock(C, 2, 4), ..., ..., BALLS, PERM), (X, POS)),
-    "ErwinStage": (layer(ErwinStage(2, C, 2, 4), ..., ..., BALLS, PERM), (X, POS)),
-    "BallPooling": (layer(BallPooling(C, C, 2), ..., ..., GROUPS), (X, POS)),
+    "ErwinBlock": (of_level(ErwinBlock(C, 2, 4), rotated), (X, POS)),
+    "ErwinStage": (
+        of_level(ErwinStage(ErwinBlock(C, 2, 4) for _ in range(2)), main),
+        (X, POS),
+    ),
+    "BallPooling": (pooled, (X, POS)),
     "BallUnpooling": (
-        layer(BallUnpooling(2 * C, C, 2), ..., ..., ..., GROUPS),
+        of_level(BallUnpooling(2 * C, C, 2), TREE.levels),
         (COARSE, X, POS),
     ),
     "SwiGLU": (layer(SwiGLU(C, 8), ...), (X,)),

@@ -6,13 +6,14 @@ whose derivatives are compared with finite differences.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from clouds import randomised
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_geometric_erwin import ball_tree, knn_graph
+from torch_geometric_erwin import Level, ball_tree, knn_graph
 from torch_geometric_erwin.nn import (
     BallAttention,
     BallPooling,
@@ -25,6 +26,7 @@ from torch_geometric_erwin.nn import (
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models.erwin import ErwinStage
 from torch_geometric_erwin.ops import linear
+from torch_geometric_erwin.utils.centre import centre_dense
 
 C, SIZES = 8, [13, 0, 1, 9, 2]
 PTR = torch.tensor([0, *SIZES]).cumsum(0)
@@ -32,11 +34,21 @@ GENERATOR = torch.Generator().manual_seed(0)
 # In tree order, for layers that know no tree.
 POS = torch.randn(int(PTR[-1]), 3, generator=GENERATOR, dtype=torch.float64)
 TREE = ball_tree(POS, PTR, ball_sizes=[8, 4], strides=[2])
-POS = POS[TREE.global_perm(PTR)]
+POS = POS[TREE.global_perm()]
 TREE = TREE.update(POS)
 EDGES = knn_graph(POS, 3, PTR)
 BALLS, GROUPS = TREE.ball_len[0], TREE.group_len[0]
-PERM = TREE.global_perms(PTR)[1][0]
+PERM = TREE.global_perm_rot(0)
+
+
+def level_of(pos):
+    return Level.build(pos, BALLS, ball_size=8, ptr=PTR, perm_rot=PERM)
+
+
+def coarse_of(pos):
+    children, centre = centre_dense(pos, GROUPS, 2)
+    level = Level.build(centre, TREE.ball_len[1], ball_size=4, ptr=TREE.ptr(1))
+    return replace(level, group_len=GROUPS, children=children)
 
 
 class Composition(torch.nn.Module):
@@ -54,17 +66,18 @@ class Composition(torch.nn.Module):
 
 class Attention(Composition):
     def rows(self, x, pos):
-        return self.layers["a"](x, pos, BALLS)
+        return self.layers["a"](x, level_of(pos))
 
 
 class Blocks(Composition):
     def rows(self, x, pos):
-        return self.layers["b"](self.layers["a"](x, pos, BALLS), pos, BALLS, PERM)
+        level = level_of(pos)
+        return self.layers["b"](self.layers["a"](x, level), level.rotated())
 
 
 class Stage(Composition):
     def rows(self, x, pos):
-        return self.layers["stage"](x, pos, BALLS, PERM)
+        return self.layers["stage"](x, level_of(pos))
 
 
 class Convs(Composition):
@@ -74,8 +87,8 @@ class Convs(Composition):
 
 class Hybrid(Composition):
     def rows(self, x, pos):
-        x = x + self.layers["conv"](x, pos, EDGES) + self.layers["ball"](x, pos, BALLS)
-        return self.layers["mlp"](x)
+        messages = self.layers["conv"](x, pos, EDGES)
+        return self.layers["mlp"](x + messages + self.layers["ball"](x, level_of(pos)))
 
 
 class Twice(Composition):
@@ -87,8 +100,8 @@ class Twice(Composition):
 
 class UNet(Composition):
     def rows(self, x, pos):
-        coarse, _ = self.layers["down"](x, pos, GROUPS)
-        return self.layers["up"](coarse, x, pos, GROUPS)
+        fine, coarse = level_of(pos), coarse_of(pos)
+        return self.layers["up"](self.layers["down"](x, coarse), x, fine, coarse)
 
 
 class Whole(Composition):
@@ -104,7 +117,7 @@ def erwin(**kwargs):
 COMPOSITIONS = {
     "attention": lambda: Attention(a=BallAttention(C, 2, 8)),
     "blocks": lambda: Blocks(a=ErwinBlock(C, 2, 8), b=ErwinBlock(C, 4, 8)),
-    "stage": lambda: Stage(stage=ErwinStage(3, C, 2, 8)),
+    "stage": lambda: Stage(stage=ErwinStage(ErwinBlock(C, 2, 8) for _ in range(3))),
     "convs": lambda: Convs(a=MPNNConv(C), b=MPNNConv(C)),
     "conv to source": lambda: Convs(
         a=MPNNConv(C, flow="target_to_source"), b=MPNNConv(C)

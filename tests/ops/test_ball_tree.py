@@ -78,7 +78,7 @@ def test_the_order_alone_refuses_other_sizes():
 def test_compile(ties, layout):
     def function(pos, ptr):
         tree = ball_tree(pos, ptr, ball_sizes=4, strides=[2], layout=layout, ties=ties)
-        sorted_pos = pos[tree.global_perm(ptr)] * 2.0
+        sorted_pos = pos[tree.global_perm()] * 2.0
         return sorted_pos, tree.perm_rot[1], tree.ball_len[1], tree.batch(1)
 
     torch.compiler.reset()

@@ -8,9 +8,10 @@ from torch_geometric.data import Batch, Data, HeteroData, InMemoryDataset
 from torch_geometric.data.datapipes import DatasetAdapter
 from torch_geometric.loader import DataLoader
 
-from torch_geometric_erwin import TreeConfig, ball_tree
+from torch_geometric_erwin import TreeConfig
 from torch_geometric_erwin.data.storage import read_tree, store_ptr
 from torch_geometric_erwin.transforms import BallTree
+from torch_geometric_erwin.tree.builder import build_tree
 
 SIZES = [37, 5, 0, 1, 64]
 TRANSFORMS = [
@@ -18,8 +19,9 @@ TRANSFORMS = [
     BallTree([8, 5], [3], rotate=0),
     BallTree([8, 8, 4], [4, 2], rotate=-30, layout="perfect"),
     BallTree(8, ties="coordinates"),
+    BallTree([8, 4], [2], runs=[[16, 2], [3]]),
 ]
-NAMES = ["balanced", "no rotation", "perfect", "flat"]
+NAMES = ["balanced", "no rotation", "perfect", "flat", "runs"]
 each_transform = pytest.mark.parametrize("transform", TRANSFORMS, ids=NAMES)
 
 
@@ -76,7 +78,7 @@ def check(data, config):
     tree = read_tree(data, config)
     ptr = store_ptr(data)
     ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr
-    tree.validate(ptr, data.num_nodes, config)
+    tree.validate(data.num_nodes, config, ptr)
 
 
 @each_transform
@@ -84,24 +86,39 @@ def test_attributes(transform):
     config = transform.config
     data = transform(cloud(37))
     check(data, config)
-    tree = ball_tree(
-        data.pos,
-        ball_sizes=config.ball_sizes,
-        strides=config.strides,
-        rotate=config.rotate,
-        layout=config.layout,
-        ties=transform.ties,
-    )
-    expected = {"perm": tree.perm, "level": tree.level, "tree_config": str(config)}
+    tree = build_tree(data.pos, None, config, transform.ties)
+    expected = {"perm": tree.perm, "level": tree.level}
     expected["tree_node"] = torch.arange(37)
-    expected["tree_code"] = torch.tensor([[config.code, 37]])
-    for name in ["ball_len", "group_len", "perm_rot"]:
+    # Without a rotated tree alone, groups cannot be told from the rest.
+    for name in ["ball_len", "perm_rot" if config.rotate else "group_len"]:
         for l, tensor in enumerate(getattr(tree, name)):
             expected[f"{name}_{l}"] = tensor
+    for l, sizes in enumerate(config.runs):
+        for size, tensor in zip(sizes, tree.runs[l], strict=True):
+            expected[f"run_len_{l}_{size}"] = tensor
+    expected = {name: tensor.int() for name, tensor in expected.items()}
+    expected["tree_config"] = str(config)
+    expected["tree_code"] = torch.tensor([[config.code, 37]])
     if config.layout == "perfect":
         expected["perm_mask"] = tree.mask
     assert_same(data, Data(**cloud(37).to_dict(), **expected))
     assert data.level.shape == (1, config.num_levels)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0.0, 45.0])
+@pytest.mark.parametrize("strides", [[], [2], [2, 2, 2, 2]])
+def test_number_of_tensors(strides, rotate, layout):
+    # What a loader has to collate, move and separate; texts are none.
+    levels = len(strides) + 1
+    for data in [cloud(37), Batch.from_data_list(clouds())]:
+        out = BallTree(8, strides, rotate, layout)(data)
+        new = [out[name] for name in {*out.keys()} - {*data.keys()}]
+        count = sum(isinstance(value, torch.Tensor) for value in new)
+        assert count == len(new) - 1  # the text
+        assert count - (layout == "perfect") <= 2 * levels + 4
+        expected = levels + (levels if rotate else levels - 1) + 4
+        assert count == expected + (layout == "perfect")
 
 
 def test_repr():
@@ -113,6 +130,12 @@ def test_repr():
         "BallTree(ball_sizes=[4], strides=[], rotate=45.0, layout='perfect', "
         "ties='coordinates')"
     )
+    assert str(BallTree([8, 4], [2], runs=[[16, 2], []])) == (
+        "BallTree(ball_sizes=[8, 4], strides=[2], rotate=45.0, layout='balanced', "
+        "ties='index', runs=[[2, 16], []])"
+    )
+    for transform in TRANSFORMS:
+        assert vars(eval(repr(transform))) == vars(transform)
 
 
 def test_functional_name():

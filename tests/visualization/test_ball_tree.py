@@ -30,9 +30,11 @@ def test_ball_of_row_counts_every_balls_points(sizes):
         assert bool((points > (tree.ball_len[level] - 1) * span).all())
 
 
-def test_points_of_a_ball_share_a_colour(ax):
-    pos = torch.rand(100, 3)
-    tree = ball_tree(pos, ball_sizes=16)
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("sizes", [[100], [40, 0, 7, 53]])
+def test_points_of_a_ball_share_a_colour(sizes, layout, ax):
+    pos, ptr = torch.rand(100, 3), torch.tensor([0, *sizes]).cumsum(0)
+    tree = ball_tree(pos, ptr, ball_sizes=16, layout=layout)
     mask = pos[:, 2] < 0.5
     plot_ball_tree(pos, tree, mask=mask, axes=(0, 1), ax=ax)
     drawn = ax.collections[0]
@@ -41,7 +43,8 @@ def test_points_of_a_ball_share_a_colour(ax):
     )
     colours = torch.tensor(drawn.get_array())
     ball = torch.empty(100, dtype=torch.long)
-    ball[tree.perm] = ball_of_row(tree, 0)
+    start = ptr[:-1].repeat_interleave(tree.level[:, 0])
+    ball[tree.perm + start] = ball_of_row(tree, 0)
     same_ball = ball[mask][:, None] == ball[mask]
     assert torch.equal(colours[:, None] == colours, same_ball)
 

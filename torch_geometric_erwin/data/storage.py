@@ -5,6 +5,7 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
@@ -114,7 +115,7 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     ptr = store_ptr(nodes)
     return Tree(
         table("perm"),
-        level.new_tensor([0, nodes.pos.size(0)]) if ptr is None else ptr,
+        pad(_num_nodes(nodes), (1, 0)) if ptr is None else ptr,
         level,
         tuple(table(f"ball_len_{l}") for l in levels),
         tuple(groups),
@@ -294,4 +295,4 @@ def _slices(name: str, tree: Tree, num_nodes: Tensor) -> Tensor:
 
 
 def _offsets(lengths: Tensor) -> Tensor:
-    return torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).cpu()
+    return pad(lengths.cumsum(0), (1, 0)).cpu()

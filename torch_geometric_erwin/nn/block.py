@@ -13,7 +13,12 @@ from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.tree import Level
-from torch_geometric_erwin.utils.checks import check_int, check_rows, check_share
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_int,
+    check_rows,
+    check_share,
+)
 
 
 class Block(Module):
@@ -87,7 +92,8 @@ class Block(Module):
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass of the module."""
         check_rows("x", x, level.num_rows, self.channels)
-        if torch.is_autocast_enabled(x.device.type):  # layers sum up in full precision
+        check_devices(x=x, level=level.pos)
+        if _is_autocast(x.device.type):  # layers sum up in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = normalise(self.norm_attention, x, level)
         mixed = self.attention(normed, level)
@@ -112,6 +118,11 @@ class Block(Module):
         return (
             f"{self.__class__.__name__}({', '.join(map(str, (self.channels, *parts)))})"
         )
+
+
+def _is_autocast(device: str) -> bool:
+    known = torch.amp.is_autocast_available(device)
+    return known and torch.is_autocast_enabled(device)
 
 
 class ErwinBlock(Block):

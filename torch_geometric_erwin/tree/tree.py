@@ -121,9 +121,13 @@ class Tree:
         perm, rows = self.perm_rot[level], self.level[:, level]
         return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
 
-    def order(self) -> Order:
+    def order(self, num_nodes: Optional[int] = None) -> Order:
         r"""Where the rows of the batch come from: :meth:`global_perm`, and
         :meth:`global_perm_rot` of all levels.
+
+        Args:
+            num_nodes: The number of nodes, if it is known: a tree that repeats points
+                would read it.
         """
         # All at once, because on a GPU each takes longer to launch than to compute.
         perms = (self.perm, *self.perm_rot)
@@ -135,7 +139,7 @@ class Tree:
         sizes = [perm.size(0) for perm in perms]
         segment = segment_ids(torch.cat(lengths), sum(sizes))
         main, *rotated = (torch.cat(perms) + torch.cat(start)[segment]).split(sizes)
-        num_nodes = main.size(0) if self.mask is None else self.num_nodes
+        num_nodes = self.num_nodes if num_nodes is None else num_nodes
         return Order(main, tuple(rotated), num_nodes, self.mask is not None)
 
     def to_rows(self, x: Tensor) -> Tensor:
@@ -402,7 +406,7 @@ class Tree:
                 f"the tree was built for '{self.config.text}', needed is "
                 f"'{config.text}'; apply 'model.tree_transform()' to the data"
             )
-        device = self.level.device if ptr is None else ptr.device
+        device = None if ptr is None else ptr.device
         wrong = problem(self, num_nodes, device, values)
         if wrong:
             raise ValueError(f"the tree does not fit its data: {wrong}; {ADVICE}")
@@ -427,8 +431,12 @@ _TENSORS = (
 
 
 def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    # Dynamic shapes of an exported model name the parts; most trees are not padded.
-    names = _TENSORS[:-1] if tree.real is None else _TENSORS
+    # Dynamic shapes of an exported model name the parts: few trees have the last two.
+    names = [*_TENSORS]
+    if tree.real is None:
+        names.remove("real")
+        if not tree.runs:
+            names.remove("runs")
     return [getattr(tree, name) for name in names], tree.config.text
 
 

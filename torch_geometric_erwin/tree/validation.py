@@ -1,6 +1,6 @@
 r"""Whether a tree fits its nodes, and what is wrong if it does not."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Optional
 
 import torch
 from torch import Tensor
@@ -26,13 +26,15 @@ ADVICE = (
 )
 
 
-def problem(tree: "Tree", num_nodes: int, device: torch.device, values: bool) -> str:
+def problem(
+    tree: "Tree", num_nodes: int, device: Optional[torch.device], values: bool
+) -> str:
     r"""Why a tree does not fit nodes, empty if it does.
 
     Args:
         tree: The tree.
         num_nodes: The number of nodes.
-        device: The device that they are on.
+        device: The device that they are on. (default: that of the tree)
         values: Whether to check values too, which waits for a GPU.
     """
     wrong = malformed(tree, num_nodes, device)
@@ -48,13 +50,13 @@ def problem(tree: "Tree", num_nodes: int, device: torch.device, values: bool) ->
         return _wrong_values(pytree.tree_map_only(Tensor, unwrapped, host), num_nodes)
 
 
-def malformed(tree: "Tree", num_nodes: int, device: torch.device) -> str:
+def malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
     r"""The same by shapes, dtypes and devices alone.
 
     Args:
         tree: The tree.
         num_nodes: The number of nodes.
-        device: The device that they are on.
+        device: The device that they are on. (default: that of the tree)
     """
     config = tree.config
     levels, perfect = config.num_levels, config.layout == "perfect"
@@ -84,6 +86,7 @@ def malformed(tree: "Tree", num_nodes: int, device: torch.device) -> str:
                     f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
                     f"expected {dtype} with {dim}"
                 )
+            device = table.device if device is None else device
             if table.device != device:
                 return f"'{name}' is on {table.device}, the nodes on {device}"
     shape = [tree.node_ptr.size(0) - 1, levels]

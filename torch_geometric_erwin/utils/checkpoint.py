@@ -7,15 +7,17 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute(module: torch.nn.Module, *args: Any) -> Tensor:
-    r"""Calls a module without randomness, and keeps nothing but its inputs.
+def recompute(module: torch.nn.Module, *args: Any, is_random: bool = False) -> Tensor:
+    r"""Calls a module, and keeps nothing but its inputs.
 
-    Gradients exist to any order, and the random state is left alone: reading that of a
-    GPU cannot be captured in a CUDA graph.
+    Gradients exist to any order. The random state is left alone unless the module
+    needs the same numbers again: reading that of a GPU cannot be captured in a CUDA
+    graph.
 
     Args:
         module: The module.
         *args: Its arguments.
+        is_random: Whether it draws random numbers.
 
     Example:
         >>> x = torch.ones(2, 3, requires_grad=True)
@@ -25,4 +27,4 @@ def recompute(module: torch.nn.Module, *args: Any) -> Tensor:
     """
     if not torch.is_grad_enabled():
         return module(*args)
-    return checkpoint(module, *args, use_reentrant=False, preserve_rng_state=False)
+    return checkpoint(module, *args, use_reentrant=False, preserve_rng_state=is_random)

@@ -2,14 +2,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from torch_geometric_erwin import Level
 from torch_geometric_erwin.nn import (
     BallAttention,
     ball_attention,
     choose_backend,
     explain_backends,
 )
-from torch_geometric_erwin.nn.attention.backends import triton
 from torch_geometric_erwin.ops import triton as kernels
+from torch_geometric_erwin.ops.ball_attention import BACKENDS, triton
 
 Q, POS = torch.rand(6, 2, 4), torch.rand(6, 3)
 MOVING = POS.clone().requires_grad_()
@@ -131,7 +132,7 @@ def test_a_traced_graph_holds_what_the_machine_is(gpu):
 def test_a_layer_for_a_gpu_can_be_made_without_one():
     layer = BallAttention(16, heads=2, ball_size=4, backend="triton")
     with pytest.raises(ValueError, match=r"'triton' cannot run: .* \(got cpu\)"):
-        layer(torch.rand(6, 16), POS, torch.tensor([4, 2]))
+        layer(torch.rand(6, 16), Level.build(POS, torch.tensor([4, 2]), ball_size=4))
 
 
 @pytest.mark.parametrize(
@@ -188,8 +189,6 @@ def test_ball_attention_refuses_what_the_backend_cannot():
     "wanted, chosen", [(None, "native"), ("sdpa", "sdpa"), ("reference", "reference")]
 )
 def test_ball_attention_runs_the_chosen_backend(monkeypatch, wanted, chosen):
-    from torch_geometric_erwin.nn.attention.backends import BACKENDS
-
     calls = []
     original = BACKENDS[chosen].run
 

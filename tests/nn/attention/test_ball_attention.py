@@ -6,6 +6,7 @@ from clouds import randomised
 from oracles import erwin as plain
 from oracles.ball_attention import ball_attention as oracle
 
+from torch_geometric_erwin import Level
 from torch_geometric_erwin.nn import BallAttention, ball_attention
 
 B = 4
@@ -367,11 +368,18 @@ def make_layer(backend=None, dim=3):
     return layer, {k: v.double() for k, v in layer.state_dict().items()}
 
 
+def level_of(pos, balls, perm=None):
+    """Of the balls of a second tree, where its order is given."""
+    level = Level.build(pos, torch.tensor(balls), ball_size=B, perm_rot=perm)
+    return level if perm is None else level.rotated()
+
+
 def layer_inputs(balls, channels=6, dim=3, dtype=torch.float64):
+    """Rows and their positions."""
     generator = torch.Generator().manual_seed(sum(balls))
     n = sum(balls)
     x = torch.randn(n, channels, generator=generator, dtype=dtype)
-    return x, torch.randn(n, dim, generator=generator, dtype=dtype), torch.tensor(balls)
+    return x, torch.randn(n, dim, generator=generator, dtype=dtype)
 
 
 @pytest.mark.parametrize("balls", [[1], [4, 1], [4, 2, 3]], ids=str)
@@ -379,38 +387,41 @@ def layer_inputs(balls, channels=6, dim=3, dtype=torch.float64):
 @every_backend
 def test_layer_equals_oracle(balls, dim, backend):
     layer, weights = make_layer(backend, dim)
-    x, pos, ball_len = layer_inputs(balls, dim=dim, dtype=PRECISION[backend])
+    x, pos = layer_inputs(balls, dim=dim, dtype=PRECISION[backend])
     rows = plain.runs(balls, range(len(x)))
     expected = plain.attention(
         weights, list(x.double()), list(pos.double()), rows, heads=2
     )
-    assert_close(layer(x, pos, ball_len), torch.stack(expected), TOLERANCE[backend])
+    out = layer(x, level_of(pos, balls))
+    assert_close(out, torch.stack(expected), TOLERANCE[backend])
 
 
 @every_backend
 def test_layer_equals_oracle_in_rotated_balls(backend):
     layer, weights = make_layer(backend)
-    x, pos, ball_len = layer_inputs([4, 1, 3], dtype=PRECISION[backend])
+    x, pos = layer_inputs([4, 1, 3], dtype=PRECISION[backend])
     perm = torch.tensor([3, 7, 0, 5, 1, 2, 6, 4])
     rows = plain.runs([4, 1, 3], perm.tolist())
     expected = plain.attention(
         weights, list(x.double()), list(pos.double()), rows, heads=2
     )
-    out = layer(x, pos, ball_len, perm)
+    out = layer(x, level_of(pos, [4, 1, 3], perm))
     assert_close(out, torch.stack(expected), TOLERANCE[backend])
 
 
 def test_layer_of_no_rows():
     layer = BallAttention(6, heads=2, ball_size=B)
-    out = layer(torch.rand(0, 6), torch.rand(0, 3), torch.empty(0, dtype=torch.int64))
+    ball_len = torch.empty(0, dtype=torch.int64)
+    level = Level.build(torch.rand(0, 3), ball_len, ball_size=B)
+    out = layer(torch.rand(0, 6), level)
     assert out.shape == (0, 6)
 
 
 @every_backend
 def test_layer_gives_every_parameter_a_gradient(backend):
     layer, _ = make_layer(backend)
-    x, pos, ball_len = layer_inputs([4, 1, 3], dtype=PRECISION[backend])
-    out = layer(x, pos, ball_len)
+    x, pos = layer_inputs([4, 1, 3], dtype=PRECISION[backend])
+    out = layer(x, level_of(pos, [4, 1, 3]))
     (out * torch.randn_like(out)).sum().backward()
     bias = layer.lin_qkv.bias.grad.view(3, -1)
     # A constant added to all keys shifts all scores of a query alike: no effect.
@@ -423,9 +434,9 @@ def test_layer_gives_every_parameter_a_gradient(backend):
 
 def test_layer_gradient_of_positions():
     layer = randomised(BallAttention(6, 2, B))
-    x, pos, ball_len = layer_inputs([4, 3])
+    x, pos = layer_inputs([4, 3])
     pos.requires_grad_()
-    layer(x, pos, ball_len).square().sum().backward()
+    layer(x, level_of(pos, [4, 3])).square().sum().backward()
     # A shift of one ball as a whole changes nothing.
     assert pos.grad.abs().max() > 1e-3
     assert pos.grad[:4].sum(0).abs().max() < 1e-12
@@ -433,9 +444,10 @@ def test_layer_gradient_of_positions():
 
 def test_layer_is_translation_invariant():
     layer = randomised(BallAttention(6, heads=2, ball_size=B))
-    x, pos, ball_len = layer_inputs([4, 3])
+    x, pos = layer_inputs([4, 3])
     # float64 positions at 1000 are rounded to 1e-13.
-    assert_close(layer(x, pos + 1000, ball_len), layer(x, pos, ball_len), 1e-11)
+    moved, level = level_of(pos + 1000, [4, 3]), level_of(pos, [4, 3])
+    assert_close(layer(x, moved), layer(x, level), 1e-11)
 
 
 def test_layer_reset_parameters():
@@ -460,13 +472,14 @@ def test_layer_reset_parameters():
 @every_backend
 def test_layer_under_autocast(backend):
     layer = BallAttention(16, heads=2, ball_size=B, backend=backend)
-    x, pos, ball_len = layer_inputs([4, 4, 3], 16, dtype=torch.float32)
+    x, pos = layer_inputs([4, 4, 3], 16, dtype=torch.float32)
+    level = level_of(pos, [4, 4, 3])
     with torch.autocast("cpu", torch.bfloat16):
-        out = layer(x, pos, ball_len)
+        out = layer(x, level)
     out.float().square().sum().backward()
     assert out.dtype == torch.bfloat16
     # The roundings of five products in a row, each to 2^-8.
-    expected = layer(x, pos, ball_len).detach()
+    expected = layer(x, level).detach()
     assert (out - expected).norm() <= 5 * 2**-8 * expected.norm()
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
 
@@ -478,6 +491,20 @@ def test_layer_bad_argument():
         BallAttention(6, heads=0, ball_size=B)
     with pytest.raises(ValueError, match=r"'backend' must be one of.*\(got 'flash'\)"):
         BallAttention(6, heads=2, ball_size=B, backend="flash")
+
+
+def test_layer_refuses_other_levels():
+    layer, x, pos = BallAttention(6, heads=2, ball_size=B), *layer_inputs([4, 3])
+    for rows, what in ((x[1:], r"\[6, 6\]"), (x[:, 1:], r"\[7, 5\]")):
+        with pytest.raises(ValueError, match=rf"'x' must .* \[7, 6\] \(got {what}\)"):
+            layer(rows, level_of(pos, [4, 3]))
+    with pytest.raises(ValueError, match=r"'level.pos' .* \[7, 3\] \(got \[7, 2\]\)"):
+        layer(x, level_of(pos[:, :2], [4, 3]))
+    larger = Level.build(pos, torch.tensor([4, 3]), ball_size=B + 1)
+    with pytest.raises(ValueError, match="have up to 5 rows, .* for 'ball_size=4'"):
+        layer(x, larger)
+    smaller = Level.build(pos, torch.tensor([2, 2, 2, 1]), ball_size=B - 2)
+    assert layer.double()(x, smaller).shape == x.shape
 
 
 def test_layer_repr():
@@ -503,8 +530,8 @@ def test_perm_of_other_dtype():
 
 def test_any_module_embeds_positions():
     layer = BallAttention(8, heads=2, ball_size=4)
-    x, pos, ball_len = torch.rand(6, 8), torch.rand(6, 3), torch.tensor([4, 2])
-    expected = layer(x, pos, ball_len)
+    x, level = torch.rand(6, 8), level_of(torch.rand(6, 3), [4, 2])
+    expected = layer(x, level)
     linear = layer.lin_pos
     layer.lin_pos = torch.nn.Sequential(torch.nn.Identity(), linear)  # has no weight
-    torch.testing.assert_close(layer(x, pos, ball_len), expected)
+    torch.testing.assert_close(layer(x, level), expected)

@@ -30,7 +30,7 @@ def dynamic_shapes(tree):
         "pos": ROWS,
         "edge_index": {1: Dim.AUTO},
         "ptr": ROWS,
-        "tree": [ROWS, ROWS, *tables, mask],
+        "tree": [ROWS, ROWS, ROWS, *tables, mask],
     }
 
 

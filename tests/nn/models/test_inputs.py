@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from clouds import cloud, ragged, randomised
@@ -244,3 +246,16 @@ def test_offsets_and_batch_are_one_too_many(model):
 def test_features_of_other_type(model, x):
     with pytest.raises(TypeError, match="'x' must be a floating-point tensor"):
         model(x, torch.rand(3, 3), torch.zeros(2, 0, dtype=torch.long))
+
+
+def test_features_of_another_dtype_than_the_weights():
+    model = Erwin(2, [8, 8], ball_sizes=8, mp_steps=0)
+    x, pos = torch.rand(5, 2), torch.rand(5, 3)
+    message = r"'x' is torch\.float64, the model's weights are torch\.float32: convert"
+    with pytest.raises(TypeError, match=message):
+        model(x.double(), pos)
+    with pytest.raises(TypeError, match=r"weights are torch\.float64"):
+        copy.deepcopy(model).double()(x, pos)
+    assert model(x, pos.double()).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(x.bfloat16(), pos).isfinite().all()

@@ -7,10 +7,12 @@ import torch
 from clouds import ragged
 from devices import without_values
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from torch_geometric.data import Batch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
+from torch_geometric_erwin import Level
 from torch_geometric_erwin.nn import Erwin, ErwinBlock
 
 # Views, allocations, questions.
@@ -53,10 +55,12 @@ def without_norms(counts, norms):
 def test_a_block_launches_its_layers(rotated):
     rows, balls = 50, torch.tensor([8, 8, 8, 8, 8, 8, 2])
     perm = torch.randperm(rows) if rotated else None
+    level = Level.build(torch.rand(rows, 3), balls, ball_size=8, perm_rot=perm)
     block = ErwinBlock(32, heads=2, ball_size=8).eval()
-    args = torch.rand(rows, 32), torch.rand(rows, 3), balls, perm, torch.rand(rows, 3)
+    args = torch.rand(rows, 32), level.rotated()
+    assert (args[1].perm is not None) == rotated
     with without_values("cuda") as move:
-        block, args = move(block), [None if t is None else move(t) for t in args]
+        block, args = move(block), tree_map_only(torch.Tensor, move, args)
         with Launches() as launches:
             block(*args)
     # The embedding of positions; queries, keys and values; and three more.
@@ -79,18 +83,21 @@ def model_launches(sizes):
 
 def test_tables_are_made_once():
     counts = model_launches([32, 64, 32])
-    # Positions are centred once for a tree of a stage, of which there are five with a
-    # main and a rotated one, and by two poolings, down and up. Each compares once.
-    assert counts["lt"] == 2 * 5 + 2 * 2
-    # Whether the nodes are those of the tree, and every order within the batch at once.
-    assert counts["searchsorted"] == 2
-    assert counts["cumsum"] == 3
+    # Positions are centred once for the main and the rotated tree of three levels,
+    # whatever stages use them, and for two poolings, down and up. Each compares once.
+    assert counts["lt"] == 2 * 3 + 2
+    # Whether the nodes are those of the tree, the children of two coarsenings, and every
+    # order within the batch at once.
+    assert counts["searchsorted"] == 1 + 2 + 1
+    # The same, twice but for the first, and the offsets of the clouds on three levels.
+    assert counts["cumsum"] == 1 + 2 * 2 + 2 + 3
 
 
 def test_clouds_of_any_size_launch_the_same():
     full, any_size = model_launches([32, 64, 32]), model_launches([20, 0, 30, 1])
     for name in ("addmm", "ball_attention_packed", "silu"):
         assert any_size[name] == full[name]
-    # Where not all balls are full, centring spreads rows over slots and reads them.
-    assert sum(any_size.values()) <= sum(full.values()) + 14 * 26
+    # Where not all balls are full, centring spreads rows over slots and reads them, for
+    # six trees; twice positions and features are pooled, and features are unpooled.
+    assert sum(any_size.values()) <= sum(full.values()) + (6 * 2 + 2 * 3) * 13
     assert model_launches([21, 3, 0, 17, 40]) == any_size

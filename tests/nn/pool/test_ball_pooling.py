@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from clouds import randomised
 from oracles import erwin as plain
 
+from torch_geometric_erwin import Level, ball_tree
 from torch_geometric_erwin.nn import BallPooling, BallUnpooling
+from torch_geometric_erwin.utils.centre import centre_dense
 
 GROUPS = {
     1: [[1], [1, 1, 1]],
@@ -25,6 +29,17 @@ def groups(lengths):
     return plain.runs(lengths, range(sum(lengths)))
 
 
+def levels_of(pos, lengths, stride=2):
+    """A level and the coarser one whose groups have these lengths, of one ball each."""
+    group_len = torch.as_tensor(lengths, dtype=torch.int64)
+    children, centre = centre_dense(pos, group_len, stride)
+    fine, coarse = (
+        Level.build(p, torch.tensor([len(p)]), ball_size=max(1, len(p)))
+        for p in (pos, centre)
+    )
+    return fine, replace(coarse, group_len=group_len, children=children)
+
+
 def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
@@ -37,9 +52,33 @@ def test_pooling_equals_definition(stride, lengths, dim):
     expected = plain.pool(
         layer.state_dict(), list(x), list(pos), groups(lengths), stride
     )
-    out = layer(x, pos, torch.tensor(lengths))
+    _, coarse = levels_of(pos, lengths, stride)
+    out = (layer(x, coarse), coarse.pos)
     for actual, rows in zip(out, expected, strict=True):
         assert_close(actual, torch.stack(rows))
+
+
+@pytest.mark.parametrize("stride", [2, 3, 4])
+@pytest.mark.parametrize("dim", [1, 3])
+def test_levels_of_a_tree_equal_definition(stride, dim):
+    pos = normal(23, dim)
+    ptr = torch.tensor([0, 13, 13, 14, 23])
+    tree = ball_tree(pos, ptr, ball_sizes=4, strides=[stride])
+    fine, coarse = tree.levels(pos)
+    lengths = tree.group_len[0].tolist()
+    down = randomised(BallPooling(4, 5, stride, dim)).eval()
+    up = randomised(BallUnpooling(5, 4, stride, dim)).eval()
+    x, rows = normal(23, 4), [*pos[tree.global_perm()]]
+    expected, centres = plain.pool(
+        down.state_dict(), list(x), rows, groups(lengths), stride
+    )
+    out = down(x, coarse)
+    assert_close(out, torch.stack(expected))
+    assert_close(coarse.pos, torch.stack(centres))
+    expected = plain.unpool(
+        *(up.state_dict(), [*out], list(x), rows, groups(lengths), stride)
+    )
+    assert_close(up(out, x, fine, coarse), torch.stack(expected))
 
 
 @every_case
@@ -51,19 +90,21 @@ def test_unpooling_equals_definition(stride, lengths, dim):
     expected = plain.unpool(
         *(layer.state_dict(), list(x), list(skip), list(pos), groups(lengths), stride)
     )
-    actual = layer(x, skip, pos, torch.tensor(lengths))
+    actual = layer(x, skip, *levels_of(pos, lengths, stride))
     assert_close(actual, torch.stack(expected))
 
 
-def pooled(layer, lengths, **kwargs):
+def pooled(layer, lengths, real=None):
     x, pos = normal(sum(lengths), 4), normal(sum(lengths), 3)
-    return layer(x, pos, torch.tensor(lengths), **kwargs)[0]
+    _, coarse = levels_of(pos, lengths)
+    return layer(x, replace(coarse, real=real))
 
 
-def unpooled(layer, lengths, **kwargs):
+def unpooled(layer, lengths, real=None):
     n = sum(lengths)
     x, skip, pos = normal(len(lengths), 5), normal(n, 4), normal(n, 3)
-    return layer(x, skip, pos, torch.tensor(lengths), **kwargs)
+    fine, coarse = levels_of(pos, lengths)
+    return layer(x, skip, replace(fine, real=real), coarse)
 
 
 def test_pooling_is_normalised_over_the_rows_in_training():
@@ -88,7 +129,7 @@ def test_mask_reaches_the_norm(run, cls):
     mask = torch.arange(rows) != 1
     before = layer.norm.running_mean.clone()
     layer.norm.momentum = 1.0
-    out = run(layer, lengths, mask=mask)
+    out = run(layer, lengths, real=mask)
     layer.norm.train(False)
     # The new running statistics are those of the rows that count.
     counted = (run(layer, lengths) - layer.norm.bias) / layer.norm.weight
@@ -99,18 +140,18 @@ def test_mask_reaches_the_norm(run, cls):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_no_rows(training):
-    none = torch.empty(0, dtype=torch.int64)
+    fine, coarse = levels_of(torch.rand(0, 3), [])
     pool, unpool = BallPooling(4, 5, stride=2), BallUnpooling(5, 4, stride=2)
-    x, pos = pool.train(training)(torch.rand(0, 4), torch.rand(0, 3), none)
+    x = pool.train(training)(torch.rand(0, 4), coarse)
     assert x.shape == (0, 5)
-    assert pos.shape == (0, 3)
-    out = unpool.train(training)(x, torch.rand(0, 4), pos, none)
+    assert coarse.pos.shape == (0, 3)
+    out = unpool.train(training)(x, torch.rand(0, 4), fine, coarse)
     assert out.shape == (0, 4)
 
 
 def test_one_pooled_row_in_training_is_finite():
     pool = BallPooling(4, 5, stride=2)
-    x, _ = pool(torch.rand(2, 4), torch.rand(2, 3), torch.tensor([2]))
+    x = pool(torch.rand(2, 4), levels_of(torch.rand(2, 3), [2])[1])
     assert torch.isfinite(x).all()
     assert (pool.norm.running_mean == 0).all()
 
@@ -118,25 +159,25 @@ def test_one_pooled_row_in_training_is_finite():
 def test_missing_child_counts_as_zero():
     layer = randomised(BallPooling(4, 5, stride=2)).eval()
     x, pos = normal(1, 4), normal(1, 3)
-    alone, centre = layer(x, pos, torch.tensor([1]))
-    twice = torch.cat([x, torch.zeros_like(x)]), pos.repeat(2, 1), torch.tensor([2])
-    assert_close(layer(*twice)[0], alone)
-    assert torch.equal(centre, pos)
+    _, coarse = levels_of(pos, [1])
+    _, twice = levels_of(pos.repeat(2, 1), [2])
+    assert_close(layer(torch.cat([x, torch.zeros_like(x)]), twice), layer(x, coarse))
+    assert torch.equal(coarse.pos, pos)
 
 
 @every_layer
 def test_every_parameter_gets_a_gradient(cls):
     layer = randomised(cls(4, 4, stride=2)).eval()
-    n, group_len = 5, torch.tensor([2, 2, 1])
-    x = normal(n, 4).requires_grad_()
-    pos = normal(n, 3).requires_grad_()
+    x = normal(5, 4).requires_grad_()
+    pos = normal(5, 3).requires_grad_()
+    fine, coarse = levels_of(pos, [2, 2, 1])
     if cls is BallPooling:
-        out, _ = layer(x, pos, group_len)
+        out = layer(x, coarse)
         inputs = (x, pos)
     else:
-        coarse = normal(3, 4).requires_grad_()
-        out = layer(coarse, x, pos, group_len)
-        inputs = (coarse, x)
+        pooled_rows = normal(3, 4).requires_grad_()
+        out = layer(pooled_rows, x, fine, coarse)
+        inputs = (pooled_rows, x)
     (out * normal(*out.shape)).sum().backward()
     for tensor in (*inputs, *layer.parameters()):
         alone = tensor is pos  # a lone child has no offset
@@ -145,12 +186,12 @@ def test_every_parameter_gets_a_gradient(cls):
 
 def test_translation_moves_only_the_centres():
     layer = randomised(BallPooling(4, 5, stride=2)).eval()
-    x, pos, lengths = normal(5, 4), normal(5, 3), torch.tensor([2, 2, 1])
-    out, centre = layer(x, pos, lengths)
-    moved, moved_centre = layer(x, pos + 1000, lengths)
+    x, pos = normal(5, 4), normal(5, 3)
+    _, coarse = levels_of(pos, [2, 2, 1])
+    _, moved = levels_of(pos + 1000, [2, 2, 1])
     # float64 positions at 1000 are rounded to 1e-13.
-    torch.testing.assert_close(moved, out, rtol=0, atol=1e-11)
-    torch.testing.assert_close(moved_centre - 1000, centre, rtol=0, atol=1e-12)
+    torch.testing.assert_close(layer(x, moved), layer(x, coarse), rtol=0, atol=1e-11)
+    torch.testing.assert_close(moved.pos - 1000, coarse.pos, rtol=0, atol=1e-12)
 
 
 @every_layer
@@ -177,13 +218,46 @@ def test_bad_stride(cls):
 
 
 LENGTHS = torch.tensor([2, 2, 1])
+
+
+def inputs_of(cls, channels):
+    """Arguments by name, of a layer that takes 4 features and returns so many."""
+    fine, coarse = levels_of(torch.rand(5, 3), LENGTHS)
+    if cls is BallPooling:
+        return {"x": torch.rand(5, 4), "coarse": coarse}
+    x, skip = torch.rand(3, 4), torch.rand(5, channels)
+    return {"x": x, "skip": skip, "fine": fine, "coarse": coarse}
+
+
 BAD = {
-    "pos of one dimension": ({"pos": torch.rand(5)}, r"'pos' must have shape \[5, 3\]"),
-    "pos of other size": ({"pos": torch.rand(4, 3)}, r"\[5, 3\] \(got \[4, 3\]\)"),
-    "group_len of int32": ({"group_len": LENGTHS.int()}, "'group_len' must be int64"),
+    "no groups": ({"group_len": None, "children": None}, "it has no groups"),
+    "children of two dimensions": (
+        {"children": torch.rand(3, 2)},
+        r"'coarse.children' must have shape \[3, 2, 3\] \(got \[3, 2\]\)",
+    ),
+    "children of other size": (
+        {"children": torch.rand(4, 2, 3)},
+        r"\[3, 2, 3\] \(got \[4, 2, 3\]\)",
+    ),
+    "another stride": (
+        {"children": torch.rand(3, 4, 3)},
+        r"pools 2 rows .* \[3, 2, 3\] \(got \[3, 4, 3\]\)",
+    ),
+    "another dimension": (
+        {"children": torch.rand(3, 2, 2)},
+        r"with 3 coordinates, .* \[3, 2, 3\] \(got \[3, 2, 2\]\)",
+    ),
+    "group_len of int32": (
+        {"group_len": LENGTHS.int()},
+        "'coarse.group_len' must be int64",
+    ),
+    "group_len of other size": (
+        {"group_len": torch.tensor([2, 2, 1, 0])},
+        r"'coarse.group_len' must have shape \[3\] \(got \[4\]\)",
+    ),
     "group_len of two dimensions": (
         {"group_len": LENGTHS[None]},
-        r"'group_len'.*\[1, 3\]",
+        r"'coarse.group_len'.*\[1, 3\]",
     ),
     "group_len of other sum": (
         {"group_len": torch.tensor([2, 1, 1])},
@@ -203,20 +277,30 @@ BAD = {
 @every_layer
 @pytest.mark.parametrize("kwargs, message", BAD.values(), ids=[*BAD])
 def test_bad_argument(cls, kwargs, message):
-    inputs = {"pos": torch.rand(5, 3), "group_len": LENGTHS, **kwargs}
-    features = {"x": torch.rand(5, 4)}
-    if cls is BallUnpooling:
-        features = {"x": torch.rand(3, 4), "skip": torch.rand(5, 4)}
+    inputs = inputs_of(cls, 4)
+    inputs["coarse"] = replace(inputs["coarse"], **kwargs)
     with pytest.raises(ValueError, match=message):
-        cls(4, 4, stride=2)(**features, **inputs)
+        cls(4, 4, stride=2)(**inputs)
+
+
+@pytest.mark.parametrize("rows", [4, 6])
+def test_pooling_needs_the_rows_of_the_groups(rows):
+    _, coarse = levels_of(torch.rand(5, 3), LENGTHS)
+    message = rf"'coarse.group_len' must sum to the number of rows {rows} \(got 5\)"
+    with pytest.raises(ValueError, match=message):
+        BallPooling(4, 4, stride=2)(torch.rand(rows, 4), coarse)
 
 
 def test_unpooling_needs_a_row_per_group():
-    x, skip, pos = torch.rand(2, 4), torch.rand(5, 4), torch.rand(5, 3)
+    inputs = inputs_of(BallUnpooling, 4)
     with pytest.raises(
         ValueError, match=r"'x' must have shape \[3, 4\] \(got \[2, 4\]"
     ):
-        BallUnpooling(4, 4, stride=2)(x, skip, pos, LENGTHS)
+        BallUnpooling(4, 4, stride=2)(**{**inputs, "x": torch.rand(2, 4)})
+    with pytest.raises(
+        ValueError, match=r"'skip' must have shape \[5, 4\] \(got \[4, 4\]"
+    ):
+        BallUnpooling(4, 4, stride=2)(**{**inputs, "skip": torch.rand(4, 4)})
 
 
 @every_layer
@@ -225,21 +309,16 @@ def test_a_norm_that_knows_no_mask(cls):
     layer = cls(4, 6, stride=2).eval()
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(cls(4, 6, stride=2))
     converted.load_state_dict(layer.state_dict())
-    inputs = {"pos": torch.rand(5, 3), "group_len": LENGTHS, "x": torch.rand(5, 4)}
-    if cls is BallUnpooling:
-        inputs.update(x=torch.rand(3, 4), skip=torch.rand(5, 6))
+    inputs = inputs_of(cls, 6)
     out, expected = converted.eval()(**inputs), layer(**inputs)
-    if cls is BallPooling:
-        out, expected = out[0], expected[0]
     assert torch.equal(out, expected)
 
 
 @every_layer
 def test_features_of_other_size(cls):
     layer = cls(4, 6, stride=2)
-    inputs = {"pos": torch.rand(5, 3), "group_len": LENGTHS, "x": torch.rand(5, 3)}
-    if cls is BallUnpooling:
-        inputs.update(x=torch.rand(3, 3), skip=torch.rand(5, 6))
+    inputs = inputs_of(cls, 6)
+    inputs["x"] = inputs["x"][:, 1:]
     with pytest.raises(ValueError, match=r"'x' must have shape \[\d, 4\] \(got"):
         layer(**inputs)
 

@@ -131,7 +131,10 @@ def _check(
         raise ValueError(f"'sigma' must have shape [{q.size(1)}] (got {shape})")
     if not sigma.is_floating_point():
         raise TypeError(f"'sigma' must be floating-point (got {sigma.dtype})")
-    check_rows("pos", pos, q.size(0), pos.size(-1) if pos.dim() == 2 else 1)
+    if pos.dim() != 2 or pos.size(0) != q.size(0):
+        shape = list(pos.shape)
+        raise ValueError(f"'pos' must have shape [{q.size(0)}, D] (got {shape})")
+    check_rows("pos", pos, *pos.shape)
     check_int("ball_size", ball_size, 1)
     if perm is not None:
         check_permutation("perm", perm, q.size(0))

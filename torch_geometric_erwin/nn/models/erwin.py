@@ -78,11 +78,24 @@ class ErwinStage(torch.nn.Module):
         trees = (level, level.rotated())
         for i, block in enumerate(self.blocks):
             args = (x, trees[i % 2])
-            x = recompute(block, *args) if self.checkpoint else block(*args)
+            if self.checkpoint:
+                x = recompute(block, *args, is_random=_is_random(block))
+            else:
+                x = block(*args)
         return x
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"
+
+
+def _is_random(block: torch.nn.Module) -> bool:
+    # What others wrote may draw numbers that nobody knows of.
+    known = ("torch.nn.", "torch_geometric_erwin.")
+    return any(
+        getattr(module, "p", 0.0) != 0.0
+        or not type(module).__module__.startswith(known)
+        for module in block.modules()
+    )
 
 
 class Erwin(torch.nn.Module):
@@ -401,10 +414,11 @@ class Erwin(torch.nn.Module):
             in_channels=self.in_channels,
             dim=self.dim,
             needs_edges=self.mp_steps > 0,
+            first=self.embed,
         )
         tree = self._tree(inputs, tree)
         x = self.embed(inputs.x, inputs.pos, inputs.edge_index)
-        order = tree.order()
+        order = tree.order(inputs.pos.size(0))
         x = self._unet(order.to_rows(x), tree.levels_of(order, inputs.pos))
         if not self.decode:
             return self.head(x), tree.batch(len(self.encoder) - 1)

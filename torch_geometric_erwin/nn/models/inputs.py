@@ -4,6 +4,7 @@ from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
@@ -40,6 +41,7 @@ def unpack_inputs(
     in_channels: int,
     dim: int,
     needs_edges: bool,
+    first: Module,
 ) -> Inputs:
     r"""Takes the arguments apart and checks them against the model.
 
@@ -53,6 +55,7 @@ def unpack_inputs(
         in_channels: The number of features that the model takes.
         dim: The number of coordinates that the model takes.
         needs_edges: Whether the model passes messages.
+        first: The module that the features meet first.
 
     Raises:
         TypeError: If a tensor has another kind of dtype.
@@ -97,6 +100,8 @@ def unpack_inputs(
             check_tensor(name, tensor)
             check_devices(pos=pos, **{name: tensor})
     _check_features(x, pos.size(0), in_channels)
+    if x is not None:
+        _check_dtype(x, first)
     _check_edges(edge_index, pos.size(0), needs_edges)
     return Inputs(x, pos, edge_index, ptr, nodes)
 
@@ -115,6 +120,19 @@ def _check_features(x: Optional[Tensor], num_nodes: int, in_channels: int) -> No
     elif x.dim() != 2 or x.size(0) != num_nodes or x.size(1) != in_channels:
         raise ValueError(
             f"'x' must have shape [{num_nodes}, {in_channels}] (got {[*x.shape]})"
+        )
+
+
+def _check_dtype(x: Tensor, first: Module) -> None:
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return
+    floats = (p.dtype for p in first.parameters() if p.is_floating_point())
+    dtype = next(floats, x.dtype)
+    if x.dtype != dtype:
+        raise TypeError(
+            f"'x' is {x.dtype}, the model's weights are {dtype}: convert one of them, "
+            f"such as 'x.to({dtype})'"
         )
 
 

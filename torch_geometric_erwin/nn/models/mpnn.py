@@ -95,6 +95,7 @@ class MPNN(torch.nn.Module):
             in_channels=self.in_channels,
             dim=self.dim,
             needs_edges=True,
+            first=self.embed,
         )
         return self.head(self.embed(inputs.x, inputs.pos, inputs.edge_index))
 

@@ -8,19 +8,33 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.tree import Level
-from torch_geometric_erwin.utils.checks import check_devices, check_int, check_rows
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_int,
+    check_lengths,
+    check_rows,
+    check_tensor,
+)
 from torch_geometric_erwin.utils.rows import from_dense, to_dense
 
 
-def _groups(level: Level, stride: int, dim: int) -> tuple[Tensor, Tensor]:
+def _groups(
+    level: Level, stride: int, dim: int, num_rows: int
+) -> tuple[Tensor, Tensor]:
     # The children of a coarse level's rows: how many, and where.
     if level.group_len is None or level.children is None:
         raise ValueError("the coarse level is the finest of its tree: it has no groups")
-    if level.children.shape[1:] != (stride, dim):
-        shape = [*level.children.shape[1:]]
+    if level.children.shape != (level.num_rows, stride, dim):
         raise ValueError(
-            f"the layer pools {stride} rows with {dim} coordinates, the level "
-            f"{shape[0]} with {shape[1]}"
+            f"the layer pools {stride} rows with {dim} coordinates, 'coarse.children' "
+            f"must have shape [{level.num_rows}, {stride}, {dim}] (got "
+            f"{[*level.children.shape]})"
+        )
+    check_lengths("coarse.group_len", level.group_len, num_rows, stride)
+    if level.group_len.size(0) != level.num_rows:
+        raise ValueError(
+            f"'coarse.group_len' must have shape [{level.num_rows}] (got "
+            f"{[*level.group_len.shape]})"
         )
     return level.group_len, level.children
 
@@ -79,9 +93,11 @@ class BallPooling(torch.nn.Module):
 
     def forward(self, x: Tensor, coarse: Level) -> Tensor:
         r"""Pools the rows of the finer level into those of the coarse one."""
-        lengths, offset = _groups(coarse, self.stride, self.dim)
-        check_rows("x", x, x.size(0) if x.dim() > 0 else 0, self.in_channels)
-        check_devices(x=x, coarse=offset)
+        check_tensor("x", x)
+        num_rows = x.size(0) if x.dim() > 0 else 0
+        check_rows("x", x, num_rows, self.in_channels)
+        lengths, offset = _groups(coarse, self.stride, self.dim, num_rows)
+        check_devices(x=x, coarse=offset, group_len=lengths)
         children = to_dense(x, lengths, self.stride)
         children = torch.cat([children.flatten(1), offset.to(x.dtype).flatten(1)], -1)
         return normalise(self.norm, self.lin(children), coarse)
@@ -148,10 +164,10 @@ class BallUnpooling(torch.nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, fine: Level, coarse: Level) -> Tensor:
         r"""Refines the rows of the coarse level and adds them to those of the finer."""
-        lengths, offset = _groups(coarse, self.stride, self.dim)
+        lengths, offset = _groups(coarse, self.stride, self.dim, fine.num_rows)
         check_rows("x", x, coarse.num_rows, self.in_channels)
         check_rows("skip", skip, fine.num_rows, self.out_channels)
-        check_devices(x=x, skip=skip, coarse=offset)
+        check_devices(x=x, skip=skip, coarse=offset, group_len=lengths)
         children = self.lin(torch.cat([x, offset.to(x.dtype).flatten(1)], -1))
         children = children.view(-1, self.stride, self.out_channels)
         children = from_dense(children, lengths, fine.num_rows)

@@ -49,7 +49,7 @@ run() {
     ;;
   kernels)
     pytest tests/ops/test_ball_tree_cuda.py tests/test_neighbors_cuda.py tests/ops/triton tests/nn/models/test_no_sync.py \
-      tests/nn/test_block_cuda.py tests/utils/test_cuda_graph.py
+      tests/nn/test_block_cuda.py tests/test_cuda_graph.py
     ;;
   tests) pytest --ignore=tests/interop ;;
   memcheck | initcheck | racecheck | synccheck) sanitize "$1" ;;

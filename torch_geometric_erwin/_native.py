@@ -22,7 +22,7 @@ from ctypes import (
     c_void_p,
     pythonapi,
 )
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from typing import Optional
 
@@ -332,7 +332,12 @@ def no_permutation(perm: Tensor, lengths: Tensor) -> Optional[int]:
 
 
 def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:
-    r"""The configuration struct of a tree."""
+    r"""The configuration struct of a tree, which nobody changes."""
+    return _layout(tuple(ball_sizes), tuple(strides), kind)
+
+
+@lru_cache(maxsize=64)
+def _layout(ball_sizes: tuple[int, ...], strides: tuple[int, ...], kind: str) -> Layout:
     return Layout(
         LAYOUTS[kind],
         len(ball_sizes),

@@ -74,6 +74,24 @@ def test_other_numbers_of_nodes_are_refused():
                 tree.levels(bad)
 
 
+def test_other_devices_and_dtypes_are_refused():
+    pos = random_pos(12)
+    tree = ball_tree(pos, ball_sizes=4, strides=[2])
+    # PyTorch would index a tensor by one without values, and return what is in memory.
+    for elsewhere, x, on in (
+        (tree, pos.to("meta"), "cpu"),
+        (tree.to("meta"), pos, "m"),
+    ):
+        for use in (elsewhere.to_rows, elsewhere.to_nodes, elsewhere.levels):
+            with pytest.raises(ValueError, match=f"'tree' is on {on}"):
+                use(x)
+    edge_index = torch.zeros(2, 3).long()
+    with pytest.raises(ValueError, match="'edge_index' is on meta, 'pos' is on cpu"):
+        tree.levels(pos, edge_index.to("meta"))
+    with pytest.raises(TypeError, match="'pos' must be floating-point"):
+        tree.levels(pos.long())
+
+
 @pytest.mark.parametrize("sizes", BATCHES, ids=str)
 @each_layout
 def test_offsets_and_clouds_of_rows_agree(layout, ball_sizes, strides, sizes):
@@ -343,3 +361,31 @@ def test_parts_of_a_tree_by_name():
     # The second positional field is the offsets of the clouds among nodes.
     names = [f.name for f in dataclasses.fields(Tree)]
     assert names[:3] == ["perm", "node_ptr", "level"]
+
+
+EDGES = {
+    "another dtype": (lambda e: e.int(), TypeError, "must be int64"),
+    "another shape": (lambda e: e.t(), ValueError, r"shape \[2, E\] \(got \[3, 2\]"),
+    "no tensor": (lambda e: e.tolist(), TypeError, "must be a tensor"),
+    "too large": (lambda e: e + 20, ValueError, r"one of 20 nodes \(got 2\d\)"),
+    "negative": (lambda e: e - 1, ValueError, r"one of 20 nodes \(got -1\)"),
+    "released": (lambda e: released(e), ValueError, "memory of 'edge_index' has 0"),
+}
+
+
+def released(tensor):
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize(("change", "error", "message"), EDGES.values(), ids=[*EDGES])
+def test_bad_edges(change, error, message):
+    pos = torch.rand(20, 3)
+
+    def edges():
+        return change(torch.tensor([[0, 1, 2], [3, 4, 5]]))
+
+    with pytest.raises(error, match=message):
+        ball_tree(pos, ball_sizes=[8]).levels(pos, edges())
+    with pytest.raises(error, match=message):
+        Level.build(pos, torch.tensor([8, 8, 4]), ball_size=8, edge_index=edges())

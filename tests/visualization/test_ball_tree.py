@@ -67,3 +67,5 @@ def test_a_tree_of_other_points_is_refused(ax):
     tree = ball_tree(torch.rand(10, 3), ball_sizes=4)
     with pytest.raises(ValueError, match="does not fit its data"):
         plot_ball_tree(torch.rand(20, 3), tree, ax=ax)
+    with pytest.raises(ValueError, match="'tree' is on meta, 'pos' is on cpu"):
+        plot_ball_tree(torch.rand(10, 3), tree.to("meta"), ax=ax)

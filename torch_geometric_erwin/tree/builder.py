@@ -1,7 +1,8 @@
 r"""Builds trees."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from functools import lru_cache
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -70,8 +71,24 @@ def ball_tree(
         >>> ball_tree(pos, ball_sizes=2).perm
         tensor([3, 1, 2, 0])
     """
-    config = TreeConfig(ball_sizes, strides, rotate, layout)
+    try:
+        config = _config(_hashable(ball_sizes), _hashable(strides), rotate, layout)
+    except TypeError:  # an argument is wrong, or cannot be kept
+        config = TreeConfig(ball_sizes, strides, rotate, layout)
     return build_tree(pos, ptr, config, ties, validate)
+
+
+def _hashable(numbers: Union[int, Sequence[int]]) -> object:
+    # With types: 2, 2.0 and True are equal, but not all of them are sizes.
+    if not isinstance(numbers, (list, tuple)):
+        return numbers, type(numbers)
+    return tuple(numbers), tuple(map(type, numbers))
+
+
+# Checking the arguments takes as long as building the trees of small clouds.
+@lru_cache(maxsize=64, typed=True)
+def _config(ball_sizes: Any, strides: Any, rotate: float, layout: str) -> TreeConfig:
+    return TreeConfig(ball_sizes[0], strides[0], rotate, layout)
 
 
 def build_tree(
@@ -122,7 +139,7 @@ def build_tree(
     runs = runs_of(ptr.cpu(), pos.size(0), config) if config.runs else ()
     tree = Tree(
         perm,
-        ptr.to(pos.device),
+        ptr if ptr.device == pos.device else ptr.to(pos.device),
         level,
         ball_len=tuple(tables[:levels]),
         group_len=tuple(tables[levels : 2 * levels - 1]),

@@ -215,7 +215,10 @@ class TreeConfig:
 
 def _runs(runs: Sequence[Sequence[int]], levels: int) -> Runs:
     # Every size once, in ascending order; nothing where no level has any.
-    lists = [list(level) for level in runs]
+    given = runs if isinstance(runs, Sequence) else [runs]
+    if isinstance(runs, str) or not all(isinstance(r, (list, tuple)) for r in given):
+        raise TypeError(f"'runs' must hold a list of sizes per level (got {runs!r})")
+    lists = [list(level) for level in given]
     if not any(lists):
         return ()
     if len(lists) != levels:

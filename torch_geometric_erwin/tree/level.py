@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from torch_geometric_erwin.utils.centre import centre
 from torch_geometric_erwin.utils.checks import (
     check_devices,
+    check_edges,
     check_int,
     check_lengths,
     check_permutation,
@@ -119,9 +120,13 @@ class Level:
         check_rows("pos", pos, *shape)
         check_int("ball_size", ball_size, 1)
         check_lengths("ball_len", ball_len, shape[0], ball_size)
-        check_devices(pos=pos, ball_len=ball_len, perm_rot=perm_rot)
         if perm_rot is not None:
             check_permutation("perm_rot", perm_rot, shape[0])
+        if edge_index is not None:
+            check_edges("edge_index", edge_index, shape[0])
+        check_devices(
+            pos=pos, ball_len=ball_len, perm_rot=perm_rot, edge_index=edge_index
+        )
         ptr = check_ptr(ptr, shape[0], pos.device, is_readable(pos))
         return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), edge_index=edge_index)
 

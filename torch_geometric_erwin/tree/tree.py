@@ -16,7 +16,15 @@ from torch_geometric_erwin.tree.order import Order
 from torch_geometric_erwin.tree.partition import Partition
 from torch_geometric_erwin.tree.validation import ADVICE, problem
 from torch_geometric_erwin.utils.centre import centre_dense
-from torch_geometric_erwin.utils.checks import check_int, check_pos, check_tensor
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_edges,
+    check_int,
+    check_pos,
+    check_ptr,
+    check_rows,
+    check_tensor,
+)
 from torch_geometric_erwin.utils.rows import segment_ids
 
 
@@ -149,9 +157,10 @@ class Tree:
             - **x:** :math:`(N, *)`; **output:** :math:`(N_0, *)`.
 
         Raises:
-            ValueError: If it has not an entry for every node.
+            ValueError: If it has not an entry for every node, or is on another device.
         """
         check_tensor("x", x)
+        check_devices(x=x, tree=self.perm)
         if x.shape[:1] != (self.num_nodes,):
             raise ValueError(
                 f"'x' must have an entry for each of {self.num_nodes} nodes (got "
@@ -166,9 +175,10 @@ class Tree:
             - **rows:** :math:`(N_0, *)`; **output:** :math:`(N, *)`.
 
         Raises:
-            ValueError: If it has not an entry for every row.
+            ValueError: If it has not an entry for every row, or is on another device.
         """
         check_tensor("rows", rows)
+        check_devices(rows=rows, tree=self.perm)
         if rows.shape[:1] != (self.num_rows(0),):
             raise ValueError(
                 f"'rows' must have an entry for each of {self.num_rows(0)} rows (got "
@@ -192,7 +202,9 @@ class Tree:
             - **pos:** :math:`(N, D)`; **edge_index:** :math:`(2, E)`.
 
         Raises:
-            ValueError: If there are more or fewer positions than nodes.
+            TypeError: If the positions are not floating-point.
+            ValueError: If there are more or fewer positions than nodes, or they are on
+                another device.
 
         Example:
             >>> from torch_geometric_erwin import ball_tree
@@ -207,6 +219,10 @@ class Tree:
                 f"'pos' must have a row for each of the tree's {self.num_nodes} nodes "
                 f"(got {[*pos.shape]})"
             )
+        check_rows("pos", pos, *pos.shape)
+        if edge_index is not None:
+            check_edges("edge_index", edge_index, self.num_nodes)
+        check_devices(pos=pos, tree=self.perm, edge_index=edge_index)
         return self.levels_of(self.order(), pos, edge_index)
 
     def levels_of(
@@ -399,6 +415,7 @@ class Tree:
             values: Whether to check values too, which waits for a GPU.
 
         Raises:
+            TypeError: If the offsets are not int64.
             ValueError: If the tree was built for other nodes or another configuration.
         """
         if self.config.text != config.text:
@@ -406,7 +423,10 @@ class Tree:
                 f"the tree was built for '{self.config.text}', needed is "
                 f"'{config.text}'; apply 'model.tree_transform()' to the data"
             )
-        device = None if ptr is None else ptr.device
+        device = None
+        if ptr is not None:
+            check_tensor("ptr", ptr)
+            device = check_ptr(ptr, num_nodes, ptr.device, values=False).device
         wrong = problem(self, num_nodes, device, values)
         if wrong:
             raise ValueError(f"the tree does not fit its data: {wrong}; {ADVICE}")

@@ -659,3 +659,39 @@ def check_share(name: str, value: float) -> float:
     if not 0 <= value < 1:
         raise ValueError(f"'{name}' must be at least 0 and below 1 (got {value})")
     return float(value)
+
+
+def check_edges(name: str, edge_index: Tensor, num_nodes: int) -> None:
+    r"""Checks edges between nodes, or between rows.
+
+    Args:
+        name: The argument's name, for messages.
+        edge_index: The edges.
+        num_nodes: The number of nodes :math:`N`.
+
+    Shapes:
+        - **edge_index:** :math:`(2, E)`, int64.
+
+    Raises:
+        TypeError: If they are no int64 tensor.
+        ValueError: If they have another shape, or name a node that is not there.
+
+    Example:
+        >>> check_edges("edge_index", torch.tensor([[0], [3]]), 3)
+        Traceback (most recent call last):
+        ValueError: 'edge_index' must name one of 3 nodes (got 3)
+    """
+    check_tensor(name, edge_index)
+    if edge_index.dim() != 2 or edge_index.size(0) != 2:
+        raise ValueError(f"'{name}' must have shape [2, E] (got {[*edge_index.shape]})")
+    if edge_index.dtype != torch.int64:
+        raise TypeError(f"'{name}' must be int64 (got {edge_index.dtype})")
+    if not is_readable(edge_index):
+        return
+    if edge_index.size(1) == 0:
+        return
+    for node in map(int, edge_index.aminmax()):
+        if not 0 <= node < num_nodes:
+            raise ValueError(
+                f"'{name}' must name one of {num_nodes} nodes (got {node})"
+            )

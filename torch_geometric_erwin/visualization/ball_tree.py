@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.utils.checks import check_devices
 from torch_geometric_erwin.utils.rows import segment_ids
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ def plot_ball_tree(
         raise ValueError(
             f"'axes' must be coordinates of 'pos' (got {axes} for {[*pos.shape]})"
         )
+    check_devices(pos=pos, tree=tree.perm)
     tree.validate(pos.size(0), tree.config)
     ball = torch.empty(pos.size(0), dtype=torch.long, device=pos.device)
     ball[tree.global_perm()] = ball_of_row(tree, level)

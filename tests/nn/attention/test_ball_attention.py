@@ -501,7 +501,7 @@ def test_layer_refuses_other_levels():
     with pytest.raises(ValueError, match=r"'level.pos' .* \[7, 3\] \(got \[7, 2\]\)"):
         layer(x, level_of(pos[:, :2], [4, 3]))
     larger = Level.build(pos, torch.tensor([4, 3]), ball_size=B + 1)
-    with pytest.raises(ValueError, match="have up to 5 rows, .* for 'ball_size=4'"):
+    with pytest.raises(ValueError, match=r"have up to 5 rows, .* 'ball_size=4'"):
         layer(x, larger)
     smaller = Level.build(pos, torch.tensor([2, 2, 2, 1]), ball_size=B - 2)
     assert layer.double()(x, smaller).shape == x.shape

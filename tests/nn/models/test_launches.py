@@ -86,8 +86,8 @@ def test_tables_are_made_once():
     # Positions are centred once for the main and the rotated tree of three levels,
     # whatever stages use them, and for two poolings, down and up. Each compares once.
     assert counts["lt"] == 2 * 3 + 2
-    # Whether the nodes are those of the tree, the children of two coarsenings, and every
-    # order within the batch at once.
+    # Whether the nodes are those of the tree, the children of two coarsenings, and all
+    # orders within the batch at once.
     assert counts["searchsorted"] == 1 + 2 + 1
     # The same, twice but for the first, and the offsets of the clouds on three levels.
     assert counts["cumsum"] == 1 + 2 * 2 + 2 + 3

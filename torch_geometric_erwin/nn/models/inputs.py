@@ -13,10 +13,10 @@ from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     batch_to_ptr,
     check_devices,
+    check_edges,
     check_pos,
     check_ptr,
     check_tensor,
-    is_readable,
 )
 
 
@@ -144,21 +144,4 @@ def _check_edges(edge_index: Optional[Tensor], num_nodes: int, needed: bool) -> 
                 "transform 'TreeKNNGraph' or 'TreeRadiusGraph', or set 'mp_steps=0'"
             )
         return
-    if not isinstance(edge_index, Tensor):
-        kind = type(edge_index).__name__
-        raise TypeError(f"'edge_index' must be a tensor (got '{kind}')")
-    if edge_index.dim() != 2 or edge_index.size(0) != 2:
-        raise ValueError(
-            f"'edge_index' must have shape [2, E] (got {[*edge_index.shape]})"
-        )
-    if edge_index.dtype != torch.int64:
-        raise TypeError(f"'edge_index' must be int64 (got {edge_index.dtype})")
-    if not is_readable(edge_index):
-        return
-    if edge_index.size(1) == 0:
-        return
-    for node in map(int, edge_index.aminmax()):
-        if not 0 <= node < num_nodes:
-            raise ValueError(
-                f"'edge_index' must name one of {num_nodes} nodes (got {node})"
-            )
+    check_edges("edge_index", edge_index, num_nodes)

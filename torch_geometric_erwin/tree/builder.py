@@ -1,6 +1,7 @@
 r"""Builds trees."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Optional, Union
 
@@ -71,11 +72,20 @@ def ball_tree(
         >>> ball_tree(pos, ball_sizes=2).perm
         tensor([3, 1, 2, 0])
     """
-    try:
-        config = _config(_hashable(ball_sizes), _hashable(strides), rotate, layout)
-    except TypeError:  # an argument is wrong, or cannot be kept
-        config = TreeConfig(ball_sizes, strides, rotate, layout)
+    config = _config_of(ball_sizes, strides, rotate, layout)
     return build_tree(pos, ptr, config, ties, validate)
+
+
+def _config_of(
+    ball_sizes: Union[int, Sequence[int]],
+    strides: Union[int, Sequence[int]],
+    rotate: float,
+    layout: str,
+) -> TreeConfig:
+    if not torch.compiler.is_compiling():
+        with suppress(TypeError):  # an argument is wrong, or cannot be kept
+            return _kept(_hashable(ball_sizes), _hashable(strides), rotate, layout)
+    return TreeConfig(ball_sizes, strides, rotate, layout)
 
 
 def _hashable(numbers: Union[int, Sequence[int]]) -> object:
@@ -87,7 +97,7 @@ def _hashable(numbers: Union[int, Sequence[int]]) -> object:
 
 # Checking the arguments takes as long as building the trees of small clouds.
 @lru_cache(maxsize=64, typed=True)
-def _config(ball_sizes: Any, strides: Any, rotate: float, layout: str) -> TreeConfig:
+def _kept(ball_sizes: Any, strides: Any, rotate: float, layout: str) -> TreeConfig:
     return TreeConfig(ball_sizes[0], strides[0], rotate, layout)
 
 

@@ -80,6 +80,8 @@ class TreeConfig:
         sizes = per_level("ball_sizes", ball_sizes, levels)
         steps = per_level("strides", strides, levels - 1)
         cuts = _runs(runs, levels)
+        if cuts and levels == MAX_LEVELS:  # a run takes a level while it is computed
+            raise ValueError(f"a tree with runs has at most {MAX_LEVELS - 1} levels")
         if prod(steps) > _LIMIT:
             raise ValueError(
                 f"the product of 'strides' must be at most {_LIMIT} (got {prod(steps)})"

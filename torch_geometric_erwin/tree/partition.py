@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from torch_geometric_erwin._native import MAX_LEVELS
 from torch_geometric_erwin.ops.ball_tree import sizes_of, tables_of
 from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.utils.rows import segment_ids
@@ -140,8 +139,6 @@ def runs_of(ptr: Tensor, num_points: int, config: TreeConfig) -> tuple[Tensors, 
     """
     if not config.runs:
         return ()
-    if config.num_levels == MAX_LEVELS:
-        raise ValueError(f"a tree with runs has at most {MAX_LEVELS - 1} levels")
 
     def run(l: int, size: int) -> Tensor:
         sizes, strides = [*config.ball_sizes], [*config.strides]

@@ -78,6 +78,8 @@ def unpack_inputs(
         ptr = store_ptr(nodes) if ptr is None and batch is None else ptr
     if pos is None:
         raise ValueError("the model needs node positions: 'pos' is missing")
+    if tree is not None and isinstance(pos, Tensor):
+        check_devices(pos=pos, tree=tree.node_ptr)
     if tree is not None and ptr is None and batch is None:
         ptr = tree.node_ptr
     if ptr is not None and batch is not None:

@@ -18,6 +18,7 @@ from torch_geometric_erwin.utils.checks import (
     check_int,
     check_rows,
     check_share,
+    is_autocast,
 )
 
 
@@ -93,7 +94,7 @@ class Block(Module):
         r"""Runs the forward pass of the module."""
         check_rows("x", x, level.num_rows, self.channels)
         check_devices(x=x, level=level.pos)
-        if _is_autocast(x.device.type):  # layers sum up in full precision
+        if is_autocast(x.device):  # layers sum up in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = normalise(self.norm_attention, x, level)
         mixed = self.attention(normed, level)
@@ -115,14 +116,8 @@ class Block(Module):
 
     def __repr__(self) -> str:
         parts = [self.attention] if self.conv is None else [self.attention, self.conv]
-        return (
-            f"{self.__class__.__name__}({', '.join(map(str, (self.channels, *parts)))})"
-        )
-
-
-def _is_autocast(device: str) -> bool:
-    known = torch.amp.is_autocast_available(device)
-    return known and torch.is_autocast_enabled(device)
+        text = ", ".join(map(str, (self.channels, *parts)))
+        return f"{self.__class__.__name__}({text})"
 
 
 class ErwinBlock(Block):

@@ -522,6 +522,20 @@ def flag_per_level(
     return tuple(values)
 
 
+def is_autocast(device: torch.device) -> bool:
+    r"""Whether autocast is at work on a device; some have none.
+
+    Args:
+        device: The device.
+
+    Example:
+        >>> is_autocast(torch.device("meta"))
+        False
+    """
+    known = torch.amp.is_autocast_available(device.type)
+    return known and torch.is_autocast_enabled(device.type)
+
+
 def is_readable(x: Tensor) -> bool:
     r"""Whether a check can look at single values, and without waiting for a GPU.
 

@@ -1,6 +1,7 @@
 r"""The Erwin transformer."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Optional, Union
 
 import torch
@@ -147,7 +148,8 @@ class Erwin(torch.nn.Module):
             returned.
         layout: :obj:`"balanced"`, or :obj:`"perfect"` to pad as the original does:
             repeated points are rows that are attended and enter statistics.
-        backend: The backend of :func:`~torch_geometric_erwin.nn.ball_attention`.
+        backend: The backend of :func:`~torch_geometric_erwin.nn.ball_attention`, for
+            :obj:`attention="ball"`.
         checkpoint: Whether the blocks of a level, and for level 0 the message-passing
             steps too, keep their inputs alone and compute the rest again in the
             backward pass, as one value or per level. Less memory for about a third
@@ -248,7 +250,10 @@ class Erwin(torch.nn.Module):
 
         if backend is not None:  # whether it can run depends on the rows' device
             check_choice("backend", backend, BACKENDS)
-        mixers = _per_level_of_mixers(attention, levels)
+        mixers = _mixers(attention, levels)
+        if backend is not None:
+            named = partial(BallAttention, backend=backend)
+            mixers = [named if mixer == "ball" else mixer for mixer in mixers]
         sizes = per_level("ball_sizes", ball_sizes, levels)
         self.strides = strides
         self.in_channels = in_channels
@@ -259,11 +264,10 @@ class Erwin(torch.nn.Module):
         self.decode = decode
 
         def block(heads: int, l: int) -> Block:
-            mixer = make_mixer(mixers[l], hidden[l], heads, sizes[l], dim)
-            if backend is not None and isinstance(mixer, BallAttention):
-                mixer.backend = backend
             return Block(
-                *(hidden[l], mixer, SwiGLU(hidden[l], mlp_ratio * hidden[l])),
+                hidden[l],
+                make_mixer(mixers[l], hidden[l], heads, sizes[l], dim),
+                SwiGLU(hidden[l], mlp_ratio * hidden[l]),
                 norm=block_norm,
                 dropout=dropout,
                 drop_path=drop_path,
@@ -477,9 +481,7 @@ class Erwin(torch.nn.Module):
         )
 
 
-def _per_level_of_mixers(
-    attention: Union[Mixer, Sequence[Mixer]], levels: int
-) -> list[Mixer]:
+def _mixers(attention: Union[Mixer, Sequence[Mixer]], levels: int) -> list[Mixer]:
     if isinstance(attention, str) or not isinstance(attention, Sequence):
         return [attention] * levels
     if len(attention) != levels:
@@ -508,4 +510,13 @@ def _num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
     for name, length in lengths.items():
         if length < 1:
             raise ValueError(f"'{name}' must not be empty")
-    return max(lengths.values())
+    longest = max(lengths, key=lambda name: lengths[name])
+    levels = lengths[longest]
+    for name, length in lengths.items():
+        value, short = arguments[name]
+        if length != levels:
+            raise ValueError(
+                f"'{name}' must have one value or {levels - short} (got {len(value)}: "
+                f"{[*value]}), as '{longest}' is for {levels} levels"
+            )
+    return levels

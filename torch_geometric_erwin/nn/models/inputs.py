@@ -2,7 +2,6 @@ r"""What a model is called with: tensors, or PyG data as sugar for them."""
 
 from typing import NamedTuple, Optional, Union
 
-import torch
 from torch import Tensor
 from torch.nn import Module
 from torch_geometric.data import Data, HeteroData
@@ -17,6 +16,7 @@ from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
     check_tensor,
+    is_autocast,
 )
 
 
@@ -126,8 +126,7 @@ def _check_features(x: Optional[Tensor], num_nodes: int, in_channels: int) -> No
 
 
 def _check_dtype(x: Tensor, first: Module) -> None:
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if is_autocast(x.device):
         return
     floats = (p.dtype for p in first.parameters() if p.is_floating_point())
     dtype = next(floats, x.dtype)

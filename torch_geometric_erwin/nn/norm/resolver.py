@@ -4,7 +4,6 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Union
 
-import torch
 from torch import Tensor
 from torch.nn import Identity, LayerNorm, Module, RMSNorm
 from torch_geometric.nn.inits import reset
@@ -111,17 +110,3 @@ def normalise(norm: Module, x: Tensor, level: Level) -> Tensor:
     """
     on_level = getattr(norm, "on_level", None)
     return norm(x) if not callable(on_level) else on_level(x, level)
-
-
-def couples_clouds(module: torch.nn.Module) -> bool:
-    r"""Whether a module in training holds a norm over the whole batch.
-
-    Args:
-        module: The module.
-
-    Example:
-        >>> couples_clouds(BatchNorm(4)), couples_clouds(GraphNorm(4))
-        (True, False)
-    """
-    kind = torch.nn.modules.batchnorm._BatchNorm
-    return any(isinstance(m, kind) and m.training for m in module.modules())

@@ -1,6 +1,7 @@
 """What a tree tells layers, against plain loops."""
 
 import dataclasses
+import io
 import math
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 from trees import LAYOUTS, MIXED, offsets, random_pos
 
 from torch_geometric_erwin import Level, Tree, TreeConfig, ball_tree
+from torch_geometric_erwin.nn import ErwinBlock
 from torch_geometric_erwin.tree.builder import build_tree
 
 each_layout = pytest.mark.parametrize(("layout", "ball_sizes", "strides"), LAYOUTS)
@@ -389,3 +391,61 @@ def test_bad_edges(change, error, message):
         ball_tree(pos, ball_sizes=[8]).levels(pos, edges())
     with pytest.raises(error, match=message):
         Level.build(pos, torch.tensor([8, 8, 4]), ball_size=8, edge_index=edges())
+
+
+def test_a_level_is_exported_and_saved():
+    pos = torch.rand(20, 3)
+    (level,) = ball_tree(pos, ball_sizes=[8], runs=[[4]]).levels(pos)
+    block = make_block()
+    x = torch.rand(20, 8)
+    program = torch.export.export(block, (x, level))
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    buffer.seek(0)
+    loaded = torch.export.load(buffer).module()
+    torch.testing.assert_close(loaded(x, level), block(x, level))
+    buffer = io.BytesIO()
+    torch.save(level, buffer)
+    buffer.seek(0)
+    same = torch.load(buffer)
+    assert torch.equal(same.runs[4], level.runs[4])
+    assert torch.equal(block(x, same), block(x, level))
+
+
+def make_block():
+    torch.manual_seed(0)
+    return ErwinBlock(8, heads=2, ball_size=8)
+
+
+def test_balls_of_another_shape_are_refused():
+    level = Level.build(torch.rand(4, 1), torch.tensor([3, 1]), ball_size=3)
+    for rows in (2, 6):
+        with pytest.raises(ValueError, match=r"'x' must have shape \[4, \.\.\.\]"):
+            level.to_balls(torch.rand(rows, 2))
+    for shape in ((2, 1, 5), (2,), (3, 3, 5)):
+        with pytest.raises(ValueError, match=r"'y' must have shape \[2, 3, \.\.\.\]"):
+            level.from_balls(torch.rand(shape))
+
+
+def test_balls_that_cross_clouds_are_refused():
+    pos, ptr = torch.rand(6, 3), torch.tensor([0, 3, 6])
+    with pytest.raises(ValueError, match="must end a ball where clouds end, at row 3"):
+        Level.build(pos, torch.tensor([4, 2]), ball_size=4, ptr=ptr)
+    perm = torch.tensor([0, 1, 3, 2, 4, 5])
+    with pytest.raises(
+        ValueError, match=r"keep rows in their cloud \(got row 3 at"
+    ):
+        Level.build(pos, torch.tensor([3, 3]), ball_size=4, ptr=ptr, perm_rot=perm)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+def test_levels_compile(layout):
+    def positions(tree, pos):
+        return tree.levels(pos)[1].pos, tree.to_rows(pos)
+
+    compiled = torch.compile(positions, fullgraph=True, dynamic=True)
+    for n in (30, 21, 45):
+        pos = torch.rand(n, 3)
+        tree = ball_tree(pos, ball_sizes=8, strides=[2], layout=layout)
+        for one, other in zip(compiled(tree, pos), positions(tree, pos), strict=True):
+            torch.testing.assert_close(one, other)

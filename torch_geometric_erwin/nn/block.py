@@ -70,6 +70,9 @@ class Block(Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
+        for name, module in (("attention", attention), ("mlp", mlp)):
+            if not isinstance(module, Module):
+                raise TypeError(f"'{name}' must be a module (got {module!r})")
         self.channels = check_int("channels", channels, 1)
         self.norm_attention = make_norm(norm, channels)
         self.attention = attention
@@ -77,7 +80,7 @@ class Block(Module):
         self.norm_mlp = make_norm(norm, channels)
         self.mlp = mlp
         self.dropout = Dropout(check_share("dropout", dropout))
-        self.drop_path = DropPath(drop_path)
+        self.drop_path = DropPath(check_share("drop_path", drop_path))
         self._takes_pos = (
             conv is not None and "pos" in signature(conv.forward).parameters
         )
@@ -98,6 +101,7 @@ class Block(Module):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = normalise(self.norm_attention, x, level)
         mixed = self.attention(normed, level)
+        check_rows("attention(x)", mixed, level.num_rows, self.channels)
         if self.conv is not None:
             mixed = mixed + self._messages(normed, level)
         x = x + self._dropped(mixed, level)
@@ -108,8 +112,9 @@ class Block(Module):
         if level.edge_index is None:
             raise ValueError("the block passes messages, but its level has no edges")
         if self._takes_pos:
-            return self.conv(x, level.pos.to(x.dtype), level.edge_index)
-        return self.conv(x, level.edge_index)
+            pos = level.pos.to(x.dtype)
+            return self.conv(x, pos=pos, edge_index=level.edge_index)
+        return self.conv(x, edge_index=level.edge_index)
 
     def _dropped(self, x: Tensor, level: Level) -> Tensor:
         return self.drop_path(self.dropout(x), level)

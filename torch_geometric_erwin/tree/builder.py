@@ -30,6 +30,7 @@ def ball_tree(
     strides: Union[int, Sequence[int]] = (),
     rotate: float = 45.0,
     layout: str = "balanced",
+    runs: Sequence[Sequence[int]] = (),
     ties: str = "index",
     validate: bool = False,
 ) -> Tree:
@@ -53,6 +54,7 @@ def ball_tree(
         strides: The number of rows that each coarsening pools.
         rotate: The angle of the second tree, in degrees; zero for none.
         layout: :obj:`"balanced"` or :obj:`"perfect"`, see :class:`TreeConfig`.
+        runs: Further sizes of runs, per level, see :class:`TreeConfig`.
         ties: What orders points of equal coordinate on the split axis:
             :obj:`"index"`, or :obj:`"coordinates"` to compare the other axes first, so
             that the order of the input has no effect on grids either.
@@ -72,7 +74,10 @@ def ball_tree(
         >>> ball_tree(pos, ball_sizes=2).perm
         tensor([3, 1, 2, 0])
     """
-    config = _config_of(ball_sizes, strides, rotate, layout)
+    if isinstance(runs, Sequence) and len(runs) == 0:
+        config = _config_of(ball_sizes, strides, rotate, layout)
+    else:
+        config = TreeConfig(ball_sizes, strides, rotate, layout, runs)
     return build_tree(pos, ptr, config, ties, validate)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -16,6 +17,7 @@ from torch_geometric_erwin.utils.checks import (
     check_permutation,
     check_ptr,
     check_rows,
+    check_shape,
     check_tensor,
     is_readable,
 )
@@ -128,6 +130,8 @@ class Level:
             pos=pos, ball_len=ball_len, perm_rot=perm_rot, edge_index=edge_index
         )
         ptr = check_ptr(ptr, shape[0], pos.device, is_readable(pos))
+        if all(map(is_readable, (ptr, ball_len))):
+            _check_borders(ptr, ball_len, perm_rot)
         return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), edge_index=edge_index)
 
     @classmethod
@@ -191,7 +195,11 @@ class Level:
 
         Shapes:
             - **x:** :math:`(N, *)`; **output:** :math:`(K, B, *)`.
+
+        Raises:
+            ValueError: If it has not an entry for every row.
         """
+        check_shape("x", x, (self.num_rows,))
         rows = x if self.perm is None else take_rows(x, self.perm)
         return to_dense(rows, self.ball_len, self.ball_size)
 
@@ -200,9 +208,33 @@ class Level:
 
         Shapes:
             - **y:** :math:`(K, B, *)`; **output:** :math:`(N, *)`.
+
+        Raises:
+            ValueError: If it has not an entry for every slot of every ball.
         """
+        check_shape("y", y, (self.ball_len.size(0), self.ball_size))
         rows = from_dense(y, self.ball_len, self.num_rows)
         return rows if self.perm is None else put_rows(rows, self.perm, self.num_rows)
+
+
+def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> None:
+    ends = torch.cat([ball_len.new_zeros(1), ball_len.cumsum(0)])
+    wrong = ptr[~torch.isin(ptr, ends)]
+    if len(wrong) > 0:
+        raise ValueError(
+            f"'ball_len' must end a ball where clouds end, at row {int(wrong[0])} (got "
+            f"ends {ends.tolist()})"
+        )
+    if perm is None or not is_readable(perm):
+        return
+    cloud = segment_ids(ptr.diff(), perm.size(0))
+    moved = (cloud[perm] != cloud).nonzero()
+    if len(moved) > 0:
+        place = int(moved[0])
+        raise ValueError(
+            f"'perm_rot' must keep rows in their cloud (got row {int(perm[place])} at "
+            f"place {place})"
+        )
 
 
 _TENSORS = (
@@ -211,14 +243,21 @@ _TENSORS = (
 )
 
 
-def _flatten(level: Level) -> tuple[list[Any], tuple[int, ...]]:
+def _flatten(level: Level) -> tuple[list[Any], str]:
+    # The context of an exported program is written as text.
     values = [getattr(level, name) for name in _TENSORS]
-    return [*values, *level.runs.values()], (level.ball_size, *level.runs)
+    sizes = " ".join(map(str, (level.ball_size, *level.runs)))
+    return [*values, *level.runs.values()], sizes
 
 
-def _unflatten(values: Iterable[Any], context: tuple[int, ...]) -> Level:
+def _flatten_with_keys(level: Level) -> tuple[list[Any], str]:
+    values, sizes = _flatten(level)
+    return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], sizes
+
+
+def _unflatten(values: Iterable[Any], context: str) -> Level:
     values = [*values]
-    ball_size, *sizes = context
+    ball_size, *sizes = map(int, context.split())
     count = len(_TENSORS)
     runs = dict(zip(sizes, values[count:]))
     named = dict(zip(_TENSORS, values[:count]))
@@ -227,5 +266,10 @@ def _unflatten(values: Iterable[Any], context: tuple[int, ...]) -> Level:
 
 # A level is an input of torch.compile and torch.export like any nest of tensors.
 pytree.register_pytree_node(
-    Level, _flatten, _unflatten, serialized_type_name="torch_geometric_erwin.Level"
+    Level,
+    _flatten,
+    _unflatten,
+    serialized_type_name="torch_geometric_erwin.Level",
+    flatten_with_keys_fn=_flatten_with_keys,
 )
+torch.serialization.add_safe_globals([Level])

@@ -161,12 +161,12 @@ class Tree:
         """
         check_tensor("x", x)
         check_devices(x=x, tree=self.perm)
-        if x.shape[:1] != (self.num_nodes,):
+        if x.dim() == 0 or not self._has_nodes(x.size(0)):
             raise ValueError(
                 f"'x' must have an entry for each of {self.num_nodes} nodes (got "
                 f"{[*x.shape]})"
             )
-        return self.order().to_rows(x)
+        return self.order(x.size(0)).to_rows(x)
 
     def to_nodes(self, rows: Tensor) -> Tensor:
         r"""What rows of level 0 have, in the order of the nodes.
@@ -214,16 +214,21 @@ class Tree:
             ([0.0, 1.0, 2.0, 3.0], [0.5, 2.5])
         """
         check_tensor("pos", pos)
-        if pos.dim() != 2 or pos.size(0) != self.num_nodes:
+        if pos.dim() != 2 or not self._has_nodes(pos.size(0)):
             raise ValueError(
                 f"'pos' must have a row for each of the tree's {self.num_nodes} nodes "
                 f"(got {[*pos.shape]})"
             )
         check_rows("pos", pos, *pos.shape)
         if edge_index is not None:
-            check_edges("edge_index", edge_index, self.num_nodes)
+            check_edges("edge_index", edge_index, pos.size(0))
         check_devices(pos=pos, tree=self.perm, edge_index=edge_index)
-        return self.levels_of(self.order(), pos, edge_index)
+        return self.levels_of(self.order(pos.size(0)), pos, edge_index)
+
+    def _has_nodes(self, count: int) -> bool:
+        # Where points are repeated, a traced graph cannot know.
+        unknown = self.mask is not None and torch.compiler.is_compiling()
+        return unknown or count == self.num_nodes
 
     def levels_of(
         self, order: Order, pos: Tensor, edge_index: Optional[Tensor] = None

@@ -709,3 +709,26 @@ def check_edges(name: str, edge_index: Tensor, num_nodes: int) -> None:
             raise ValueError(
                 f"'{name}' must name one of {num_nodes} nodes (got {node})"
             )
+
+
+def check_shape(name: str, x: Tensor, sizes: Sequence[int]) -> None:
+    r"""Checks the first sizes of a tensor.
+
+    Args:
+        name: The argument's name, for messages.
+        x: The argument.
+        sizes: What its shape must begin with.
+
+    Raises:
+        TypeError: If it is no dense tensor.
+        ValueError: If its shape begins otherwise.
+
+    Example:
+        >>> check_shape("x", torch.rand(5, 2), (4,))
+        Traceback (most recent call last):
+        ValueError: 'x' must have shape [4, ...] (got [5, 2])
+    """
+    check_tensor(name, x)
+    if x.shape[: len(sizes)] != tuple(sizes):
+        wanted = ", ".join(map(str, sizes))
+        raise ValueError(f"'{name}' must have shape [{wanted}, ...] (got {[*x.shape]})")

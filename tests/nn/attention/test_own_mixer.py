@@ -205,3 +205,52 @@ def test_norms_by_name(norm):
     model = make("ball", norm=norm, block_norm=norm)
     model(batch_for(model)).square().sum().backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+class Flat(torch.nn.Module):
+    def forward(self, x, level):
+        return x.mean(0)
+
+
+def test_a_mixer_that_returns_something_else():
+    pos = torch.rand(20, 3)
+    (level,) = ball_tree(pos, ball_sizes=[8]).levels(pos)
+    block = Block(4, Flat(), SwiGLU(4, 8))
+    with pytest.raises(ValueError, match=r"'attention\(x\)' must have shape \[20, 4\]"):
+        block(torch.rand(20, 4), level)
+    for arguments in (("ball", SwiGLU(4, 8)), (Flat(), None)):
+        with pytest.raises(TypeError, match="must be a module"):
+            Block(4, *arguments)
+    with pytest.raises(ValueError, match="'drop_path' must be at least 0"):
+        Block(4, Flat(), SwiGLU(4, 8), drop_path=2)
+
+
+class Named(torch.nn.Module):
+    """A mixer with random numbers, and with a parameter of an awkward name."""
+
+    def __init__(self, channels, *_):
+        super().__init__()
+        self.p = torch.nn.Parameter(torch.ones(channels))
+
+    def forward(self, x, level):
+        return self.p * x * torch.rand_like(x)
+
+
+def test_recomputed_mixers_draw_the_same_numbers():
+    gradients = []
+    for checkpoint in (False, True):
+        model = make(Named, checkpoint=checkpoint)
+        batch = batch_for(model)
+        torch.manual_seed(1)
+        model(batch).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="'checkpoint' computes blocks twice"):
+        make("ball", block_norm="batch", checkpoint=True)
+
+
+def test_a_tree_of_ones_own_has_runs():
+    pos = torch.rand(20, 3)
+    (level,) = ball_tree(pos, ball_sizes=[8], runs=[[4]]).levels(pos)
+    assert RunMean(4)(torch.rand(20, 4), level).shape == (20, 4)

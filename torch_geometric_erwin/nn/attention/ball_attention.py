@@ -210,7 +210,7 @@ class BallAttention(torch.nn.Module):
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass on the balls of a level, main or rotated."""
         check_rows("x", x, level.num_rows, self.channels)
-        check_rows("level.pos", level.offset, level.num_rows, self.dim)
+        check_rows("level.offset", level.offset, level.num_rows, self.dim)
         check_devices(x=x, level=level.offset, sigma=self.sigma)
         if level.ball_size > self.ball_size:
             raise ValueError(

@@ -54,4 +54,7 @@ def make_mixer(
         raise TypeError(
             f"'attention' must make a module (got {type(mixer).__name__!r})"
         )
+    runs = getattr(mixer, "required_runs", ())
+    if not isinstance(runs, (tuple, list)):
+        raise TypeError(f"'required_runs' of a mixer must be a tuple (got {runs!r})")
     return mixer

@@ -6,19 +6,20 @@ from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn import GELU, Identity, ModuleList, Sequential
+from torch.nn import GELU, Dropout, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.data.storage import Nodes, read_tree
 from torch_geometric_erwin.nn.attention import BallAttention, Mixer, make_mixer
 from torch_geometric_erwin.nn.block import Block
+from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models import reference
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
 from torch_geometric_erwin.nn.models.presets import preset
-from torch_geometric_erwin.nn.norm import Norm
+from torch_geometric_erwin.nn.norm import GraphNorm, Norm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.ops.ball_attention import BACKENDS
@@ -89,12 +90,19 @@ class ErwinStage(torch.nn.Module):
         return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"
 
 
+# Modules that draw no numbers.
+_STEADY = (
+    *(Block, BallAttention, SwiGLU, GraphNorm, torch.nn.Linear, Identity),
+    *(torch.nn.LayerNorm, torch.nn.RMSNorm),
+)
+
+
 def _is_random(block: torch.nn.Module) -> bool:
     # What others wrote may draw numbers that nobody knows of.
-    known = ("torch.nn.", "torch_geometric_erwin.")
     return any(
-        getattr(module, "p", 0.0) != 0.0
-        or not type(module).__module__.startswith(known)
+        module.p > 0
+        if isinstance(module, (Dropout, DropPath))
+        else not isinstance(module, _STEADY)
         for module in block.modules()
     )
 
@@ -241,6 +249,11 @@ class Erwin(torch.nn.Module):
                         f"{channels} channels on level {l})"
                     )
         checkpoint = flag_per_level("checkpoint", checkpoint, levels)
+        if block_norm == "batch" and any(checkpoint):
+            raise ValueError(
+                "'checkpoint' computes blocks twice, so block_norm='batch' would count "
+                "statistics twice: choose another norm, or checkpoint=False"
+            )
         for l, stride in enumerate(strides):
             if stride == 1 and hidden[l] != hidden[l + 1]:
                 raise ValueError(

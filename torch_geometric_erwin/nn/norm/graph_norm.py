@@ -7,7 +7,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from torch_geometric_erwin.tree import Level
-from torch_geometric_erwin.utils.checks import check_int, check_ptr, check_rows
+from torch_geometric_erwin.utils.checks import (
+    check_int,
+    check_ptr,
+    check_rows,
+    is_readable,
+)
 from torch_geometric_erwin.utils.rows import segment_ids
 
 
@@ -59,7 +64,7 @@ class GraphNorm(torch.nn.Module):
         r"""Runs the forward pass; without offsets the rows are one cloud."""
         num_rows = x.size(0) if x.dim() > 0 else 0
         check_rows("x", x, num_rows, self.num_features)
-        ptr = check_ptr(ptr, num_rows, x.device, values=False)
+        ptr = check_ptr(ptr, num_rows, x.device, values=is_readable(x))
         # Half precision is normalised in float32, as torch's own norms do.
         rows = x.to(torch.promote_types(x.dtype, torch.float32))
         count = ptr.diff()

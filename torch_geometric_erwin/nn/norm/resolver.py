@@ -53,6 +53,9 @@ def make_norm(norm: Norm, channels: int) -> Module:
             f"channels, one for every place (got {norm!r})"
         )
     module = norm(channels)
+    if not isinstance(module, Module):
+        kind = type(module).__name__
+        raise TypeError(f"'norm' must make a module (got '{kind}')")
     has_rule = hasattr(module, "on_level")
     takes_batch = "batch" in signature(module.forward).parameters
     return PerCloud(module) if takes_batch and not has_rule else module
@@ -84,8 +87,8 @@ class PerCloud(Module):
     def forward(self, x: Tensor, batch: Tensor, size: int) -> Tensor:
         r"""Runs the forward pass of the module."""
         if self.takes_size:
-            return self.norm(x, batch, size)
-        return self.norm(x, batch)
+            return self.norm(x, batch=batch, batch_size=size)
+        return self.norm(x, batch=batch)
 
     def on_level(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass over the clouds of a level."""

@@ -432,9 +432,7 @@ def test_balls_that_cross_clouds_are_refused():
     with pytest.raises(ValueError, match="must end a ball where clouds end, at row 3"):
         Level.build(pos, torch.tensor([4, 2]), ball_size=4, ptr=ptr)
     perm = torch.tensor([0, 1, 3, 2, 4, 5])
-    with pytest.raises(
-        ValueError, match=r"keep rows in their cloud \(got row 3 at"
-    ):
+    with pytest.raises(ValueError, match=r"keep rows in their cloud \(got row 3 at"):
         Level.build(pos, torch.tensor([3, 3]), ball_size=4, ptr=ptr, perm_rot=perm)
 
 

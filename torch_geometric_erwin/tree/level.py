@@ -228,7 +228,7 @@ def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> Non
     if perm is None or not is_readable(perm):
         return
     cloud = segment_ids(ptr.diff(), perm.size(0))
-    moved = (cloud[perm] != cloud).nonzero()
+    moved = (cloud.index_select(0, perm) != cloud).nonzero()
     if len(moved) > 0:
         place = int(moved[0])
         raise ValueError(

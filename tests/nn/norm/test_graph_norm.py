@@ -85,7 +85,7 @@ def test_bad_rows():
 
 def test_a_norm_of_pyg_gets_the_clouds():
     x, ptr = inputs()
-    level = Level.build(torch.zeros(37, 2), torch.tensor([37]), ball_size=64, ptr=ptr)
+    level = Level.build(torch.zeros(37, 2), torch.tensor(SIZES), ball_size=64, ptr=ptr)
     norm = make_norm(InstanceNorm, 4)
     batch = torch.arange(len(SIZES)).repeat_interleave(torch.tensor(SIZES))
     expected = InstanceNorm(4)(x, batch)

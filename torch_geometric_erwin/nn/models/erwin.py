@@ -527,7 +527,7 @@ def _num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
     levels = lengths[longest]
     for name, length in lengths.items():
         value, short = arguments[name]
-        if length != levels:
+        if length != levels and not isinstance(value, (str, bytes)):
             raise ValueError(
                 f"'{name}' must have one value or {levels - short} (got {len(value)}: "
                 f"{[*value]}), as '{longest}' is for {levels} levels"

@@ -107,6 +107,7 @@ def normalise(norm: Module, x: Tensor, level: Level) -> Tensor:
         - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`.
 
     Example:
+        >>> import torch
         >>> level = Level.build(torch.rand(3, 2), torch.tensor([3]), ball_size=4)
         >>> normalise(Identity(), torch.ones(3, 1), level).flatten().tolist()
         [1.0, 1.0, 1.0]

@@ -54,8 +54,8 @@ def global_perm(nodes: Nodes) -> Tensor:
     """
     if getattr(nodes, "tree_node", None) is None:
         raise ValueError("the data has no tree; apply the transform 'BallTree' first")
-    _check_nodes(nodes)
     ptr = store_ptr(nodes)
+    _check_nodes(nodes, ptr)
     if ptr is None:
         return nodes.perm.long()
     return nodes.perm + ptr[segment_ids(nodes.level[:, 0], nodes.perm.size(0))]
@@ -96,7 +96,8 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
                     f"the data's tree was built for '{text}', needed is '{config}'; "
                     "apply 'model.tree_transform()' to the data"
                 )
-    _check_nodes(nodes)
+    ptr = store_ptr(nodes)
+    _check_nodes(nodes, ptr)
     levels = range(config.num_levels)
 
     def table(name: str) -> Tensor:
@@ -112,10 +113,9 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         groups = [group_lengths(level, l, s, rows.size(0)) for l, (s, rows) in steps]
     else:
         groups = [table(f"group_len_{l}") for l in levels[:-1]]
-    ptr = store_ptr(nodes)
     return Tree(
         table("perm"),
-        pad(_num_nodes(nodes), (1, 0)) if ptr is None else ptr,
+        pad(_num_nodes(nodes, ptr), (1, 0)) if ptr is None else ptr,
         level,
         tuple(table(f"ball_len_{l}") for l in levels),
         tuple(groups),
@@ -130,31 +130,29 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     )
 
 
-def _num_nodes(nodes: Nodes) -> Tensor:
+def _num_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:
     # The nodes of every cloud.
-    ptr = store_ptr(nodes)
     if ptr is None:
         return torch.full([1], nodes.pos.size(0), device=nodes.pos.device)
     return ptr.diff()
 
 
-def _local_nodes(nodes: Nodes) -> Tensor:
+def _local_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:
     # The number of every node in its own cloud.
     rows = torch.arange(nodes.pos.size(0), device=nodes.pos.device)
-    ptr = store_ptr(nodes)
     if ptr is not None:
         rows = rows - ptr[segment_ids(ptr.diff(), rows.size(0))]
     return rows.int()
 
 
-def _check_nodes(nodes: Nodes) -> None:
+def _check_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> None:
     # PyG drops and reorders whatever has one entry per node, so the numbers that the
     # nodes had when the tree was built tell whether they are still the same ones.
     message = f"the tree does not fit its data: {ADVICE}"
     if nodes.tree_node.shape != nodes.pos.shape[:1]:
         raise ValueError(message)
-    same = (nodes.tree_node == _local_nodes(nodes)).all()
-    same = same & (nodes.tree_code[:, 1] == _num_nodes(nodes)).all()
+    same = (nodes.tree_node == _local_nodes(nodes, ptr)).all()
+    same = same & (nodes.tree_code[:, 1] == _num_nodes(nodes, ptr)).all()
     if torch.compiler.is_compiling() or same.device.type != "cpu":
         torch._assert_async(same, message)  # raised by the device, nothing waits for it
     elif not bool(same):
@@ -173,11 +171,12 @@ def attach_tree(
     """
     for name in [name for name in store if is_tree_attribute(name)]:
         del store[name]
-    num_nodes = _num_nodes(store)
+    ptr = store_ptr(store)
+    num_nodes = _num_nodes(store, ptr)
     code = torch.full_like(num_nodes, tree.config.code)
     values: dict[str, Any] = {
         **tree_attributes(tree),
-        "tree_node": _local_nodes(store),
+        "tree_node": _local_nodes(store, ptr),
         "tree_code": torch.stack([code, num_nodes], dim=1),
         "tree_config": tree.config.text,
     }

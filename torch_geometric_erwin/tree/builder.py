@@ -8,7 +8,6 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.order import TIES, coordinate_order
 from torch_geometric_erwin.tree.partition import runs_of

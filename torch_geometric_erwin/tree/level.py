@@ -78,6 +78,7 @@ class Level:
     pos: Tensor
     ptr: Tensor
     ball_len: Tensor
+    ball_size: int
     offset: Tensor
     offset_rot: Tensor
     perm: Optional[Tensor] = None
@@ -87,7 +88,6 @@ class Level:
     real: Optional[Tensor] = None
     edge_index: Optional[Tensor] = None
     runs: dict[int, Tensor] = field(default_factory=dict)
-    ball_size: int = 1
 
     @classmethod
     def build(
@@ -158,9 +158,8 @@ class Level:
         if perm_rot is not None:
             offset_rot = centre(pos, ball_len, perm_rot, ball_size)
         return cls(
-            *(pos, ptr, ball_len, offset, offset_rot),
+            *(pos, ptr, ball_len, ball_size, offset, offset_rot),
             perm_rot=perm_rot,
-            ball_size=ball_size,
             **others,
         )
 

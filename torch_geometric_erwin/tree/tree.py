@@ -244,13 +244,15 @@ class Tree:
         if edge_index is not None:
             edge_index = order.row_of_node()[edge_index]
         levels = []
+        # All at once, as in `order`.
+        ptrs = pad(self.level.t().cumsum(1), (1, 0)).unbind()
         for l, size in enumerate(self.config.ball_sizes):
             groups = children = None
             if l > 0:
                 groups = self.group_len[l - 1]
                 children, pos = centre_dense(pos, groups, self.config.strides[l - 1])
             level = Level.of(
-                *(pos, self.ptr(l), self.ball_len[l], size),
+                *(pos, ptrs[l], self.ball_len[l], size),
                 order.perm_rot[l] if order.perm_rot else None,
                 group_len=groups,
                 children=children,

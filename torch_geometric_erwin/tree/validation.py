@@ -37,7 +37,7 @@ def problem(
         device: The device that they are on. (default: that of the tree)
         values: Whether to check values too, which waits for a GPU.
     """
-    wrong = malformed(tree, num_nodes, device)
+    wrong = _malformed(tree, num_nodes, device)
     if wrong or not values:
         return wrong
     # As NumPy can read them: on the host, and not negated in memory.
@@ -50,14 +50,8 @@ def problem(
         return _wrong_values(pytree.tree_map_only(Tensor, unwrapped, host), num_nodes)
 
 
-def malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
-    r"""The same by shapes, dtypes and devices alone.
-
-    Args:
-        tree: The tree.
-        num_nodes: The number of nodes.
-        device: The device that they are on. (default: that of the tree)
-    """
+def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
+    # By shapes, dtypes and devices alone.
     config = tree.config
     levels, perfect = config.num_levels, config.layout == "perfect"
     ints, flags = torch.int64, torch.bool

@@ -90,7 +90,7 @@ def test_tables_are_made_once():
     # orders within the batch at once.
     assert counts["searchsorted"] == 1 + 2 + 1
     # The same, twice but for the first, and the offsets of the clouds on three levels.
-    assert counts["cumsum"] == 1 + 2 * 2 + 2 + 3
+    assert counts["cumsum"] == 1 + 2 * 2 + 2 + 1
 
 
 def test_clouds_of_any_size_launch_the_same():

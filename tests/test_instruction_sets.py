@@ -42,12 +42,30 @@ def shared_functions(library):
     return functions
 
 
+def library():
+    return _native.find_spec("torch_geometric_erwin._kernels").origin
+
+
+def symbols(*options):
+    command = [TOOLS["objdump"], *options, str(library())]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def test_library():
-    origin = _native.find_spec("torch_geometric_erwin._kernels").origin
-    functions = shared_functions(origin)
-    if not functions:
+    # Without a table of symbols, objdump takes all that follows a function to be in it.
+    if "no symbols" in symbols("--syms"):
         pytest.skip("the library has no symbols")
+    functions = shared_functions(library())
+    assert functions
     assert not [name for name, uses_avx in functions.items() if uses_avx]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the list is for the linker of Linux")
+def test_library_exports_its_interface_alone():
+    lines = symbols("--dynamic-syms").splitlines()
+    names = {line.split()[-1] for line in lines if "Base" in line and "*UND*" not in line}
+    assert set(_native._SIGNATURES) <= names
+    assert all(name.startswith("erwin_") for name in names)
 
 
 SOURCE = """

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 Move = Callable[[Any], Any]
@@ -60,12 +60,10 @@ def without_values(device: str) -> Iterator[Move]:
         if not isinstance(value, torch.nn.Module):
             return value.__copy__().apply(empty)
         for module in value.modules():
-            for own in (module._parameters, module._buffers):
-                for name, tensor in own.items():
-                    if isinstance(tensor, torch.nn.Parameter):
-                        own[name] = torch.nn.Parameter(empty(tensor))
-                    elif tensor is not None:
-                        own[name] = empty(tensor)
+            for name, tensor in [*module.named_parameters(recurse=False)]:
+                setattr(module, name, torch.nn.Parameter(empty(tensor)))
+            for name, tensor in [*module.named_buffers(recurse=False)]:
+                setattr(module, name, empty(tensor))
         return value
 
     if device == "meta":

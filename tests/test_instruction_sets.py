@@ -60,10 +60,14 @@ def test_library():
     assert not [name for name, uses_avx in functions.items() if uses_avx]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the list is for the linker of Linux")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the list is for the linker of Linux"
+)
 def test_library_exports_its_interface_alone():
     lines = symbols("--dynamic-syms").splitlines()
-    names = {line.split()[-1] for line in lines if "Base" in line and "*UND*" not in line}
+    names = {
+        line.split()[-1] for line in lines if "Base" in line and "*UND*" not in line
+    }
     assert set(_native._SIGNATURES) <= names
     assert all(name.startswith("erwin_") for name in names)
 

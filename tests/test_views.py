@@ -156,7 +156,7 @@ class OnTree(torch.nn.Module):
 def data_of(x=None, pos=None, edge_index=None, ptr=None):
     batch = Batch.from_data_list([Data(pos=torch.zeros(n, 3)) for n in SIZES])
     values = {"x": x, "pos": pos, "edge_index": edge_index, "ptr": ptr}
-    batch._store.update({k: v for k, v in values.items() if v is not None})
+    batch.stores[0].update({k: v for k, v in values.items() if v is not None})
     return batch
 
 

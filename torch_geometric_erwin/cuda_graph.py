@@ -101,8 +101,8 @@ class CapturedStep:
             # Attributes that are changed in place stay the caller's own.
             self.batch = copy.copy(batch).apply(torch.clone)
             return
-        names = {n for n, v in batch._store.items() if isinstance(v, Tensor)}
-        own = {n for n, v in self.batch._store.items() if isinstance(v, Tensor)}
+        names = {n for n, v in batch.stores[0].items() if isinstance(v, Tensor)}
+        own = {n for n, v in self.batch.stores[0].items() if isinstance(v, Tensor)}
         if names != own:
             raise ValueError(
                 f"a batch must have the attributes of the first one ({sorted(own)}; "

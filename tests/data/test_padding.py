@@ -66,7 +66,7 @@ def test_sizes_depend_on_the_arguments_alone():
     shapes = [
         {
             name: value.shape if isinstance(value, torch.Tensor) else type(value)
-            for name, value in pad_batch(batch_of(sizes), 40, 6, 200)._store.items()
+            for name, value in pad_batch(batch_of(sizes), 40, 6, 200).stores[0].items()
         }
         for sizes in ([5, 3], [39], [1, 1, 2, 1, 0], [7, 0, 19, 4], [0])
     ]

@@ -67,7 +67,7 @@ def test_store_ptr():
 def test_read_tree_returns_what_attach_tree_wrote(config):
     for data in [cloud(13), cloud(0), batch_of(SIZES), batch_of([3]), batch_of([0, 0])]:
         tree = tree_of(data, config)
-        attach_tree(data, data._store, tree)
+        attach_tree(data, data.stores[0], tree)
         assert_same(read_tree(data, config), tree)
         ptr = store_ptr(data)
         ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr
@@ -107,9 +107,9 @@ def test_a_tree_for_another_configuration_is_refused(other):
     config = TreeConfig(4, (2,))
     separate = [cloud(9), cloud(5)]
     for data, c in zip(separate, [other, config], strict=True):
-        attach_tree(data, data._store, tree_of(data, c))
+        attach_tree(data, data.stores[0], tree_of(data, c))
     for data in [separate[0], batch_of(SIZES)]:
-        attach_tree(data, data._store, tree_of(data, other))
+        attach_tree(data, data.stores[0], tree_of(data, other))
         message = f"built for '{other}', needed is '{config}'; apply 'model.tree_trans"
         with pytest.raises(ValueError, match=re.escape(message)):
             read_tree(data, config)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from compiled import no_recompilation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -297,7 +298,7 @@ def test_one_graph_for_all_sizes():
         args = (*qkv.unbind(1), pos, ball_len, sigma)
         return ball_attention(*args, ball_size=32, perm=perm)
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(
         function, fullgraph=True, dynamic=True, backend="aot_eager"
     )
@@ -305,7 +306,7 @@ def test_one_graph_for_all_sizes():
     for i, balls in enumerate([[20, 7, 0, 5, 9], [3, 9, 15], [5, 32]]):
         args = inputs(balls, permuted=True)
         leaves = (args[0], args[3])
-        with torch._dynamo.config.patch(error_on_recompile=i > 0):
+        with no_recompilation(i):
             out = compiled(*args)
         expected = function(*args)
         assert torch.equal(out, expected)

@@ -105,7 +105,7 @@ def pad_batch(
     assert tree is not None
     tree = tree.pad(num_nodes, num_graphs)
     out = copy.copy(batch)
-    for name, value in batch._store.items():
+    for name, value in batch.stores[0].items():
         if name in ("ptr", "num_nodes") or is_tree_attribute(name):
             continue
         if isinstance(value, Tensor):
@@ -113,7 +113,7 @@ def pad_batch(
             kind, axis = _kind(batch, name, value, sizes)
             fill = _fill(name, kind, value.device, missing, sizes)
             out[name] = _extended(value, fill, axis)
-    if "num_nodes" in batch._store:
+    if "num_nodes" in batch.stores[0]:
         out.num_nodes = num_nodes
     out.ptr = torch.cat([ptr, ptr.new_full((missing["graph"],), num_nodes)])
     numbers = torch.arange(missing["node"], dtype=torch.int32, device=ptr.device)
@@ -121,12 +121,12 @@ def pad_batch(
     count = out.ptr.diff()
     out.tree_code = torch.stack([torch.full_like(count, config.code), count], dim=1)
     out.tree_config = [config.text] * num_graphs
-    out._store.update(tree_attributes(tree))
+    out.stores[0].update(tree_attributes(tree))
     out.graph_mask = tree.real
     out.node_mask = torch.arange(num_nodes, device=ptr.device) < sizes["node"]
     out._num_graphs = num_graphs
     for name in ("_slice_dict", "_inc_dict"):  # the clouds cannot be separated
-        out._store.__dict__.pop(name, None)
+        vars(out.stores[0]).pop(name, None)
     return out
 
 
@@ -151,7 +151,7 @@ def _kind(
 
 def _same_slices(batch: Batch, name: str, kinds: list[str], graphs: int) -> list[str]:
     # Sizes agree by accident; how they are divided among the clouds, less so.
-    slices = getattr(batch._store, "_slice_dict", {})
+    slices = getattr(batch.stores[0], "_slice_dict", {})
     known = {
         "node": slices.get("pos"),
         "edge": slices.get("edge_index"),

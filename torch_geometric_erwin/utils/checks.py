@@ -35,11 +35,10 @@ def reads_values(check: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
         [[1.0, 1.0]]
         torch.Size([1, 2])
     """
-    is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
     @wraps(check)
     def wrapper(x: Tensor) -> None:
-        if not is_wrapped(x):
+        if not _is_wrapped(x):
             return check(x)
         with torch._C._DisableFuncTorch():
             return check(unwrapped(x).flatten(0, -2))
@@ -57,9 +56,11 @@ def unwrapped(x: Tensor) -> Tensor:
         >>> unwrapped(torch.ones(2))
         tensor([1., 1.])
     """
-    while torch._C._functorch.is_functorch_wrapped_tensor(x):
-        x = torch._C._functorch.get_unwrapped(x)
-    return x
+    return torch.func.debug_unwrap(x)
+
+
+def _is_wrapped(x: Tensor) -> bool:
+    return torch.func.debug_unwrap(x, recurse=False) is not x
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
@@ -90,7 +91,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
     if tensor.layout is not torch.strided or tensor.is_nested:
         kind = "a nested tensor" if tensor.is_nested else tensor.layout
         raise TypeError(f"'{name}' must be a dense tensor (got {kind})")
-    if not torch._C._has_storage(tensor) or has_memory(tensor):
+    if _is_wrapped(tensor) or has_memory(tensor):
         return
     if is_traceable_wrapper_subclass(tensor):  # it knows where its numbers are
         return
@@ -565,12 +566,8 @@ def is_batched(x: Tensor) -> bool:
         >>> is_batched(torch.ones(2))
         False
     """
-    functorch = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(x):
-        if functorch.is_batchedtensor(x):
-            return True
-        x = functorch.get_unwrapped(x)
-    return False
+    # The samples are one more dimension of what is inside.
+    return unwrapped(x).dim() > x.dim()
 
 
 def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses import FakeTensorMode
 
 from torch_geometric_erwin import Level
 from torch_geometric_erwin.nn import (

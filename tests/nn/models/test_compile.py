@@ -2,8 +2,8 @@ import copy
 
 import pytest
 import torch
-import torch._dynamo
 from clouds import ragged
+from compiled import no_recompilation
 from torch_geometric.data import Batch
 
 from torch_geometric_erwin.data.storage import read_tree
@@ -16,9 +16,9 @@ BATCHES = [[40, 27, 0, 5, 61], [21, 13, 50], [80, 11, 7, 1], [9, 12]]
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 def make(hidden=(8, 16), ball_sizes=8, **kwargs):
@@ -44,10 +44,6 @@ def tensors_of(model, batch):
 
 def data_of(model, batch):
     return (batch,), {}
-
-
-def no_recompilation(step):
-    return torch._dynamo.config.patch(error_on_recompile=step > 0)
 
 
 def rows_of(out):
@@ -142,8 +138,7 @@ def test_a_tree_that_does_not_fit_is_refused(attach):
     model = make(mp_steps=0).eval()
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     clouds = ragged(BATCHES[0], dtype=torch.float32).to_data_list()
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        compiled(Batch.from_data_list([model.tree_transform()(c) for c in clouds]))
+    compiled(Batch.from_data_list([model.tree_transform()(c) for c in clouds]))
     wrong = Batch.from_data_list([attach(model, c) for c in clouds])
     with pytest.raises(RuntimeError, match=r"the tree was not built for|does not fit"):
         compiled(wrong)

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-import torch._dynamo
 from clouds import ragged, randomised
+from compiled import no_recompilation
 from devices import without_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -191,7 +191,7 @@ def test_mask_is_needed(monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_one_static_graph_for_all_sizes(training):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     torch.manual_seed(0)
     # Every kind of block; fewer of them compile faster.
     model = make("no features", enc_depths=[2, 1], dec_depths=1).train(training)
@@ -199,7 +199,7 @@ def test_one_static_graph_for_all_sizes(training):
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")
     for i, sizes in enumerate([[40, 27, 0, 5], [21], [80], [1, 1, 1, 1], [0, 9]]):
         batch = pad_batch(batch_for(model, sizes), 100, 5, 300)
-        with torch._dynamo.config.patch(error_on_recompile=i > 0):
+        with no_recompilation(i):
             out = compiled(batch)
             masked_mean((out - batch.y).square(), batch.node_mask).backward()
         expected, _ = step(eager, batch_for(model, sizes))
@@ -208,7 +208,7 @@ def test_one_static_graph_for_all_sizes(training):
         assert_close(a.grad, b.grad)
     for a, b in zip(model.buffers(), eager.buffers(), strict=True):
         assert_close(a.double(), b.double())
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.mark.parametrize("device", ["cuda", "meta"])

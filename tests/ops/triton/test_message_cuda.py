@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from compiled import no_recompilation
 from messages import EPS, GRAPHS, WIDTHS, assert_close, inputs, reference
 
 from torch_geometric_erwin.nn import MPNNConv
@@ -138,7 +139,7 @@ def test_layer_in_half_precision(dtype):
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_one_graph_for_all_sizes(backend):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = None
     for i, (n, num_edges) in enumerate([(200, 3000), (70, 900), (150, 40)]):
         conv, args = layer_inputs(n, num_edges)
@@ -147,6 +148,6 @@ def test_one_graph_for_all_sizes(backend):
             compiled = torch.compile(
                 conv, fullgraph=True, dynamic=True, backend=backend
             )
-        with torch._dynamo.config.patch(error_on_recompile=i > 0):
+        with no_recompilation(i):
             out = compiled(*args)
         torch.testing.assert_close(out, first(*args), rtol=1e-5, atol=1e-5)

@@ -1,0 +1,250 @@
+"""Private names of PyTorch, PyG and Triton: all that are used, in one list.
+
+A name of theirs that begins with an underscore may change in any release, so it is used
+only where no public one does the same. A release that drops one shows here first, by
+its name, and not as an import that fails for a user.
+"""
+
+import ast
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import Module
+from torch_geometric.data import Batch, Data
+from torch_geometric.nn import MessagePassing
+
+ROOT = Path(__file__).parents[1]
+LIBRARIES = ("torch", "torch_geometric", "triton")
+
+# Last checked on PyTorch 2.13.0, PyG 2.8.1 and Triton 3.9.0: that the names are there
+# and that no public one does the same by now. The package needs these.
+IN_PACKAGE = {
+    # A condition that the device checks: nothing on the host waits for it.
+    "torch._assert_async",
+    # Whether, and without which, function transforms are at work.
+    "torch._C._are_functorch_transforms_active",
+    "torch._C._DisableFuncTorch",
+    "torch.autograd.forward_ad._current_level",
+    # The schema of an operator that was defined by text.
+    "torch._C._get_schema",
+    # Kinds of tensors that have no memory of their own.
+    "torch._subclasses.FakeTensor",
+    "torch._subclasses.functional_tensor.FunctionalTensor",
+    "torch.utils._python_dispatch.is_traceable_wrapper_subclass",
+    # Whether a call of a module runs more than its `forward`.
+    "torch.nn.modules.module._has_any_global_hook",
+    # oneDNN's product, which PyTorch chooses only on the processors it deems right.
+    "torch.ops.mkldnn._linear_pointwise",
+    # Trees and levels as inputs of `torch.compile` and `torch.export`. The public
+    # `torch.export.register_dataclass` knows no field that is not a tensor.
+    "torch.utils._pytree.SequenceKey",
+    "torch.utils._pytree.register_pytree_node",
+    "torch.utils._pytree.tree_leaves",
+    "torch.utils._pytree.tree_map_only",
+}
+
+# Tests, benchmarks and reports need these besides.
+ELSEWHERE = {
+    # Which operators and kernels are registered.
+    "torch._C._dispatch_get_all_op_names",
+    "torch._C._dispatch_has_kernel",
+    "torch._C._dispatch_has_kernel_for_dispatch_key",
+    # Kinds of tensors that a user may have.
+    "torch.Tensor._make_wrapper_subclass",
+    "torch._efficientzerotensor",
+    "torch._neg_view",
+    "torch._subclasses.FakeTensorMode",
+    # Sees every operator, those of a backward pass too.
+    "torch.utils._python_dispatch.TorchDispatchMode",
+    # Keeps a GPU busy while the next launches are queued.
+    "torch.cuda._sleep",
+    "torch.utils._pytree.keystr",
+    "torch.utils._pytree.tree_flatten",
+    "torch.utils._pytree.tree_leaves_with_path",
+    "torch.utils._pytree.tree_map",
+    "torch.utils._pytree.tree_unflatten",
+    "torch.utils._pytree.treespec_dumps",
+    "torch.utils._pytree.treespec_loads",
+}
+
+# Attributes of their objects.
+ATTRIBUTES = {
+    # The hooks that a call of a module runs.
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    # How collation divided a batch, so that what is added later is separated too.
+    "_slice_dict",
+    "_inc_dict",
+    "_num_graphs",
+    # The node type that a store is of.
+    "_key",
+    # What PyG's explainers set on a layer.
+    "_edge_mask",
+    "_apply_sigmoid",
+}
+
+
+def objects():
+    """One of every kind whose attributes are used."""
+    batch = Batch.from_data_list([Data(pos=torch.zeros(1, 3))])
+    return batch, batch.stores[0], Module(), MessagePassing(), torch.zeros(1)
+
+
+def is_private(name):
+    return name.startswith("_") and not name.endswith("__")
+
+
+def is_theirs(name):
+    parts = name.split(".")
+    return parts[0] in LIBRARIES and any(map(is_private, parts))
+
+
+@cache
+def sources():
+    folders = ("torch_geometric_erwin", "tests", "benchmark", "tools", "examples")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    return {path: ast.parse(path.read_text()) for path in sorted(paths)}
+
+
+@cache
+def own_names():
+    """The names that the project gives to something, and those of a named tuple."""
+    names = {"_asdict", "_fields", "_replace"}
+    for node in (node for tree in sources().values() for node in ast.walk(tree)):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            names.add(node.attr)
+    # To set what their objects have does not make it the project's.
+    theirs = {name for sample in objects() for name in dir(sample)}
+    return names - theirs
+
+
+def imported(tree):
+    """What the names in a file stand for that were imported, and all that was."""
+    names, whole = {}, set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                first = alias.name.split(".")[0]
+                names[alias.asname or first] = alias.name if alias.asname else first
+                whole.add(alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+                whole.add(f"{node.module}.{alias.name}")
+    return names, whole
+
+
+def chain(node):
+    """The expression that ``a.b.c`` begins with, and the names behind it."""
+    names = []
+    while isinstance(node, ast.Attribute):
+        names.append(node.attr)
+        node = node.value
+    return node, names[::-1]
+
+
+def used(tree):
+    """The private names in a file that may not be the project's."""
+    names, whole = imported(tree)
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    inner = {node.value for node in attributes}  # of `a.b.c` only the whole counts
+    found = set()
+    for node in attributes:
+        first, rest = chain(node)
+        if isinstance(first, ast.Name) and first.id in names:
+            if node not in inner:
+                found.add(".".join([names[first.id], *rest]))
+        elif is_private(node.attr):
+            found.add(node.attr)
+    # An import of a module counts by what is used of it.
+    found |= {
+        name
+        for name in whole
+        if not any(other.startswith(f"{name}.") for other in found)
+    }
+    strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+    for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        if name in ("getattr", "hasattr", "setattr", "delattr") and len(node.args) > 1:
+            text = getattr(node.args[1], "value", None)
+            if isinstance(text, str) and is_private(text):
+                found.add(text)
+    found |= ATTRIBUTES & strings
+    return {n for n in found if is_theirs(n) or ("." not in n and is_private(n))}
+
+
+def all_used(*folders):
+    return {
+        name: path
+        for path, tree in sources().items()
+        if path.relative_to(ROOT).parts[0] in folders and path != Path(__file__)
+        for name in used(tree)
+    }
+
+
+OTHERS = ("tests", "benchmark", "tools", "examples")
+
+
+@pytest.mark.parametrize("folder", ["torch_geometric_erwin", *OTHERS])
+def test_names_are_in_the_list(folder):
+    listed = IN_PACKAGE | ATTRIBUTES | own_names()
+    if folder != "torch_geometric_erwin":
+        listed = listed | ELSEWHERE
+    listed = listed | {name.rpartition(".")[2] for name in listed}
+    for name, path in all_used(folder).items():
+        assert name in listed, f"{name}, used in {path.relative_to(ROOT)}"
+
+
+def test_what_is_listed_is_used():
+    package, others = all_used("torch_geometric_erwin"), all_used(*OTHERS)
+    assert package.keys() >= IN_PACKAGE
+    assert others.keys() >= ELSEWHERE
+    assert package.keys() | others.keys() >= ATTRIBUTES
+    assert not IN_PACKAGE & ELSEWHERE
+
+
+@pytest.mark.parametrize("name", sorted(IN_PACKAGE | ELSEWHERE))
+def test_names_are_there(name):
+    library, *rest = name.split(".")
+    found = pytest.importorskip(library)
+    for i, part in enumerate(rest):
+        if not hasattr(found, part):  # a module that nothing has imported yet
+            found = import_module(".".join([library, *rest[: i + 1]]))
+        else:
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize("name", sorted(ATTRIBUTES))
+def test_attributes_are_there(name):
+    assert any(hasattr(sample, name) for sample in objects())
+
+
+SAMPLE = """
+import torch
+import torch._inductor.config
+from torch import _utils
+from torch.utils import _pytree as pytree
+from torch._guards import detect_fake_mode as detect
+from os import _exit
+
+pytree.tree_map(torch._C._get_schema, detect)
+getattr(detect, "_version")
+_exit(detect()._base)
+torch.__version__, _utils
+"""
+
+
+def test_every_way_to_name_something_is_seen():
+    assert used(ast.parse(SAMPLE)) == {
+        *("torch._inductor.config", "torch._utils", "torch._guards.detect_fake_mode"),
+        *("torch.utils._pytree.tree_map", "torch._C._get_schema", "_version", "_base"),
+    }

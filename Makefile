@@ -14,7 +14,7 @@ cluster_install := $(pip) install --upgrade --target $(cluster) --no-build-isola
 	--no-deps torch-cluster torch-scatter
 sources := pyproject.toml CMakeLists.txt $(shell find csrc)
 
-.PHONY: help setup demo test lint fuzz sanitize portability test-cluster benchmark clean
+.PHONY: help setup demo test test-slow test-all lint fuzz sanitize portability test-cluster benchmark clean
 
 help: ## list the targets
 	@awk -F ":.*## " '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -27,10 +27,20 @@ demo: $(installed) ## train Erwin on cosmology; options by ARGS="--help"
 
 # A process for each core, up to four: most tests use one. Threads that wait leave the other
 # processes their cores (docs/cpu.md).
+pytest := GOMP_SPINCOUNT=1000 $(python) -m pytest --ignore=tests/interop \
+	--numprocesses=auto --maxprocesses=4 --dist=worksteal
+
 test: $(installed) ## run the tests and the doctests; options by ARGS="-k tree"
-	@echo "test: running the tests"
-	@GOMP_SPINCOUNT=1000 $(python) -m pytest --ignore=tests/interop \
-	--numprocesses=auto --maxprocesses=4 --dist=worksteal $(ARGS)
+	@echo "test: running all tests but the slow ones"
+	@$(pytest) -m "not slow" $(ARGS)
+
+test-slow: $(installed) ## run the tests that 'test' leaves out
+	@echo "test-slow: running the slow tests"
+	@$(pytest) -m slow $(ARGS)
+
+test-all: $(installed) ## run all tests, the slow ones too
+	@echo "test-all: running all tests"
+	@$(pytest) $(ARGS)
 
 lint: $(installed) ## check style and types
 	@echo "lint: ruff and mypy"

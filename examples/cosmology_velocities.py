@@ -5,6 +5,7 @@ universes, compares them on unseen ones with linear theory, and draws the result
 """
 
 import argparse
+import json
 import time
 from pathlib import Path
 
@@ -189,6 +190,7 @@ def main() -> None:
     text = table(rows)
     print(text)
     (args.out / "table.txt").write_text(text + "\n")
+    (args.out / "table.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(f"\ncheckpoint: {args.out / 'erwin.pt'}\npicture:    {picture}")
     print(f"done in {(time.perf_counter() - start) / 60:.1f} minutes")
 

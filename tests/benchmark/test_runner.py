@@ -234,7 +234,9 @@ def test_the_table_shows_bytes_moved_a_second():
 
 
 # The whole way: processes, a table, a file and, where matplotlib is, a picture.
-@pytest.mark.parametrize("name", ["tree_scaling", "checkpoint"])
+@pytest.mark.parametrize(
+    "name", ["tree_scaling", pytest.param("checkpoint", marks=pytest.mark.slow)]
+)
 def test_command_line(name, tmp_path, monkeypatch, capsys):
     cases = all_cases()
     arguments = ["benchmark", name, "--quick", "--repeats", "2", "--threads", "1"]

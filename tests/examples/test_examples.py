@@ -1,5 +1,6 @@
 """The examples run as a user runs them, for a few steps."""
 
+import json
 import re
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def test_forces_of_a_trajectory(tmp_path):
     assert 0 < errors["Erwin"] < 10 * baseline
 
 
+@pytest.mark.slow
 def test_forces_are_learnt(tmp_path):
     write_trajectory(tmp_path, frames=20)
     errors = mean_absolute_errors(
@@ -78,6 +80,7 @@ def test_forces_are_learnt(tmp_path):
     assert errors["Erwin"] < 0.5 * errors["mean force"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (TRAJECTORY / "1hgv-traj-arrays.npz").exists(),
     reason="the measured trajectory lies beside the checkout of developers only",
@@ -94,15 +97,24 @@ def test_forces_need_both_files(tmp_path):
     assert "must hold one file '*.pdb' (0 do)" in fails(
         "polypeptide_forces.py", "--data", tmp_path
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"positions": np.zeros((2, 40, 3))}, "lacks the array 'forces'"),
+        (
+            {"positions": np.zeros((2, 39, 3)), "forces": 0},
+            "'positions' must have shape [2, 40, 3] for 40 atoms",
+        ),
+    ],
+    ids=["no forces", "other atoms"],
+)
+def test_forces_need_arrays_that_fit(arrays, message, tmp_path):
     write_trajectory(tmp_path)
-    np.savez(tmp_path / "arrays.npz", positions=np.zeros((2, 40, 3)))
-    assert "lacks the array 'forces'" in fails(
-        "polypeptide_forces.py", "--data", tmp_path
-    )
-    np.savez(tmp_path / "arrays.npz", positions=np.zeros((2, 39, 3)), forces=0)
-    assert "'positions' must have shape [2, 40, 3] for 40 atoms" in fails(
-        "polypeptide_forces.py", "--data", tmp_path
-    )
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    assert message in fails("polypeptide_forces.py", "--data", tmp_path)
 
 
 def test_forces_are_not_read_from_code(tmp_path):
@@ -121,6 +133,8 @@ def test_velocities_of_haloes(tmp_path):
     out = run("cosmology_velocities.py", *arguments)
     table = (tmp_path / "out" / "table.txt").read_text()
     assert table in out
+    values = json.loads((tmp_path / "out" / "table.json").read_text())
+    assert all(value in table for row in values for value in row.values())
     rows = {line.split("  ")[0]: line.split() for line in table.splitlines()[2:]}
     assert rows.keys() == {"linear theory", "MPNN", "Erwin"}
     sizes = [int(rows[name][1].replace(",", "")) for name in ("MPNN", "Erwin")]

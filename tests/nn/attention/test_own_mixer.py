@@ -91,16 +91,26 @@ def test_means_are_those_of_balls():
         torch.testing.assert_close(mixer(x, view), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("attention", [BallMean, RunMean])
-def test_compiled(attention):
+# What can break is seen without lowering to code, which takes longest.
+@pytest.mark.parametrize(
+    "attention, backend",
+    [
+        (RunMean, "aot_eager"),
+        pytest.param(RunMean, "inductor", marks=pytest.mark.slow),
+        pytest.param(BallMean, "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_compiled(attention, backend):
     model = make(attention)
-    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend=backend)
     for sizes in (SIZES, [9, 2, 0, 55]):
         batch = batch_for(model, sizes)
         torch.testing.assert_close(compiled(batch), model(batch), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("attention", [BallMean, RunMean])
+@pytest.mark.parametrize(
+    "attention", [pytest.param(BallMean, marks=pytest.mark.slow), RunMean]
+)
 def test_exported(attention):
     from torch_geometric_erwin.data.storage import read_tree
 

@@ -67,8 +67,8 @@ CONFIGS = {
     "config, arguments",
     [
         ("balanced", tensors_of),
-        ("perfect", data_of),
-        ("coarse", data_of),
+        pytest.param("perfect", data_of, marks=pytest.mark.slow),
+        pytest.param("coarse", data_of, marks=pytest.mark.slow),
     ],
 )
 def test_one_graph_for_all_batches(config, arguments):
@@ -133,10 +133,20 @@ WRONG_TREES = {
 }
 
 
+@pytest.mark.parametrize(
+    "whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["read", "model"]
+)
 @pytest.mark.parametrize("attach", WRONG_TREES.values(), ids=[*WRONG_TREES])
-def test_a_tree_that_does_not_fit_is_refused(attach):
+def test_a_tree_that_does_not_fit_is_refused(attach, whole):
     model = make(mp_steps=0).eval()
-    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+
+    def rows(batch):
+        return read_tree(batch, model.tree_config).to_rows(batch.x)
+
+    function = model if whole else rows
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=True, backend="aot_eager"
+    )
     clouds = ragged(BATCHES[0], dtype=torch.float32).to_data_list()
     compiled(Batch.from_data_list([model.tree_transform()(c) for c in clouds]))
     wrong = Batch.from_data_list([attach(model, c) for c in clouds])

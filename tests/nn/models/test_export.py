@@ -41,11 +41,18 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("config", CONFIGS.values(), ids=[*CONFIGS])
+@pytest.mark.parametrize(
+    "config",
+    [
+        "balanced",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("perfect", "flat")),
+    ],
+)
 def test_exported_model_runs_on_other_sizes(config):
     torch.manual_seed(0)
     depths = {"enc_depths": [2, 1], "dec_depths": 1, "mp_steps": 1}
-    config = {"hidden_channels": [8, 16], "ball_sizes": 8, **depths, **config}
+    sizes = {"hidden_channels": [8, 16], "ball_sizes": 8}
+    config = {**sizes, **depths, **CONFIGS[config]}
     model = Erwin(in_channels=2, out_channels=3, **config).eval()
     _, args, kwargs = arguments(model, [30, 17, 41])
     shapes = dynamic_shapes(kwargs["tree"])

@@ -189,7 +189,9 @@ def test_mask_is_needed(monkeypatch):
     assert (model(other)[other.node_mask] - expected).norm() > 1e-3 * expected.norm()
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "training", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 def test_one_static_graph_for_all_sizes(training):
     torch.compiler.reset()
     torch.manual_seed(0)

@@ -36,7 +36,12 @@ def results(args, grad, pos_grad=True):
 
 
 # With gradients of positions the queries have a kernel of their own, in smaller tiles.
-both = pytest.mark.parametrize("pos_grad", [False, True])
+# All sizes are compared in both ways; a property that both have is asked of one, and of
+# the other in the slow tests.
+every = pytest.mark.parametrize("pos_grad", [False, True])
+both = pytest.mark.parametrize(
+    "pos_grad", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 
 
 def reference(args, grad):
@@ -88,7 +93,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("balls, widths", SIZES, ids=str)
-@both
+@every
 def test_equals_reference(balls, widths, pos_grad):
     permuted = widths[1] % 8 != 0
     assert_equals_reference(*inputs(balls, *widths, permuted), pos_grad)

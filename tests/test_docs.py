@@ -1,11 +1,24 @@
-"""Code that the guides show runs as it stands, one block after the other."""
+"""What the guides show: code runs as it stands, tables are those of the results."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
-DOCS = Path(__file__).parents[1] / "docs"
+from benchmark import tables
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+SOURCES = [
+    path
+    for folder in ("torch_geometric_erwin", "examples", "benchmark", "tools")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+# A cell that is a number, alone or with what it counts.
+UNIT = r"(s|ms|µs|ns|[kMG]i?B|GFLOP/s|%|x|×|times.*|points?|launches)"
+MEASURED = re.compile(rf"\|\s*[<>~≈]?\d[\d.,]*( ?{UNIT})?\s*[|;(]")
 
 
 @pytest.mark.parametrize("name", ["mixers.md"])
@@ -16,3 +29,47 @@ def test_blocks_run(name):
     for block in blocks:
         exec(compile(block, name, "exec"), scope)
     assert scope["out"].shape == (100, 16)
+
+
+@pytest.mark.parametrize("path", tables.GUIDES, ids=lambda path: path.name)
+def test_tables_are_those_of_the_results(path):
+    text = path.read_text()
+    assert tables.written(text) == text, "run 'python -m benchmark.tables'"
+
+
+def test_every_table_is_in_a_guide():
+    shown = {
+        name
+        for path in tables.GUIDES
+        for name in re.findall("<!-- table (.*) -->", path.read_text())
+    }
+    assert shown == tables.TABLES.keys()
+
+
+def typed(text):
+    """The lines with measured numbers of tables that no result stands behind."""
+    outside = re.sub(r"<!-- table (?s:.*?)<!-- end of table -->", "", text)
+    lines = [line.strip() for line in outside.splitlines()]
+    return [line for line in lines if line.startswith("|") and MEASURED.search(line)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_measured_number_in_a_table_is_typed(path):
+    assert typed(path.read_text()) == []
+
+
+def test_no_docstring_has_a_table_of_measured_numbers():
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, kinds) and (text := ast.get_docstring(node)):
+                assert typed(text) == [], path
+
+
+def test_typed_numbers_are_seen():
+    table = "| points | time | ratio |\n| --- | --- | --- |\n| a few | {} | – |"
+    for cell in ("1.88 s", "463 ms", "4.01", "0.40 GB", "58 %", "485,379", "30 times"):
+        assert typed(table.format(cell))
+        block = f"<!-- table model -->\n{table.format(cell)}\n<!-- end of table -->"
+        assert not typed(block)
+    assert not typed(table.format("CUDA 12.8"))

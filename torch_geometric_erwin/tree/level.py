@@ -189,6 +189,29 @@ class Level:
         r"""Which slots of :meth:`to_balls` hold a row :math:`(K, B)`."""
         return row_mask(self.ball_len, self.ball_size)
 
+    @property
+    def extent(self) -> Tensor:
+        r"""The extent of every ball :math:`(K)`: the root mean square distance of its
+        rows from their mean.
+        """
+        square = self.to_balls(self.offset.square().sum(1)).sum(1)
+        square = square / self.ball_len.clamp(min=1)
+        # A root has no gradient at zero.
+        alone = square == 0
+        return torch.where(alone, 0, torch.where(alone, 1, square).sqrt())
+
+    @property
+    def relative_offset(self) -> Tensor:
+        r"""The offsets in units of the extent of their ball :math:`(N, D)`; zero in a
+        ball without extent.
+        """
+        extent = self.extent
+        ball = segment_ids(self.ball_len, self.num_rows)
+        unit = torch.where(extent > 0, extent, 1)[ball][:, None]
+        if self.perm is not None:
+            unit = put_rows(unit, self.perm, self.num_rows)
+        return self.offset / unit
+
     def to_balls(self, x: Tensor) -> Tensor:
         r"""The rows of every ball, with zeros in slots without one.
 

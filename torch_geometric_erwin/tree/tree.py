@@ -225,6 +225,36 @@ class Tree:
         check_devices(pos=pos, tree=self.perm, edge_index=edge_index)
         return self.levels_of(self.order(pos.size(0)), pos, edge_index)
 
+    def extents(self, pos: Tensor) -> tuple[Tensor, ...]:
+        r"""How far the balls of every level reach: the root mean square distance of a
+        ball's rows from their mean, in the unit of the positions.
+
+        On meshes that are refined somewhere, balls of one level differ by a factor of
+        100 and more; :obj:`Erwin(..., distance="relative")` is for those.
+
+        Args:
+            pos: The node positions.
+
+        Shapes:
+            - **pos:** :math:`(N, D)`; **output:** :math:`(K_l)` each.
+
+        Raises:
+            TypeError: If the positions are not floating-point.
+            ValueError: If there are more or fewer positions than nodes, or they are on
+                another device.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> pos = torch.tensor([[0.0], [2.0], [10.0], [16.0]])
+            >>> [e.tolist() for e in ball_tree(pos, ball_sizes=2).extents(pos)]
+            [[1.0, 3.0]]
+        """
+        return tuple(level.extent for level in self.levels(pos))
+
+    def _check_level(self, level: int) -> None:
+        if type(level) is not int or not 0 <= level < len(self.ball_len):
+            check_int("level", level, 0, len(self.ball_len) - 1)
+
     def _has_nodes(self, count: int) -> bool:
         # Where points are repeated, a traced graph cannot know.
         unknown = self.mask is not None and torch.compiler.is_compiling()

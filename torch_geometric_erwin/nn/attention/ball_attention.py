@@ -155,6 +155,9 @@ class BallAttention(torch.nn.Module):
         ball_size: The largest number of rows in a ball.
         dim: The number of coordinates :math:`D`.
         backend: The backend, see :func:`ball_attention`.
+        distance: :obj:`"absolute"`, or :obj:`"relative"` for positions and distances in
+            units of the ball's own extent (:attr:`Level.extent`), where balls of one
+            level differ much in size.
 
     Shapes:
         - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`, rows of the level.
@@ -178,6 +181,7 @@ class BallAttention(torch.nn.Module):
         ball_size: int,
         dim: int = 3,
         backend: Optional[str] = None,
+        distance: str = "absolute",
     ) -> None:
         super().__init__()
         check_int("channels", channels, 1)
@@ -189,11 +193,13 @@ class BallAttention(torch.nn.Module):
             )
         if backend is not None:  # whether it can run depends on the rows' device
             check_choice("backend", backend, BACKENDS)
+        check_choice("distance", distance, ("absolute", "relative"))
         self.channels = channels
         self.heads = heads
         self.ball_size = ball_size
         self.dim = dim
         self.backend = backend
+        self.distance = distance
         self.lin_pos = Linear(dim, channels)
         self.lin_qkv = Linear(channels, 3 * channels)  # (q, k, v | head | channel)
         self.lin_out = Linear(channels, channels)
@@ -217,12 +223,14 @@ class BallAttention(torch.nn.Module):
                 f"the level's balls have up to {level.ball_size} rows, the layer is "
                 f"for 'ball_size={self.ball_size}'"
             )
-        x = x + self.lin_pos(level.offset.to(x.dtype))
+        relative = self.distance == "relative"
+        pos = level.relative_offset if relative else level.offset
+        x = x + self.lin_pos(pos.to(x.dtype))
         qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         # One tensor: a backend may write the gradients of all three to one as well.
         # Distances are those of the positions, and the kernels need no origin.
         out = _attend(
-            *(qkv, level.offset, level.ball_len, self.sigma, level.perm),
+            *(qkv, pos, level.ball_len, self.sigma, level.perm),
             *(level.ball_size, None, self.backend),
         )
         return self.lin_out(out.flatten(1))

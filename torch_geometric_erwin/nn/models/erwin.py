@@ -1,34 +1,38 @@
 r"""The Erwin transformer."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
-from torch.nn import GELU, Dropout, Identity, ModuleList, Sequential
+from torch.nn import GELU, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.data.storage import Nodes, read_tree
 from torch_geometric_erwin.nn.attention import BallAttention, Mixer, make_mixer
 from torch_geometric_erwin.nn.block import Block
-from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models import reference
+from torch_geometric_erwin.nn.models.arguments import (
+    default_heads,
+    mixer_per_level,
+    num_levels,
+)
+from torch_geometric_erwin.nn.models.coupling import tell_of_coupling
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
 from torch_geometric_erwin.nn.models.presets import preset
-from torch_geometric_erwin.nn.norm import GraphNorm, Norm
+from torch_geometric_erwin.nn.models.stage import ErwinStage
+from torch_geometric_erwin.nn.models.units import LengthScaled
+from torch_geometric_erwin.nn.norm import Norm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
 from torch_geometric_erwin.nn.swiglu import SwiGLU
-from torch_geometric_erwin.ops.ball_attention import BACKENDS
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
-from torch_geometric_erwin.utils.checkpoint import recompute
 from torch_geometric_erwin.utils.checks import (
-    check_choice,
     check_int,
     flag_per_level,
     per_level,
@@ -37,77 +41,7 @@ from torch_geometric_erwin.utils.checks import (
 IntOrList = Union[int, Sequence[int]]
 
 
-class ErwinStage(torch.nn.Module):
-    r"""Blocks of one level, alternating between the main and the rotated tree.
-
-    Args:
-        blocks: The blocks, modules of rows and a
-            :class:`~torch_geometric_erwin.Level`; the even ones use the main tree.
-        checkpoint: Whether a training step keeps the inputs of every block alone, and
-            computes the rest again in the backward pass.
-
-    Shapes:
-        - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`, rows of the level.
-
-    Raises:
-        ValueError: If there are no blocks.
-
-    Example:
-        >>> from torch_geometric_erwin import ball_tree
-        >>> from torch_geometric_erwin.nn import ErwinBlock
-        >>> pos = torch.rand(6, 3)
-        >>> level, = ball_tree(pos, ball_sizes=[4]).levels(pos)
-        >>> stage = ErwinStage(ErwinBlock(16, heads=2, ball_size=4) for _ in range(2))
-        >>> stage(torch.rand(6, 16), level).shape
-        torch.Size([6, 16])
-    """
-
-    def __init__(
-        self, blocks: Iterable[torch.nn.Module], checkpoint: bool = False
-    ) -> None:
-        super().__init__()
-        self.blocks = ModuleList(blocks)
-        self.checkpoint = checkpoint
-        if len(self.blocks) == 0:
-            raise ValueError("'blocks' must hold at least one block (got none)")
-
-    def reset_parameters(self) -> None:
-        r"""Resets all learnable parameters of the module."""
-        reset(self.blocks)
-
-    def forward(self, x: Tensor, level: Level) -> Tensor:
-        r"""Runs the forward pass; without a second tree all blocks use the main one."""
-        trees = (level, level.rotated())
-        for i, block in enumerate(self.blocks):
-            args = (x, trees[i % 2])
-            if self.checkpoint:
-                x = recompute(block, *args, is_random=_is_random(block))
-            else:
-                x = block(*args)
-        return x
-
-    def __repr__(self) -> str:
-        return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"
-
-
-# Modules that draw no numbers.
-_STEADY = (
-    *(Block, BallAttention, SwiGLU, GraphNorm, torch.nn.Linear, Identity),
-    *(torch.nn.LayerNorm, torch.nn.RMSNorm),
-)
-
-
-def _is_random(block: torch.nn.Module) -> bool:
-    # What others wrote may draw numbers that nobody knows of.
-    return any(
-        module.p > 0
-        if isinstance(module, (Dropout, DropPath))
-        else not isinstance(module, _STEADY)
-        for module in block.modules()
-    )
-
-
-class Erwin(torch.nn.Module):
+class Erwin(LengthScaled):
     r"""The Erwin transformer from `"Erwin: A Tree-based Hierarchical Transformer for
     Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_.
 
@@ -156,6 +90,9 @@ class Erwin(torch.nn.Module):
             returned.
         layout: :obj:`"balanced"`, or :obj:`"perfect"` to pad as the original does:
             repeated points are rows that are attended and enter statistics.
+        distance: Whether distances in a ball are :obj:`"absolute"` or
+            :obj:`"relative"` to its extent, for :obj:`attention="ball"`
+            (:class:`~torch_geometric_erwin.nn.BallAttention`).
         backend: The backend of :func:`~torch_geometric_erwin.nn.ball_attention`, for
             :obj:`attention="ball"`.
         checkpoint: Whether the blocks of a level, and for level 0 the message-passing
@@ -164,8 +101,9 @@ class Erwin(torch.nn.Module):
             more time; results are the same.
 
     Shapes:
-        - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`, in a unit in which the extent
-          of a ball is of order one; **edge_index:** :math:`(2, E)`; **ptr:**
+        - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`, in any unit of length once
+          :meth:`set_length_scale` has been called, otherwise in one in which the
+          extent of a ball is of order one; **edge_index:** :math:`(2, E)`; **ptr:**
           :math:`(G + 1)`.
         - **output:** :math:`(N, F')`, or for :obj:`decode=False` the coarsest rows
           :math:`(N_L, F')` and the cloud of each, :math:`(N_L)`.
@@ -206,11 +144,12 @@ class Erwin(torch.nn.Module):
         drop_path: float = 0.0,
         decode: bool = True,
         layout: str = "balanced",
+        distance: str = "absolute",
         backend: Optional[str] = None,
         checkpoint: Union[bool, Sequence[bool]] = False,
     ) -> None:
         super().__init__()
-        levels = _num_levels(
+        levels = num_levels(
             {
                 "hidden_channels": (hidden_channels, 0),
                 "ball_sizes": (ball_sizes, 0),
@@ -224,7 +163,7 @@ class Erwin(torch.nn.Module):
         )
         hidden = per_level("hidden_channels", hidden_channels, levels)
         if enc_heads is None:
-            enc_heads = [_default_heads(channels) for channels in hidden]
+            enc_heads = [default_heads(channels) for channels in hidden]
         enc_heads = per_level("enc_heads", enc_heads, levels)
         if dec_heads is None:
             dec_heads = enc_heads[:-1]
@@ -261,12 +200,15 @@ class Erwin(torch.nn.Module):
                     f"{hidden[l]} and {hidden[l + 1]} on levels {l} and {l + 1})"
                 )
 
-        if backend is not None:  # whether it can run depends on the rows' device
-            check_choice("backend", backend, BACKENDS)
-        mixers = _mixers(attention, levels)
-        if backend is not None:
-            named = partial(BallAttention, backend=backend)
-            mixers = [named if mixer == "ball" else mixer for mixer in mixers]
+        mixers = mixer_per_level(attention, levels)
+        if backend is not None or distance != "absolute":
+            ball = partial(BallAttention, backend=backend, distance=distance)
+            if "ball" not in mixers:
+                name = "distance" if backend is None else "backend"
+                raise ValueError(
+                    f"'{name}' is for attention='ball', which no level has"
+                )
+            mixers = [ball if mixer == "ball" else mixer for mixer in mixers]
         sizes = per_level("ball_sizes", ball_sizes, levels)
         self.strides = strides
         self.in_channels = in_channels
@@ -434,9 +376,13 @@ class Erwin(torch.nn.Module):
             first=self.embed,
         )
         tree = self._tree(inputs, tree)
-        x = self.embed(inputs.x, inputs.pos, inputs.edge_index)
-        order = tree.order(inputs.pos.size(0))
-        x = self._unet(order.to_rows(x), tree.levels_of(order, inputs.pos))
+        tell_of_coupling(self, inputs.pos, tree)
+        pos = self._in_units(inputs.pos)
+        x = self.embed(inputs.x, pos, inputs.edge_index)
+        order = tree.order(pos.size(0))
+        levels = tree.levels_of(order, pos)
+        self._tell_of_extents(levels[0])
+        x = self._unet(order.to_rows(x), levels)
         if not self.decode:
             return self.head(x), tree.batch(len(self.encoder) - 1)
         return self.head(order.to_nodes(x))
@@ -492,44 +438,3 @@ class Erwin(torch.nn.Module):
             f"{[*self.hidden_channels]}, out_channels={self.out_channels}, "
             f"ball_sizes={[*c.ball_sizes]}, strides={[*c.strides]})"
         )
-
-
-def _mixers(attention: Union[Mixer, Sequence[Mixer]], levels: int) -> list[Mixer]:
-    if isinstance(attention, str) or not isinstance(attention, Sequence):
-        return [attention] * levels
-    if len(attention) != levels:
-        raise ValueError(
-            f"'attention' must be one mixer or {levels} (got {len(attention)})"
-        )
-    return [*attention]
-
-
-def _default_heads(channels: int) -> int:
-    return next(h for h in range(max(1, channels // 16), 0, -1) if channels % h == 0)
-
-
-def _num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
-    # Per argument, its value and by how much its list is shorter than the levels.
-    lengths = {
-        name: len(value) + short
-        for name, (value, short) in arguments.items()
-        if isinstance(value, Sequence)
-    }
-    if not lengths:
-        raise ValueError(
-            "the number of levels is unknown: one of 'hidden_channels', 'ball_sizes', "
-            "'strides', 'enc_depths', 'enc_heads' must be a list"
-        )
-    for name, length in lengths.items():
-        if length < 1:
-            raise ValueError(f"'{name}' must not be empty")
-    longest = max(lengths, key=lambda name: lengths[name])
-    levels = lengths[longest]
-    for name, length in lengths.items():
-        value, short = arguments[name]
-        if length != levels and not isinstance(value, (str, bytes)):
-            raise ValueError(
-                f"'{name}' must have one value or {levels - short} (got {len(value)}: "
-                f"{[*value]}), as '{longest}' is for {levels} levels"
-            )
-    return levels

@@ -1,0 +1,71 @@
+r"""Arguments that a model takes once, or once per level."""
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+from torch_geometric_erwin.nn.attention import Mixer
+
+
+def mixer_per_level(
+    attention: Union[Mixer, Sequence[Mixer]], levels: int
+) -> list[Mixer]:
+    r"""The mixer of every level.
+
+    Args:
+        attention: One mixer, or one per level.
+        levels: The number of levels.
+
+    Raises:
+        ValueError: If there are more or fewer mixers than levels.
+    """
+    if isinstance(attention, str) or not isinstance(attention, Sequence):
+        return [attention] * levels
+    if len(attention) != levels:
+        raise ValueError(
+            f"'attention' must be one mixer or {levels} (got {len(attention)})"
+        )
+    return [*attention]
+
+
+def default_heads(channels: int) -> int:
+    r"""One head per 16 channels, or as many more channels as it takes to divide them.
+
+    Args:
+        channels: The number of channels.
+    """
+    return next(h for h in range(max(1, channels // 16), 0, -1) if channels % h == 0)
+
+
+def num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
+    r"""The number of levels, which all arguments that are lists agree on.
+
+    Args:
+        arguments: Per argument, its value and by how much its list is shorter than the
+            levels.
+
+    Raises:
+        ValueError: If no argument is a list, one is empty, or they disagree.
+    """
+    lengths = {
+        name: len(value) + short
+        for name, (value, short) in arguments.items()
+        if isinstance(value, Sequence)
+    }
+    if not lengths:
+        raise ValueError(
+            "the number of levels is unknown: one of 'hidden_channels', 'ball_sizes', "
+            "'strides', 'enc_depths', 'enc_heads' must be a list"
+        )
+    for name, length in lengths.items():
+        if length < 1:
+            raise ValueError(f"'{name}' must not be empty")
+    longest = max(lengths, key=lambda name: lengths[name])
+    levels = lengths[longest]
+    for name, length in lengths.items():
+        value, short = arguments[name]
+        if length != levels and not isinstance(value, (str, bytes)):
+            raise ValueError(
+                f"'{name}' must have one value or {levels - short} (got {len(value)}: "
+                f"{[*value]}), as '{longest}' is for {levels} levels"
+            )
+    return levels

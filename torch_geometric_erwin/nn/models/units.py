@@ -1,0 +1,158 @@
+r"""The unit of length of a model: what it is, where it is measured, who is told."""
+
+import math
+import warnings
+from collections.abc import Iterable
+from numbers import Real
+from typing import Any, Union
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data, HeteroData
+from torch_geometric.data.storage import NodeStorage
+
+from torch_geometric_erwin.data.storage import Nodes, read_tree, store_ptr
+from torch_geometric_erwin.tree import Level, TreeConfig
+from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.utils.checks import (
+    check_pos,
+    check_ptr,
+    has_memory,
+    reads_values,
+)
+
+#: Extents of balls that need no word, in the unit of the model.
+ORDINARY = (0.01, 100.0)
+
+
+class LengthScaled(torch.nn.Module):
+    r"""A model that divides positions by a length of its own.
+
+    Weights start from numbers that suit balls whose rows are about one apart from their
+    mean. :attr:`length_scale` is a buffer, so it is saved with the weights; state that
+    was saved without it keeps one.
+    """
+
+    length_scale: Tensor
+    dim: int
+    tree_config: TreeConfig
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("length_scale", torch.ones(()))
+        self.register_load_state_dict_pre_hook(_with_length_scale)
+        self._has_told = False
+
+    def set_length_scale(
+        self, source: Union[float, Nodes, Iterable[Nodes]]
+    ) -> "LengthScaled":
+        r"""Sets the length that positions are divided by.
+
+        The median extent of the balls of level 0 (:meth:`Tree.extents`), over all balls
+        of all clouds; balls without one, of a single point, are left out. The order of
+        clouds and how they are batched make no difference.
+
+        Args:
+            source: Data, a batch, or what gives them one after the other, such as a
+                data set or a loader; or the length itself, in the unit of positions.
+
+        Raises:
+            TypeError: If it is something else.
+            ValueError: If no ball has an extent, or the length is not positive.
+
+        Example:
+            >>> from torch_geometric_erwin.nn import Erwin
+            >>> model = Erwin(0, [16], ball_sizes=2, dim=1, mp_steps=0)
+            >>> pos = torch.tensor([[0.0], [2.0], [10.0], [16.0]])
+            >>> float(model.set_length_scale(Data(pos=pos)).length_scale)
+            1.0
+        """
+        if isinstance(source, Real) and not isinstance(source, bool):
+            length = float(source)
+        else:
+            length = _median([self._extents(nodes) for nodes in _nodes(source)])
+        own = torch.tensor(length, dtype=self.length_scale.dtype)
+        if not (math.isfinite(length) and 0 < own < math.inf):
+            raise ValueError(
+                "the length scale must be a positive number that "
+                f"{self.length_scale.dtype} can hold (got {length})"
+            )
+        self.length_scale.copy_(own)
+        self._has_told = False
+        return self
+
+    @torch.no_grad()
+    def _extents(self, nodes: Nodes) -> Tensor:
+        if not isinstance(nodes, (Data, NodeStorage)):
+            raise _wrong(nodes)
+        pos = check_pos(nodes.pos)
+        if pos.size(1) != self.dim:
+            raise ValueError(
+                f"'pos' must have {self.dim} coordinates (got {pos.size(1)})"
+            )
+        ptr = check_ptr(store_ptr(nodes), pos.size(0), pos.device)
+        tree = read_tree(nodes, self.tree_config)
+        if tree is None:
+            tree = build_tree(pos, ptr, self.tree_config)
+        return tree.extents(pos)[0]
+
+    def _in_units(self, pos: Tensor) -> Tensor:
+        return pos / self.length_scale
+
+    def _tell_of_extents(self, level: Level) -> None:
+        # Once, and only on a CPU: a GPU would have to be waited for.
+        offset = level.offset.detach()
+        compiling = torch.compiler.is_compiling()
+        if self._has_told or compiling or offset.device.type != "cpu":
+            return
+
+        @reads_values
+        def tell(offset: Tensor) -> None:
+            if offset.size(0) == 0 or not has_memory(offset):
+                return
+            extent = float(torch.linalg.vector_norm(offset)) / offset.size(0) ** 0.5
+            if extent == 0 or ORDINARY[0] <= extent <= ORDINARY[1]:
+                return
+            self._has_told = True
+            scale = float(self.length_scale)
+            warnings.warn(
+                f"balls extend over about {extent * scale:.2g}, the model's length "
+                f"scale is {scale:.2g}; call 'model.set_length_scale(data)', or "
+                f"'model.set_length_scale({extent * scale:.2g})'",
+                stacklevel=7,  # of the model's caller
+            )
+
+        tell(offset)
+
+
+def _nodes(source: Any) -> Iterable[Nodes]:
+    if isinstance(source, (Data, NodeStorage)):
+        return [source]
+    one = isinstance(source, (str, Tensor, HeteroData))
+    if one or not isinstance(source, Iterable):
+        raise _wrong(source)
+    return source
+
+
+def _wrong(source: Any) -> TypeError:
+    return TypeError(
+        "the length scale is set from data, from what gives data one after the other, "
+        f"or by a number (got '{type(source).__name__}')"
+    )
+
+
+def _median(extents: list[Tensor]) -> float:
+    # The lower one of two, so that it is the extent of a ball.
+    every = torch.cat([own.double().cpu() for own in extents] or [torch.empty(0)])
+    every = every[every > 0]
+    if every.size(0) == 0:
+        raise ValueError(
+            "the length scale cannot be measured: no ball has two different points"
+        )
+    return float(every.median())
+
+
+def _with_length_scale(
+    module: LengthScaled, state: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    state.setdefault(prefix + "length_scale", torch.ones(()))

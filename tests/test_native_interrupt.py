@@ -130,7 +130,10 @@ def interrupted_once(monkeypatch):
     """Lets entry points return that they were interrupted, the first time."""
     statuses = [0, INTERRUPTED]
     monkeypatch.setattr(_native, "_function", lambda name: lambda: statuses.pop())
-    return statuses
+    # What a shell starts in the background ignores the signal, and so did its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield statuses
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_handler_that_raises_leaves_the_call(interrupted_once):
@@ -152,6 +155,7 @@ def test_after_a_handler_that_returns_the_call_is_made_again(interrupted_once):
 SCRIPT = """
 import os, signal, threading, torch
 from torch_geometric_erwin import ball_tree, knn_graph
+signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as by parents
 pos = torch.rand(2_000_000, 3)
 for threads in (1, 3):
     torch.set_num_threads(threads)

@@ -68,7 +68,9 @@ def test_batch(kind, dim, dtype, loop, device):
 @devices
 @pytest.mark.parametrize("size", [WARP * WARP - 1, WARP * WARP + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("kind", ["normal", "grid"])
+@pytest.mark.parametrize(
+    "kind", ["normal", pytest.param("grid", marks=pytest.mark.slow)]
+)
 def test_two_levels(kind, dtype, size, device):
     ptr = offsets([size, 5])
     pos = points(kind, size + 5, 3, dtype)

@@ -97,7 +97,9 @@ WIDTHS = [
 
 @pytest.mark.parametrize("balls", BALLS, ids=str)
 @pytest.mark.parametrize("heads, channels, dim", WIDTHS)
-@pytest.mark.parametrize("permuted", [False, True])
+@pytest.mark.parametrize(
+    "permuted", [False, pytest.param(True, marks=pytest.mark.slow)]
+)
 def test_equals_reference(isa, balls, heads, channels, dim, permuted):
     assert_equals_reference(inputs(balls, heads, channels, dim, permuted=permuted))
 

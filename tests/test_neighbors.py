@@ -445,7 +445,7 @@ TREE = ball_tree(POS, ball_sizes=4)
         (ValueError, "'tree' is on meta, 'pos' is on cpu", {"tree": TREE.to("meta")}),
         (
             ValueError,
-            "'perm' is on meta, the nodes on cpu",
+            "'ptr' is on cpu, 'tree' is on meta",
             {"tree": TREE.to("meta"), "ptr": torch.tensor([0, 4])},
         ),
         (

@@ -6,7 +6,9 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
+
+from torch_geometric_erwin.utils.checks import check_instance, check_int
 
 
 class CapturedStep:
@@ -56,10 +58,10 @@ class CapturedStep:
     """
 
     def __init__(self, step: Callable[[Batch], Tensor], warmup: int = 3) -> None:
-        if warmup < 1:
-            raise ValueError(f"'warmup' must be at least 1 (got {warmup})")
+        if not callable(step):
+            raise TypeError(f"'step' must be a function of a batch (got {step!r})")
         self.step = step
-        self.warmup = warmup
+        self.warmup = check_int("warmup", warmup, 1)
         self.calls = 0
         self.batch: Optional[Batch] = None
         self.graph: Optional[torch.cuda.CUDAGraph] = None
@@ -68,6 +70,9 @@ class CapturedStep:
 
     def __call__(self, batch: Batch) -> Tensor:
         r"""Runs a step. On a GPU, the next call overwrites the output."""
+        check_instance("batch", batch, Data, "Data, or a batch of it")
+        if not isinstance(batch.pos, Tensor):
+            raise ValueError("the batch has no node positions: 'batch.pos' is missing")
         self._place(batch)
         assert self.batch is not None
         self.calls += 1

@@ -8,6 +8,7 @@ from torch import Tensor
 import torch_geometric_erwin.ops.vmap  # noqa: F401  (registers the operators too)
 from torch_geometric_erwin.ops.ball_tree_cuda import why_no_kernels
 from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_devices,
@@ -26,6 +27,9 @@ FLOWS = ("source_to_target", "target_to_source")
 # balls of 16 fill them; balls of 8 to 12 points were 10 to 40 % slower in 3-D. On a
 # GPU leaves have 32 places, two balls.
 _BALL_SIZE = 16
+
+# Of neighbours, where a large number means all.
+_MANY = 2**63 - 1
 
 
 def knn_graph(
@@ -76,7 +80,7 @@ def knn_graph(
         tensor([[1, 0, 1],
                 [0, 1, 2]])
     """
-    k, loop = check_int("k", k, 1), check_flag("loop", loop)
+    k, loop = check_int("k", k, 1, maximum=_MANY), check_flag("loop", loop)
     check_choice("flow", flow, FLOWS)
     search = _search_args(pos, ptr, tree)
     return _directed(torch.ops.erwin.knn(*search, k, loop), flow)
@@ -134,7 +138,7 @@ def radius_graph(
     r, loop = check_radius(r), check_flag("loop", loop)
     cap = -1
     if max_num_neighbors is not None:
-        cap = check_int("max_num_neighbors", max_num_neighbors, 1)
+        cap = check_int("max_num_neighbors", max_num_neighbors, 1, maximum=_MANY)
     check_choice("flow", flow, FLOWS)
     search = _search_args(pos, ptr, tree)
     return _directed(torch.ops.erwin.radius(*search, r, cap, loop), flow)
@@ -150,8 +154,8 @@ def _search_args(
         _check_extent(pos)
     # So they do at those of offsets, which are on the host there.
     on_host = pos.device.type == "cpu"
-    if tree is not None and not isinstance(tree, Tree):
-        raise TypeError(f"'tree' must be a Tree (got '{type(tree).__name__}')")
+    if tree is not None:
+        check_tree("tree", tree)
     if tree is None or ptr is not None:
         ptr = check_ptr(ptr, pos.size(0), pos.device, values=on_host)
     if tree is None:
@@ -207,7 +211,7 @@ def _check_extent(pos: Tensor) -> None:
     if not fits(extent):
         raise ValueError(
             f"'pos' has an extent of {extent:.3g}, whose square (times {pos.size(1)} "
-            f"axes) overflows {pos.dtype}; rescale the positions"
+            f"axes) overflows {pos.dtype}; the positions must be rescaled"
         )
 
 

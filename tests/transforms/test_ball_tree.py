@@ -368,7 +368,7 @@ def test_bad_data(data, error, message):
 def test_bad_arguments_are_refused_at_construction():
     with pytest.raises(ValueError, match="'ball_sizes' must be at least 1"):
         BallTree(0)
-    with pytest.raises(ValueError, match="'strides' must have one value or 1"):
+    with pytest.raises(ValueError, match="'ball_sizes' has 2 values and 'strides' 2"):
         BallTree([8, 8], [2, 2])
     with pytest.raises(ValueError, match="'ties' must be one of"):
         BallTree(8, ties="random")

@@ -52,7 +52,7 @@ def test_points_of_a_ball_share_a_colour(sizes, layout, ax):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"level": 1}, r"'level' must be below 1 and not negative \(got 1\)"),
+        ({"level": 1}, r"'level' must be at most 0 \(got 1\)"),
         ({"level": -1}, r"got -1"),
         ({"axes": (0, 3)}, r"'axes' must be coordinates of 'pos' \(got \(0, 3\)"),
     ],

@@ -9,13 +9,21 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from torch_geometric_erwin.data.storage import (
+    check_nodes,
     is_tree_attribute,
     read_tree,
     store_ptr,
     tree_attributes,
 )
 from torch_geometric_erwin.tree import TreeConfig
-from torch_geometric_erwin.utils.checks import check_int, check_tensor
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_edges,
+    check_floating,
+    check_int,
+    check_mask,
+    check_tensor,
+)
 
 
 def pad_batch(
@@ -63,7 +71,8 @@ def pad_batch(
     """
     if not isinstance(batch, Data):
         raise TypeError(
-            f"padding takes Data and batches of Data (got '{type(batch).__name__}')"
+            f"'pad_batch' takes Data and batches of Data, 'batch' must be one (got "
+            f"'{type(batch).__name__}')"
         )
     if not isinstance(batch, Batch):
         batch = Batch.from_data_list([batch])
@@ -71,20 +80,31 @@ def pad_batch(
         raise ValueError("the batch has no tree; apply the transform 'BallTree' first")
     if getattr(batch, "tree_real", None) is not None:
         raise ValueError("the batch is padded already")
-    if not isinstance(batch.pos, Tensor):
-        raise ValueError("the batch has no positions: 'pos' is missing")
+    check_nodes("batch", batch)
     ptr = store_ptr(batch)
-    texts = batch.tree_config
-    if ptr is None or not isinstance(texts, list) or not texts:
-        raise ValueError("a batch of at least one cloud is needed: 'ptr' is missing")
+    texts = getattr(batch, "tree_config", None)
+    if ptr is None:
+        raise ValueError(
+            "the batch has no 'ptr', and no 'batch' either: it needs one of them"
+        )
+    if not isinstance(texts, list) or not texts:
+        raise ValueError(
+            "'tree_config' must be a list with the configuration of every cloud, at "
+            f"least one (got {texts!r})"
+        )
     if batch.edge_index is not None and num_edges is None:
         raise ValueError("'num_edges' is missing, the batch has edges")
     sizes = {"node": batch.pos.size(0), "edge": 0, "graph": ptr.size(0) - 1}
     if batch.edge_index is not None:
+        check_edges("edge_index", batch.edge_index, sizes["node"])
         sizes["edge"] = batch.edge_index.size(1)
+    elif num_edges:
+        raise ValueError(
+            f"'num_edges' must be None or 0, the batch has no edges (got {num_edges})"
+        )
     wanted = {
         "node": check_int("num_nodes", num_nodes, 0),
-        "edge": check_int("num_edges", num_edges or 0, 0),
+        "edge": check_int("num_edges", 0 if num_edges is None else num_edges, 0),
         "graph": check_int("num_graphs", num_graphs, 1),
     }
     missing = {kind: wanted[kind] - size for kind, size in sizes.items()}
@@ -100,7 +120,13 @@ def pad_batch(
             f"'num_nodes' must be above {num_nodes}: added edges need an added node"
         )
 
-    config = TreeConfig.parse(texts[0])
+    num_nodes, num_graphs = wanted["node"], wanted["graph"]
+    try:
+        config = TreeConfig.parse(texts[0])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"'tree_config' must hold texts of configurations (got {texts[0]!r})"
+        ) from error
     tree = read_tree(batch, config)
     assert tree is not None
     tree = tree.pad(num_nodes, num_graphs)
@@ -216,12 +242,12 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
         tensor(2.)
     """
     check_tensor("value", value)
-    check_tensor("mask", mask)
-    if mask.dtype != torch.bool or mask.shape != value.shape[:1]:
-        raise ValueError(
-            f"'mask' must be bool with the shape {list(value.shape[:1])}, a flag for "
-            f"every row (got {mask.dtype}, {list(mask.shape)})"
-        )
+    if value.dim() == 0:
+        raise ValueError("'value' must have shape [N, ...] (got [])")
+    if value.is_floating_point():
+        check_floating("value", value)
+    check_mask("mask", mask, value.size(0))
+    check_devices(value=value, mask=mask)
     rows = mask.view(-1, *[1] * (value.dim() - 1))
     count = mask.sum() * prod(value.shape[1:])
     return torch.where(rows, value, 0).sum() / count.clamp(min=1)

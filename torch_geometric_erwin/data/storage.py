@@ -1,6 +1,7 @@
 r"""Trees as attributes of PyG data: written, collated, separated and read."""
 
 import re
+from functools import partial
 from typing import Any, Optional, Union
 
 import torch
@@ -10,9 +11,22 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree.order import wrong_order
 from torch_geometric_erwin.tree.partition import group_lengths
-from torch_geometric_erwin.tree.validation import ADVICE
-from torch_geometric_erwin.utils.checks import batch_to_ptr
+from torch_geometric_erwin.tree.validation import (
+    CHANGED,
+    CUT,
+    OTHER_NODES,
+    OTHER_ORDER,
+)
+from torch_geometric_erwin.utils.checks import (
+    batch_to_ptr,
+    check_devices,
+    check_instance,
+    check_ptr,
+    check_tensor,
+    is_readable,
+)
 from torch_geometric_erwin.utils.rows import segment_ids
 
 Nodes = Union[Data, NodeStorage]
@@ -26,6 +40,7 @@ def store_ptr(nodes: Nodes) -> Optional[Tensor]:
     """
     ptr, batch = getattr(nodes, "ptr", None), getattr(nodes, "batch", None)
     if ptr is not None:
+        check_tensor("ptr", ptr)
         return ptr
     return None if batch is None else batch_to_ptr(batch)
 
@@ -52,13 +67,85 @@ def global_perm(nodes: Nodes) -> Tensor:
         >>> batch.perm.tolist(), global_perm(batch).tolist()
         ([1, 0, 1, 0], [1, 0, 3, 2])
     """
+    check_nodes("nodes", nodes)
     if getattr(nodes, "tree_node", None) is None:
         raise ValueError("the data has no tree; apply the transform 'BallTree' first")
     ptr = store_ptr(nodes)
     _check_nodes(nodes, ptr)
+    perm, level = _table(nodes, "perm"), _table(nodes, "level", dim=2)
+    if is_readable(perm):
+        _check_order(nodes, perm, level, ptr)
     if ptr is None:
-        return nodes.perm.long()
-    return nodes.perm + ptr[segment_ids(nodes.level[:, 0], nodes.perm.size(0))]
+        return perm
+    return perm + ptr[segment_ids(level[:, 0], perm.size(0))]
+
+
+def check_nodes(name: str, nodes: Nodes) -> None:
+    r"""Checks that an argument is data of one kind of nodes, with positions.
+
+    Args:
+        name: The argument's name, for messages.
+        nodes: The argument.
+
+    Raises:
+        TypeError: If it is something else, or the positions are no tensor.
+        ValueError: If there are no positions.
+
+    Example:
+        >>> check_nodes("data", Data())
+        Traceback (most recent call last):
+        ValueError: the data has no node positions: 'data.pos' is missing
+    """
+    if isinstance(nodes, HeteroData):
+        raise TypeError(
+            f"'{name}' must be Data, a batch of it, or one node store of heterogeneous "
+            "data, such as 'data[node_type]' (got 'HeteroData')"
+        )
+    check_instance(name, nodes, (Data, NodeStorage), "Data, or a batch of it")
+    pos = getattr(nodes, "pos", None)
+    if pos is None:
+        raise ValueError("the data has no node positions: 'data.pos' is missing")
+    check_tensor("pos", pos)
+    if pos.dim() == 0:
+        raise ValueError("'pos' must have shape [N, D] (got [])")
+
+
+def _table(nodes: Nodes, name: str, dim: int = 1) -> Tensor:
+    # An attribute of the tree, whose lengths nothing is known of yet.
+    value = getattr(nodes, name, None)
+    if value is None:
+        raise ValueError(
+            f"the tree has no '{name}', which must be kept with its other attributes; "
+            "apply 'BallTree' again, as the last transform"
+        )
+    check_tensor(name, value)
+    wanted = (torch.bool,) if name == "perm_mask" else (torch.int32, torch.int64)
+    if value.dtype not in wanted or value.dim() != dim:
+        raise ValueError(
+            f"the tree does not fit its data: '{name}' is {value.dtype} with "
+            f"{value.dim()} dimensions, expected {wanted[0]} with {dim}; {CHANGED}"
+        )
+    check_devices(**{"pos": nodes.pos, name: value})
+    return value if name == "perm_mask" else value.long()
+
+
+def _check_order(
+    nodes: Nodes, perm: Tensor, level: Tensor, ptr: Optional[Tensor]
+) -> None:
+    # Of a tree whose other tables are not read.
+    rows, wrong = level[:, 0], ""
+    mask = getattr(nodes, "perm_mask", None)
+    clouds = pad(_num_nodes(nodes, ptr), (1, 0)).cumsum(0)
+    if rows.size(0) != clouds.size(0) - 1:
+        wrong = f"'level' has {rows.size(0)} rows for {clouds.size(0) - 1} clouds"
+    elif int(rows.sum()) != perm.size(0) or bool((rows < 0).any()):
+        wrong = f"'level' has {int(rows.sum())} rows, 'perm' has {perm.size(0)}"
+    else:
+        perm, level = perm.resolve_neg(), level.resolve_neg()
+        mask = None if mask is None else _table(nodes, "perm_mask")
+        wrong = wrong_order(perm, (), mask, level, clouds)
+    if wrong:
+        raise ValueError(f"the tree does not fit its data: {wrong}; {CHANGED}")
 
 
 def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
@@ -82,6 +169,21 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         >>> read_tree(data, transform.config).perm
         tensor([1, 2, 0])
     """
+    tree = stored_tree(nodes, config)
+    if tree is not None and is_readable(tree.perm):
+        tree.validate(nodes.pos.size(0), config)
+    return tree
+
+
+def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
+    r""":func:`read_tree` for one who calls :meth:`Tree.validate` anyway.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+        config: The configuration that is needed.
+    """
+    check_nodes("nodes", nodes)
+    check_instance("config", config, TreeConfig)
     if getattr(nodes, "tree_node", None) is None:
         return None
     if torch.compiler.is_compiling():
@@ -89,7 +191,12 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         fits = (nodes.tree_code[:, 0] == config.code).all()
         torch._assert_async(fits, f"the tree was not built for '{config.text}'")
     else:
-        built = nodes.tree_config
+        built = getattr(nodes, "tree_config", None)
+        if not isinstance(built, (str, list)):
+            raise ValueError(
+                "'tree_config' of the data must be the text of a configuration, or a "
+                f"list of them (got {built!r})"
+            )
         for text in built if isinstance(built, list) else [built]:
             if text != config.text:
                 raise ValueError(
@@ -98,23 +205,18 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
                 )
     ptr = store_ptr(nodes)
     _check_nodes(nodes, ptr)
-    levels = range(config.num_levels)
-
-    def table(name: str) -> Tensor:
-        value = getattr(nodes, name, None)
-        if value is None:
-            raise ValueError(f"the tree has no '{name}'; {ADVICE}")
-        return value.long() if name != "perm_mask" else value
-
-    level = table("level")
+    levels, table = range(config.num_levels), partial(_table, nodes)
+    perm, level = table("perm"), table("level", dim=2)
     perm_rot = tuple(table(f"perm_rot_{l}") for l in levels if config.rotate)
+    if not torch.compiler.is_compiling():
+        _check_rows(nodes, config, perm, level, perm_rot)
     if config.rotate:
         steps = enumerate(zip(config.strides, perm_rot[1:]))
         groups = [group_lengths(level, l, s, rows.size(0)) for l, (s, rows) in steps]
     else:
         groups = [table(f"group_len_{l}") for l in levels[:-1]]
     return Tree(
-        table("perm"),
+        perm,
         pad(_num_nodes(nodes, ptr), (1, 0)) if ptr is None else ptr,
         level,
         tuple(table(f"ball_len_{l}") for l in levels),
@@ -128,6 +230,38 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         ),
         getattr(nodes, "tree_real", None),
     )
+
+
+def _check_rows(
+    nodes: Nodes,
+    config: TreeConfig,
+    perm: Tensor,
+    level: Tensor,
+    perm_rot: tuple[Tensor, ...],
+) -> None:
+    # What must fit before other tables can be computed from it. PyG drops entries of
+    # whatever is as long as there are edges, too.
+    def misfit(text: str) -> ValueError:
+        return ValueError(f"the tree does not fit its data: {text}")
+
+    if level.size(1) != config.num_levels:
+        raise misfit(
+            f"'level' has {level.size(1)} columns for {config.num_levels} levels; "
+            f"{CHANGED}"
+        )
+    count = nodes.tree_node.size(0)
+    if config.layout == "balanced" and perm.size(0) != count:
+        raise misfit(f"'perm' has {perm.size(0)} entries for {count} nodes; {CUT}")
+    if not is_readable(level):
+        return
+    if bool((level < 0).any()):
+        raise misfit(f"'level' has {int(level.min())} rows; {CHANGED}")
+    for l, (rows, count) in enumerate(zip(perm_rot, level.sum(0).tolist())):
+        if rows.size(0) != count:
+            raise misfit(
+                f"'perm_rot_{l}' has {rows.size(0)} entries for {count} rows of "
+                f"'level'; {CUT}"
+            )
 
 
 def _num_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:
@@ -145,18 +279,73 @@ def _local_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:
     return rows.int()
 
 
+def check_count(nodes: Nodes) -> None:
+    r"""Checks that data has as many nodes as its tree, if it carries one.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+
+    Raises:
+        ValueError: If nodes were added or removed.
+
+    Example:
+        >>> check_count(Data(pos=torch.rand(3, 2)))
+    """
+    own, code = getattr(nodes, "tree_node", None), getattr(nodes, "tree_code", None)
+    if not isinstance(own, Tensor) or not isinstance(code, Tensor):
+        return
+    count = nodes.pos.size(0)
+    sizes = [own.size(0)] if own.dim() == 1 else []
+    if code.dim() == 2 and code.size(1) == 2 and is_readable(code):
+        sizes.append(int(code[:, 1].sum()))
+    for size in sizes:
+        if size != count:
+            raise ValueError(
+                f"the tree does not fit its data: it is of {size} nodes, 'pos' has "
+                f"{count}: {OTHER_NODES}"
+            )
+
+
 def _check_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> None:
     # PyG drops and reorders whatever has one entry per node, so the numbers that the
     # nodes had when the tree was built tell whether they are still the same ones.
-    message = f"the tree does not fit its data: {ADVICE}"
-    if nodes.tree_node.shape != nodes.pos.shape[:1]:
-        raise ValueError(message)
-    same = (nodes.tree_node == _local_nodes(nodes, ptr)).all()
-    same = same & (nodes.tree_code[:, 1] == _num_nodes(nodes, ptr)).all()
-    if torch.compiler.is_compiling() or same.device.type != "cpu":
-        torch._assert_async(same, message)  # raised by the device, nothing waits for it
-    elif not bool(same):
-        raise ValueError(message)
+    message = "the tree does not fit its data: "
+    pos, own = nodes.pos, _table(nodes, "tree_node")
+    code, compiling = _table(nodes, "tree_code", dim=2), torch.compiler.is_compiling()
+    values = pos.device.type == "cpu" and not compiling
+    if ptr is not None:
+        check_ptr(ptr, pos.size(0), pos.device, values=False)
+    clouds = 1 if ptr is None else ptr.size(0) - 1
+    if code.size(1) != 2:
+        raise ValueError(
+            f"{message}'tree_code' has {code.size(1)} columns, expected 2; {CHANGED}"
+        )
+    check_count(nodes)
+    if ptr is None and code.size(0) != 1:
+        raise ValueError(
+            f"{message}it is of {code.size(0)} clouds, but 'ptr' is missing, and so is "
+            "'batch': a batch needs one of them beside its tree"
+        )
+    if code.size(0) != clouds:
+        raise ValueError(
+            f"{message}it is of {code.size(0)} clouds, 'ptr' of {clouds}: the clouds "
+            "must be those that the tree was built for"
+        )
+    if values and ptr is not None:
+        check_ptr(ptr, pos.size(0), pos.device)
+    sizes = _num_nodes(nodes, ptr)
+    same_sizes = (code[:, 1] == sizes).all()
+    same_order = (own == _local_nodes(nodes, ptr)).all()
+    if not values:  # raised by the device, nothing waits for it
+        same = same_order & same_sizes
+        torch._assert_async(same, f"{message}{OTHER_NODES}, or 'ptr' is of others")
+    elif not bool(same_sizes):
+        raise ValueError(
+            f"{message}it is of clouds of {code[:, 1].tolist()} nodes, 'ptr' of "
+            f"{sizes.tolist()}: the clouds must be those that the tree was built for"
+        )
+    elif not bool(same_order):
+        raise ValueError(f"{message}{OTHER_ORDER}")
 
 
 def attach_tree(

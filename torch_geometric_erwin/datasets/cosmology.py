@@ -15,12 +15,19 @@ from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.data.data import BaseData
 from tqdm import tqdm
 
-from torch_geometric_erwin.datasets.linear_velocity import UNIT_BOX, check_positive
+from torch_geometric_erwin.datasets.linear_velocity import (
+    MAX_MESH,
+    UNIT_BOX,
+    check_positive,
+)
 from torch_geometric_erwin.datasets.lpt import LPTSimulation
-from torch_geometric_erwin.utils.checks import check_choice
+from torch_geometric_erwin.utils.checks import LIMIT, check_choice, check_flag
 from torch_geometric_erwin.utils.files import read_weights, written_whole
 
 SPLITS = ("train", "val", "test")
+
+# Beyond these, powers of wavenumbers and of scale factors overflow.
+_SMALLEST, _LARGEST = 1e-9, 1e9
 
 
 class CosmologyLPT(InMemoryDataset):
@@ -134,22 +141,31 @@ class CosmologyLPT(InMemoryDataset):
             num_clouds = 128 if split == "train" else 16
         if num_workers is None:
             num_workers = min(torch.get_num_threads(), 8)
-        for name, value, least in (
-            ("num_clouds", num_clouds, 1),
-            ("num_halos", num_halos, 1),
-            ("mesh_size", mesh_size, 8),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 1),
+        for name, value, least, most in (
+            ("num_clouds", num_clouds, 1, LIMIT),
+            ("num_halos", num_halos, 1, LIMIT),
+            ("mesh_size", mesh_size, 8, MAX_MESH),
+            ("seed", seed, 0, math.inf),
+            ("num_workers", num_workers, 1, LIMIT),
         ):
             if not _is_number(value, Integral) or value < least:
                 raise ValueError(
                     f"'{name}' must be an integer of at least {least} (got {value!r})"
                 )
+            if value > most:
+                raise ValueError(f"'{name}' must be at most {most} (got {value})")
         check_positive("box_size", box_size)
+        if not _SMALLEST <= box_size <= _LARGEST:
+            raise ValueError(
+                f"'box_size' must lie between {_SMALLEST} and {_LARGEST} Mpc/h (got "
+                f"{box_size})"
+            )
         if not _is_number(redshift, Real) or not 0 <= redshift < math.inf:
             raise ValueError(
                 f"'redshift' must be non-negative and finite (got {redshift!r})"
             )
+        if redshift > _LARGEST:
+            raise ValueError(f"'redshift' must be at most {_LARGEST} (got {redshift})")
         for name, function in (
             ("transform", transform),
             ("pre_transform", pre_transform),
@@ -158,6 +174,7 @@ class CosmologyLPT(InMemoryDataset):
             if function is not None and not callable(function):
                 raise TypeError(f"'{name}' must be callable (got {function!r})")
 
+        force_reload = check_flag("force_reload", force_reload)
         self.split = split
         self.num_clouds = int(num_clouds)
         self.num_halos = int(num_halos)

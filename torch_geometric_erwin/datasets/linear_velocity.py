@@ -1,12 +1,23 @@
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from numbers import Real
 
 import torch
 from torch import Tensor
 from torch_geometric.data import Data
+from torch_geometric.data.data import BaseData
 
-from torch_geometric_erwin.utils.checks import check_finite, check_int, check_tensor
+from torch_geometric_erwin.utils.checks import (
+    check_finite,
+    check_floating,
+    check_instance,
+    check_int,
+    check_tensor,
+)
+
+#: The most cells along a side of a mesh whose cells 64-bit integers count.
+MAX_MESH = 2**20
 
 #: The side of the box of :class:`CosmologyLPT` in the units of its positions.
 UNIT_BOX = math.sqrt(12)
@@ -25,9 +36,18 @@ def check_positive(name: str, value: float) -> None:
     Example:
         >>> check_positive("box_size", 250.0)
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not 0 < value < math.inf:
+    if not 0 < _number(value) < math.inf:
         raise ValueError(f"'{name}' must be positive and finite (got {value!r})")
+
+
+def _number(value: object) -> float:
+    # NaN for what is none; integers may be larger than any float.
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def linear_velocity(
@@ -77,16 +97,20 @@ def linear_velocity(
         torch.Size([100, 3])
     """
     check_tensor("pos", pos)
+    if pos.is_meta:
+        raise ValueError("'pos' is on meta, it must be where it has values")
+    if pos.is_floating_point():
+        check_floating("pos", pos)
     if pos.dim() != 2 or pos.size(1) != 3 or not pos.is_floating_point():
         raise ValueError(
             f"'pos' must be a floating-point tensor of shape [N, 3] "
             f"(got {pos.dtype} of shape {list(pos.shape)})"
         )
     check_finite(pos)
-    mesh_size = check_int("mesh_size", mesh_size, 1)
+    mesh_size = check_int("mesh_size", mesh_size, 1, maximum=MAX_MESH)
     check_positive("smoothing", smoothing)
     check_positive("box_size", box_size)
-    if not isinstance(amplitude, Real) or not math.isfinite(amplitude):
+    if not math.isfinite(_number(amplitude)):
         raise ValueError(f"'amplitude' must be a finite number (got {amplitude!r})")
 
     # Each point shares itself among the 8 mesh points around it. [N, 8]
@@ -94,7 +118,7 @@ def linear_velocity(
     if not bool((cells.abs() < 2**52).all()):
         raise ValueError(
             f"'pos' lies too far from the origin (up to {float(pos.abs().max())}) for "
-            f"a box of 'box_size' {box_size}"
+            f"a box of 'box_size' {box_size}: one of them must be of another unit"
         )
     corner = cells.floor()
     shift = torch.cartesian_prod(*[torch.arange(2, device=pos.device)] * 3)
@@ -117,7 +141,8 @@ def linear_velocity(
     # Points go to the mesh, and velocities come back, by the same window.
     window = (torch.sinc(n[0]) * torch.sinc(n[1]) * torch.sinc(n[2])) ** 2
     modes = torch.fft.rfftn(contrast) / window**2
-    modes *= amplitude * torch.exp(-0.5 * smoothing**2 * k2)
+    square = min(smoothing * smoothing, sys.float_info.max)  # zero times it is zero
+    modes *= amplitude * torch.exp(-0.5 * square * k2)
     modes /= k2.masked_fill(k2 == 0, math.inf)
 
     velocity = torch.empty_like(cells)
@@ -165,6 +190,10 @@ def fit_linear_velocity(
         >>> smoothing, amplitude = fit_linear_velocity([cloud], **mesh)
         >>> prediction = linear_velocity(cloud.pos, smoothing, amplitude, **mesh)
     """
+    one = isinstance(clouds, (str, bytes, dict, BaseData))
+    if one or not isinstance(clouds, Iterable):
+        kind = type(clouds).__name__
+        raise TypeError(f"'clouds' must be a list of Data (got '{kind}')")
     clouds = list(clouds)
     if not clouds:
         raise ValueError("'clouds' is empty; at least one cloud is needed for a fit")
@@ -174,6 +203,9 @@ def fit_linear_velocity(
     if smoothings is None:
         separation = box_size / max(clouds[0].num_nodes, 1) ** (1 / 3)
         smoothings = [0.3 * separation * 5 ** (i / 9) for i in range(10)]
+    check_instance("smoothings", smoothings, Sequence, "a list of numbers")
+    for smoothing in smoothings:
+        check_positive("smoothings", smoothing)
     if len(smoothings) == 0:
         raise ValueError("'smoothings' is empty; at least one is needed for a fit")
 
@@ -212,6 +244,8 @@ def _check_velocities(index: int, data: Data) -> None:
                 f"{value.dtype if isinstance(value, Tensor) else value})"
             )
         check_tensor(f"{name} of cloud {index}", value)
+        if value.is_meta:
+            raise ValueError(f"'{name}' of cloud {index} must have values (got meta)")
     if y.shape != pos.shape:
         raise ValueError(
             f"'y' of cloud {index} must have the shape {list(pos.shape)} of 'pos' (got "

@@ -13,11 +13,14 @@ from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
     check_devices,
+    check_instance,
     check_int,
     check_rows,
     check_share,
+    check_weight,
     is_autocast,
 )
 
@@ -70,10 +73,10 @@ class Block(Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        for name, module in (("attention", attention), ("mlp", mlp)):
-            if not isinstance(module, Module):
-                raise TypeError(f"'{name}' must be a module (got {module!r})")
-        self.channels = check_int("channels", channels, 1)
+        for name, module in (("attention", attention), ("mlp", mlp), ("conv", conv)):
+            if name != "conv" or module is not None:
+                check_instance(name, module, Module, "a module")
+        self.channels = channels = check_int("channels", channels, 1)
         self.norm_attention = make_norm(norm, channels)
         self.attention = attention
         self.conv = conv
@@ -95,8 +98,12 @@ class Block(Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass of the module."""
+        check_level("level", level)
         check_rows("x", x, level.num_rows, self.channels)
         check_devices(x=x, level=level.pos)
+        weight = getattr(self.norm_attention, "weight", None)
+        if isinstance(weight, Tensor):
+            check_weight("x", x, weight)
         if is_autocast(x.device):  # layers sum up in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = normalise(self.norm_attention, x, level)
@@ -163,7 +170,7 @@ class ErwinBlock(Block):
         backend: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
-        check_int("mlp_ratio", mlp_ratio, 1)
+        mlp_ratio = check_int("mlp_ratio", mlp_ratio, 1)
         attention = BallAttention(channels, heads, ball_size, dim, backend)
         super().__init__(
             channels, attention, SwiGLU(channels, mlp_ratio * channels), **kwargs

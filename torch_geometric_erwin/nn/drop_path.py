@@ -5,7 +5,13 @@ from torch import Tensor
 from torch.nn import Module
 
 from torch_geometric_erwin.tree import Level
-from torch_geometric_erwin.utils.checks import check_share
+from torch_geometric_erwin.tree.level import check_level
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_floating,
+    check_share,
+    check_tensor,
+)
 
 
 class DropPath(Module):
@@ -35,6 +41,14 @@ class DropPath(Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass of the module."""
+        check_level("level", level)
+        check_tensor("x", x)
+        check_floating("x", x)
+        if x.dim() != 2 or x.size(0) != level.num_rows:
+            raise ValueError(
+                f"'x' must have shape [{level.num_rows}, C] (got {[*x.shape]})"
+            )
+        check_devices(x=x, level=level.pos)
         if not self.training or self.p == 0:
             return x
         keep = torch.rand(level.num_clouds, device=x.device) >= self.p

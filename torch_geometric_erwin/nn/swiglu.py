@@ -7,7 +7,13 @@ from torch.nn import Module
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops.swiglu import swiglu
-from torch_geometric_erwin.utils.checks import check_int, is_plain
+from torch_geometric_erwin.utils.checks import (
+    check_floating,
+    check_int,
+    check_tensor,
+    check_weight,
+    is_plain,
+)
 
 
 class SwiGLU(Module):
@@ -48,10 +54,17 @@ class SwiGLU(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
+        check_tensor("x", x)
+        check_floating("x", x)
+        if x.dim() == 0 or x.size(-1) != self.channels:
+            raise ValueError(
+                f"'x' must have shape [..., {self.channels}] (got {[*x.shape]})"
+            )
         lin_in, lin_out = self.lin_in, self.lin_out
         if not (is_plain(lin_in, Linear) and is_plain(lin_out, Linear)):
             gate, value = lin_in(x).chunk(2, dim=-1)
             return lin_out(F.silu(gate) * value)
+        check_weight("x", x, lin_in.weight)
         return swiglu(x, lin_in.weight, lin_in.bias, lin_out.weight, lin_out.bias)
 
     def __repr__(self) -> str:

@@ -11,7 +11,11 @@ from torch_geometric_erwin.data.storage import attach_tree, store_ptr
 from torch_geometric_erwin.tree import TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.order import TIES
-from torch_geometric_erwin.utils.checks import check_choice, check_tensor
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_instance,
+    check_tensor,
+)
 
 
 @functional_transform("ball_tree")
@@ -85,6 +89,9 @@ class BallTree(BaseTransform):
         self, data: Union[Data, HeteroData, Batch]
     ) -> Union[Data, HeteroData, Batch]:
         r"""Attaches the tree to a shallow copy of the data."""
+        check_instance(
+            "data", data, (Data, HeteroData), "Data, HeteroData or a batch of them"
+        )
         stores = [s for s in data.node_stores if s.get("pos") is not None]
         if not stores:
             raise ValueError("'BallTree' needs node positions: 'data.pos' is missing")

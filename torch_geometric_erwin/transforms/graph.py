@@ -58,7 +58,7 @@ class TreeKNNGraph(BaseTransform):
         flow: str = "source_to_target",
     ) -> None:
         check_choice("flow", flow, FLOWS)
-        self.k = check_int("k", k, 1)
+        self.k = check_int("k", k, 1, maximum=2**63 - 1)
         self.loop = check_flag("loop", loop)
         self.force_undirected = check_flag("force_undirected", force_undirected)
         self.flow = flow
@@ -118,7 +118,9 @@ class TreeRadiusGraph(BaseTransform):
     ) -> None:
         check_choice("flow", flow, FLOWS)
         if max_num_neighbors is not None:
-            max_num_neighbors = check_int("max_num_neighbors", max_num_neighbors, 1)
+            max_num_neighbors = check_int(
+                "max_num_neighbors", max_num_neighbors, 1, maximum=2**63 - 1
+            )
         self.r = check_radius(r)
         self.loop = check_flag("loop", loop)
         self.max_num_neighbors = max_num_neighbors
@@ -151,7 +153,7 @@ def _cloud(
     name = transform.__class__.__name__
     if not isinstance(data, Data):
         raise TypeError(
-            f"'{name}' works on Data and batches of Data (got "
+            f"'{name}' works on Data and batches of Data, 'data' must be one (got "
             f"'{type(data).__name__}'); for heterogeneous data call the function on "
             "the positions of a node type"
         )

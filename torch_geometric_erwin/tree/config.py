@@ -7,7 +7,12 @@ from numbers import Real
 from typing import Union
 
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
-from torch_geometric_erwin.utils.checks import check_choice, check_int, per_level
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_instance,
+    check_int,
+    per_level,
+)
 
 _LIMIT = 2**31  # of ball sizes and of the points below a row, as in csrc/layout.h
 
@@ -62,23 +67,13 @@ class TreeConfig:
         for name, given in (("ball_sizes", ball_sizes), ("strides", strides)):
             if isinstance(given, (str, bytes)):
                 raise TypeError(f"'{name}' must hold integers (got {given!r})")
-        if isinstance(ball_sizes, Sequence):
-            levels = len(ball_sizes)
-        elif isinstance(strides, Sequence):
-            levels = len(strides) + 1
-        else:
-            raise ValueError(
-                "the number of levels is unknown: 'ball_sizes' or 'strides' must be a "
-                f"list (got {ball_sizes} and {strides})"
-            )
-        if not 1 <= levels <= MAX_LEVELS:
-            raise ValueError(f"a tree has 1 to {MAX_LEVELS} levels (got {levels})")
+        levels = _num_levels(ball_sizes, strides)
         is_angle = isinstance(rotate, Real) and not isinstance(rotate, bool)
         if not is_angle or not abs(rotate) <= 360.0:
             raise ValueError(f"'rotate' must be an angle in degrees (got {rotate!r})")
         check_choice("layout", layout, LAYOUTS)
-        sizes = per_level("ball_sizes", ball_sizes, levels)
-        steps = per_level("strides", strides, levels - 1)
+        sizes = per_level("ball_sizes", ball_sizes, levels, maximum=_LIMIT)
+        steps = per_level("strides", strides, levels - 1, maximum=_LIMIT)
         cuts = _runs(runs, levels)
         if cuts and levels == MAX_LEVELS:  # a run takes a level while it is computed
             raise ValueError(f"a tree with runs has at most {MAX_LEVELS - 1} levels")
@@ -91,10 +86,6 @@ class TreeConfig:
             ("strides", steps),
             ("runs", tuple(size for level in cuts for size in level)),
         ):
-            if max(numbers, default=0) > _LIMIT:
-                raise ValueError(
-                    f"'{name}' must be at most {_LIMIT} (got {max(numbers)})"
-                )
             bad = [v for v in numbers if v & (v - 1)]
             if layout == "perfect" and bad:
                 raise ValueError(
@@ -142,6 +133,7 @@ class TreeConfig:
             >>> TreeConfig([8, 8], [2], runs=[[2], []]).runs_of(0)
             (2,)
         """
+        check_int("level", level, 0, self.num_levels - 1)
         return self.runs[level] if self.runs else ()
 
     def padded_sizes(
@@ -166,8 +158,8 @@ class TreeConfig:
                 f"padding needs layout='balanced' (got '{self.layout}', which repeats "
                 "points)"
             )
-        check_int("num_nodes", num_nodes, 0)
-        check_int("num_clouds", num_clouds, 1)
+        num_nodes = check_int("num_nodes", num_nodes, 0)
+        num_clouds = check_int("num_clouds", num_clouds, 1)
         # Every cloud leaves one group, or ball, partially filled.
         spans = [prod(self.strides[:l]) for l in range(self.num_levels)]
         rows = [(num_nodes + num_clouds * (span - 1)) // span for span in spans]
@@ -190,6 +182,13 @@ class TreeConfig:
             >>> TreeConfig(128).padded_runs(0, 128, 1000, 3)
             10
         """
+        check_int("level", level, 0, self.num_levels - 1)
+        for name, value, minimum in (
+            ("size", size, 1),
+            ("num_rows", num_rows, 0),
+            ("num_clouds", num_clouds, 1),
+        ):
+            check_int(name, value, minimum)
         first = self.ball_sizes[0]
         ratio, rest = divmod(size * prod(self.strides[:level]), first)
         aligned = rest == 0 and ratio & (ratio - 1) == 0
@@ -203,16 +202,56 @@ class TreeConfig:
 
     @classmethod
     def parse(cls, text: str) -> "TreeConfig":
-        r"""Reads what :meth:`__str__` wrote."""
-        fields = dict(field.split("=") for field in text.split(" "))
-        runs = fields["runs"].split("|") if "runs" in fields else []
-        return cls(
-            _split(fields["balls"]),
-            _split(fields["strides"]),
-            float(fields["rotate"]),
-            fields["layout"],
-            [_split(level) for level in runs],
+        r"""Reads what :meth:`__str__` wrote.
+
+        Args:
+            text: The text.
+
+        Raises:
+            TypeError: If it is no text.
+            ValueError: If it is of something else.
+        """
+        check_instance("text", text, str, "the text of a configuration")
+        try:
+            fields = dict(field.split("=") for field in text.split(" "))
+            runs = fields["runs"].split("|") if "runs" in fields else []
+            return cls(
+                _split(fields["balls"]),
+                _split(fields["strides"]),
+                float(fields["rotate"]),
+                fields["layout"],
+                [_split(level) for level in runs],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"'text' must be what a TreeConfig was written as (got {text!r})"
+            ) from error
+
+
+def _num_levels(
+    ball_sizes: Union[int, Sequence[int]], strides: Union[int, Sequence[int]]
+) -> int:
+    # A list says how many levels there are, and two lists must agree.
+    if isinstance(ball_sizes, Sequence):
+        name, levels = "ball_sizes", len(ball_sizes)
+    elif isinstance(strides, Sequence):
+        name, levels = "strides", len(strides) + 1
+    else:
+        raise ValueError(
+            "the number of levels is unknown: 'ball_sizes' or 'strides' must be a "
+            f"list (got {ball_sizes} and {strides})"
         )
+    if not 1 <= levels <= MAX_LEVELS:
+        raise ValueError(
+            f"'{name}' must be for 1 to {MAX_LEVELS} levels (got {levels})"
+        )
+    if isinstance(strides, Sequence) and len(strides) + 1 != levels:
+        raise ValueError(
+            f"'ball_sizes' has {levels} values and 'strides' {len(strides)}: there "
+            "must be one stride less than ball sizes, or one number for all (got "
+            f"{[*ball_sizes]} and {[*strides]})"  # type: ignore[misc]
+        )
+    return levels
 
 
 def _runs(runs: Sequence[Sequence[int]], levels: int) -> Runs:
@@ -225,7 +264,7 @@ def _runs(runs: Sequence[Sequence[int]], levels: int) -> Runs:
         return ()
     if len(lists) != levels:
         raise ValueError(f"'runs' must have {levels} lists of sizes (got {runs})")
-    sizes = [per_level("runs", level, len(level)) for level in lists]
+    sizes = [per_level("runs", r, len(r), maximum=_LIMIT) for r in lists]
     return tuple(tuple(sorted(set(level))) for level in sizes)
 
 

@@ -12,11 +12,16 @@ from torch_geometric_erwin.utils.centre import centre
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_edges,
+    check_finite,
+    check_floating,
+    check_instance,
     check_int,
+    check_int64,
     check_lengths,
+    check_mask,
     check_permutation,
+    check_positions,
     check_ptr,
-    check_rows,
     check_shape,
     check_tensor,
     is_readable,
@@ -119,19 +124,10 @@ class Level:
         shape = [*pos.shape]
         if pos.dim() != 2:
             raise ValueError(f"'pos' must have shape [N, D] (got {shape})")
-        check_rows("pos", pos, *shape)
-        check_int("ball_size", ball_size, 1)
+        check_positions("pos", pos, *shape)
+        ball_size = check_int("ball_size", ball_size, 1)
         check_lengths("ball_len", ball_len, shape[0], ball_size)
-        if perm_rot is not None:
-            check_permutation("perm_rot", perm_rot, shape[0])
-        if edge_index is not None:
-            check_edges("edge_index", edge_index, shape[0])
-        check_devices(
-            pos=pos, ball_len=ball_len, perm_rot=perm_rot, edge_index=edge_index
-        )
-        ptr = check_ptr(ptr, shape[0], pos.device, is_readable(pos))
-        if all(map(is_readable, (ptr, ball_len))):
-            _check_borders(ptr, ball_len, perm_rot)
+        ptr = _check_rows_of(pos, ptr, ball_len, perm_rot, edge_index)
         return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), edge_index=edge_index)
 
     @classmethod
@@ -157,17 +153,50 @@ class Level:
         offset = offset_rot = centre(pos, ball_len, None, ball_size)
         if perm_rot is not None:
             offset_rot = centre(pos, ball_len, perm_rot, ball_size)
-        return cls(
+        level = cls(
             *(pos, ptr, ball_len, ball_size, offset, offset_rot),
             perm_rot=perm_rot,
             **others,
         )
+        return level._known_to_fit()
+
+    def _known_to_fit(self) -> "Level":
+        # No field: what `replace` changes is looked at again.
+        if not torch.compiler.is_compiling():
+            object.__setattr__(self, "_fits", True)
+        return self
+
+    def check(self, name: str = "level") -> None:
+        r"""Checks that the tensors of a level that was put together by hand fit each
+        other, once; those of :meth:`Tree.levels` and :meth:`build` do.
+
+        Args:
+            name: What the level is called, for messages.
+
+        Raises:
+            TypeError: If one has another dtype.
+            ValueError: If shapes, devices or, on the host, values do not fit.
+
+        Example:
+            >>> import torch
+            >>> from dataclasses import replace
+            >>> level = Level.build(torch.rand(3, 2), torch.tensor([3]), ball_size=4)
+            >>> replace(level, ball_len=torch.tensor([2])).check()
+            Traceback (most recent call last):
+            ValueError: 'level.ball_len' must sum to the number of rows 3 (got 2)
+        """
+        if torch.compiler.is_compiling() or vars(self).get("_fits", False):
+            return
+        _check_fields(name, self)
+        self._known_to_fit()
 
     def rotated(self) -> "Level":
         r"""The level with the balls of the second tree; itself if there is none."""
         if self.perm_rot is None:
             return self
-        return replace(self, perm=self.perm_rot, offset=self.offset_rot)
+        self.check()
+        level = replace(self, perm=self.perm_rot, offset=self.offset_rot)
+        return level._known_to_fit()
 
     @property
     def num_rows(self) -> int:
@@ -221,7 +250,9 @@ class Level:
         Raises:
             ValueError: If it has not an entry for every row.
         """
+        self.check()
         check_shape("x", x, (self.num_rows,))
+        check_devices(x=x, level=self.ball_len)
         rows = x if self.perm is None else take_rows(x, self.perm)
         return to_dense(rows, self.ball_len, self.ball_size)
 
@@ -234,9 +265,115 @@ class Level:
         Raises:
             ValueError: If it has not an entry for every slot of every ball.
         """
+        self.check()
         check_shape("y", y, (self.ball_len.size(0), self.ball_size))
+        check_devices(y=y, level=self.ball_len)
         rows = from_dense(y, self.ball_len, self.num_rows)
         return rows if self.perm is None else put_rows(rows, self.perm, self.num_rows)
+
+
+def check_level(name: str, level: Level) -> None:
+    r"""Checks that an argument is a level whose tensors fit each other.
+
+    Args:
+        name: The argument's name, for messages.
+        level: The argument.
+
+    Raises:
+        TypeError: If it is no level.
+        ValueError: If its tensors do not fit.
+
+    Example:
+        >>> check_level("coarse", None)
+        Traceback (most recent call last):
+        TypeError: 'coarse' must be a Level (got None)
+    """
+    check_instance(name, level, Level)
+    level.check(name)
+
+
+def _check_rows_of(
+    pos: Tensor,
+    ptr: Optional[Tensor],
+    ball_len: Tensor,
+    perm_rot: Optional[Tensor],
+    edge_index: Optional[Tensor],
+    prefix: str = "",
+) -> Tensor:
+    # How rows with these positions are divided, ordered and connected.
+    count = pos.size(0)
+    if perm_rot is not None:
+        check_permutation(prefix + "perm_rot", perm_rot, count)
+    if edge_index is not None:
+        check_edges(prefix + "edge_index", edge_index, count)
+    others = {"ball_len": ball_len, "perm_rot": perm_rot, "edge_index": edge_index}
+    check_devices(**{prefix + n: t for n, t in {"pos": pos, **others}.items()})
+    ptr = check_ptr(ptr, count, pos.device, is_readable(pos))
+    if all(map(is_readable, (ptr, ball_len))):
+        _check_borders(ptr, ball_len, perm_rot)
+    return ptr
+
+
+def _check_fields(name: str, level: Level) -> None:
+    check_tensor(f"{name}.pos", level.pos)
+    if level.pos.dim() != 2:
+        shape = [*level.pos.shape]
+        raise ValueError(f"'{name}.pos' must have shape [N, D] (got {shape})")
+    rows = [*level.pos.shape]
+    for part in ("pos", "offset", "offset_rot"):
+        check_positions(f"{name}.{part}", getattr(level, part), *rows)
+    size = check_int(f"{name}.ball_size", level.ball_size, 1)
+    check_lengths(f"{name}.ball_len", level.ball_len, rows[0], size)
+    check_int64(f"{name}.ptr", level.ptr)
+    perms = (level.perm, level.perm_rot)
+    for perm in perms if perms[0] is not perms[1] else perms[:1]:
+        args = (level.pos, level.ptr, level.ball_len, perm, level.edge_index)
+        _check_rows_of(*args, prefix=f"{name}.")
+    others = {"offset": level.offset, "offset_rot": level.offset_rot}
+    _check_groups(name, level, rows[0])
+    if level.real is not None:
+        check_mask(f"{name}.real", level.real, rows[0])
+        others["real"] = level.real
+    check_instance(f"{name}.runs", level.runs, dict, "a dict of sizes")
+    for size, lengths in level.runs.items():
+        check_int(f"{name}.runs", size, 1)
+        check_lengths(f"{name}.runs[{size}]", lengths, rows[0], size)
+        others[f"runs[{size}]"] = lengths
+    check_devices(**{f"{name}.{n}": t for n, t in {"pos": level.pos, **others}.items()})
+
+
+def _check_groups(name: str, level: Level, rows: int) -> None:
+    # How many children there are, the finer level alone knows.
+    if level.group_len is None or level.children is None:
+        for part, other in (("group_len", "children"), ("children", "group_len")):
+            if getattr(level, part) is not None:
+                raise ValueError(f"'{name}.{other}' is missing, there are '{part}'")
+        return
+    check_int64(f"{name}.group_len", level.group_len)
+    if level.group_len.shape != (rows,):
+        shape = [*level.group_len.shape]
+        raise ValueError(f"'{name}.group_len' must have shape [{rows}] (got {shape})")
+    check_tensor(f"{name}.children", level.children)
+    check_floating(f"{name}.children", level.children)
+    shape, dim = [*level.children.shape], level.pos.size(1)
+    if len(shape) != 3 or shape[0] != rows or shape[2] != dim:
+        raise ValueError(
+            f"'{name}.children' must have shape [{rows}, stride, {dim}] (got {shape})"
+        )
+    check_devices(
+        **{f"{name}.pos": level.pos, f"{name}.group_len": level.group_len},
+        **{f"{name}.children": level.children},
+    )
+    if level.children.device.type == "cpu":
+        check_finite(level.children.flatten(1), f"{name}.children")
+    if not is_readable(level.group_len) or rows == 0:
+        return
+    low, high = (int(t) for t in level.group_len.aminmax())
+    if low < 0 or high > shape[1]:
+        bad = low if low < 0 else high
+        raise ValueError(
+            f"'{name}.group_len' must lie between 0 and {shape[1]} (got {bad})"
+        )
 
 
 def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> None:

@@ -14,15 +14,18 @@ from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.level import Level
 from torch_geometric_erwin.tree.order import Order
 from torch_geometric_erwin.tree.partition import Partition
-from torch_geometric_erwin.tree.validation import ADVICE, problem
+from torch_geometric_erwin.tree.validation import problem
 from torch_geometric_erwin.utils.centre import centre_dense
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_edges,
+    check_flag,
+    check_floating,
+    check_instance,
     check_int,
     check_pos,
+    check_positions,
     check_ptr,
-    check_rows,
     check_tensor,
 )
 from torch_geometric_erwin.utils.rows import segment_ids
@@ -86,6 +89,7 @@ class Tree:
 
     def num_rows(self, level: int) -> int:
         r"""The number of rows :math:`N_l` of a level in all clouds."""
+        self._check_level(level)
         return (self.perm if level == 0 else self.group_len[level - 1]).size(0)
 
     def ptr(self, level: int = 0) -> Tensor:
@@ -94,11 +98,13 @@ class Tree:
         Shapes:
             - **output:** :math:`(G + 1)`.
         """
+        self._check_level(level)
         return pad(self.level[:, level].cumsum(0), (1, 0))
 
     def batch(self, level: int) -> Tensor:
         r"""The cloud of every row of a level, as PyG's readouts take it."""
-        return segment_ids(self.level[:, level], self.num_rows(level))
+        num_rows = self.num_rows(level)
+        return segment_ids(self.level[:, level], num_rows)
 
     def real_rows(self, level: int) -> Optional[Tensor]:
         r"""Which rows of a level :meth:`pad` did not add; :obj:`None` if it added none.
@@ -106,6 +112,7 @@ class Tree:
         Shapes:
             - **output:** :math:`(N_l)`, bool; such rows come first.
         """
+        self._check_level(level)
         if self.real is None:
             return None
         end = (self.level[:, level] * self.real).sum()
@@ -126,6 +133,9 @@ class Tree:
         Shapes:
             - **output:** :math:`(N_l)`.
         """
+        self._check_level(level)
+        if not self.perm_rot:
+            raise ValueError("the tree has no rotated tree: 'rotate' must not be zero")
         perm, rows = self.perm_rot[level], self.level[:, level]
         return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
 
@@ -179,6 +189,8 @@ class Tree:
         """
         check_tensor("rows", rows)
         check_devices(rows=rows, tree=self.perm)
+        if rows.is_floating_point():
+            check_floating("rows", rows)
         if rows.shape[:1] != (self.num_rows(0),):
             raise ValueError(
                 f"'rows' must have an entry for each of {self.num_rows(0)} rows (got "
@@ -219,7 +231,7 @@ class Tree:
                 f"'pos' must have a row for each of the tree's {self.num_nodes} nodes "
                 f"(got {[*pos.shape]})"
             )
-        check_rows("pos", pos, *pos.shape)
+        check_positions("pos", pos, *pos.shape)
         if edge_index is not None:
             check_edges("edge_index", edge_index, pos.size(0))
         check_devices(pos=pos, tree=self.perm, edge_index=edge_index)
@@ -272,7 +284,9 @@ class Tree:
         """
         pos = order.to_rows(pos)
         if edge_index is not None:
-            edge_index = order.row_of_node()[edge_index]
+            # Not by brackets, which read a view that is negated in memory as it lies.
+            rows = order.row_of_node().index_select(0, edge_index.flatten())
+            edge_index = rows.view_as(edge_index)
         levels = []
         # All at once, as in `order`.
         ptrs = pad(self.level.t().cumsum(1), (1, 0)).unbind()
@@ -334,6 +348,8 @@ class Tree:
         """
         if self.real is not None:
             raise ValueError("the tree is padded already")
+        num_nodes = check_int("num_nodes", num_nodes, 0)
+        num_clouds = check_int("num_clouds", num_clouds, 1)
         clouds = self.level.size(0)
         tables = self.partition().padded(
             self.config, self.perm.size(0), num_nodes, num_clouds
@@ -396,7 +412,7 @@ class Tree:
         if max_points is None:
             max_points = pos.size(0)
         else:
-            check_int("max_points", max_points, 0)
+            max_points = check_int("max_points", max_points, 0)
         if self.real is not None and self.level.device.type == "cpu":
             # The builder for the host takes sizes that are exact: of the real clouds.
             clouds, points = int(self.real.sum()), int(self.level[self.real, 0].sum())
@@ -433,7 +449,22 @@ class Tree:
         return torch.where(real, perm[: real.size(0)], (~real).cumsum(0) - 1)
 
     def to(self, device: Union[str, torch.device]) -> "Tree":
-        r"""Moves every tensor."""
+        r"""Moves every tensor.
+
+        Args:
+            device: The device.
+
+        Raises:
+            TypeError: If it is neither a name nor a device.
+            ValueError: If PyTorch knows no device of that name.
+        """
+        check_instance("device", device, (str, torch.device), "a device or its name")
+        try:
+            device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"'device' must be the name of a device (got {device!r})"
+            ) from error
         return pytree.tree_map_only(Tensor, lambda t: t.to(device), self)
 
     def validate(
@@ -455,6 +486,11 @@ class Tree:
             TypeError: If the offsets are not int64.
             ValueError: If the tree was built for other nodes or another configuration.
         """
+        check_instance("config", config, TreeConfig)
+        check_instance("config", self.config, TreeConfig)
+        if not torch.compiler.is_compiling():
+            values = check_flag("values", values)
+            num_nodes = check_int("num_nodes", num_nodes, 0)
         if self.config.text != config.text:
             raise ValueError(
                 f"the tree was built for '{self.config.text}', needed is "
@@ -464,9 +500,11 @@ class Tree:
         if ptr is not None:
             check_tensor("ptr", ptr)
             device = check_ptr(ptr, num_nodes, ptr.device, values=False).device
+            if isinstance(self.node_ptr, Tensor):
+                check_devices(tree=self.node_ptr, ptr=ptr)
         wrong = problem(self, num_nodes, device, values)
         if wrong:
-            raise ValueError(f"the tree does not fit its data: {wrong}; {ADVICE}")
+            raise ValueError(f"the tree does not fit its data: {wrong}")
         if ptr is None:
             return
         message = "'ptr' must be the offsets of the clouds that the tree was built for"
@@ -479,6 +517,27 @@ class Tree:
                 raise ValueError(f"{message}, {own} (got {ptr.tolist()})")
         else:  # raised by the device, nothing waits for it
             torch._assert_async((ptr == self.node_ptr).all(), message)
+
+
+def check_tree(name: str, tree: Tree) -> None:
+    r"""Checks that an argument is a tree, whose tables :meth:`Tree.validate` looks at.
+
+    Args:
+        name: The argument's name, for messages.
+        tree: The argument.
+
+    Raises:
+        TypeError: If it is none.
+
+    Example:
+        >>> check_tree("tree", None)
+        Traceback (most recent call last):
+        TypeError: 'tree' must be a Tree (got None)
+    """
+    check_instance(name, tree, Tree)
+    check_instance(f"{name}.config", tree.config, TreeConfig)
+    for table in ("perm", "node_ptr"):
+        check_tensor(table, getattr(tree, table))
 
 
 _TENSORS = (

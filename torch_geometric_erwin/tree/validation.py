@@ -7,9 +7,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.order import wrong_order
 from torch_geometric_erwin.tree.partition import Partition, difference
 from torch_geometric_erwin.utils.checks import (
+    check_instance,
     check_ptr,
     check_tensor,
     is_batched,
@@ -19,11 +21,20 @@ from torch_geometric_erwin.utils.checks import (
 if TYPE_CHECKING:
     from torch_geometric_erwin.tree.tree import Tree
 
-#: What to do about a tree that does not fit its nodes.
-ADVICE = (
-    "nodes were added, removed or reordered after it was built, so apply 'BallTree' "
-    "again, as the last transform"
+# What to do about a tree that does not fit its nodes, one for each cause.
+_AGAIN = "apply 'BallTree' again, as the last transform"
+#: There are more or fewer nodes.
+OTHER_NODES = f"nodes were added or removed after it was built, so {_AGAIN}"
+#: As many nodes, but not the same ones in the same places.
+OTHER_ORDER = f"nodes were reordered or replaced after it was built, so {_AGAIN}"
+#: The tables of a tree are not those that were built.
+CHANGED = f"its tables were changed after it was built, so {_AGAIN}, or 'ball_tree'"
+#: A transform took the entries of a table for something else.
+CUT = (
+    "a transform took it for an attribute of nodes or edges, as its length is their "
+    f"number, so {_AGAIN}"
 )
+_PLACES = "move the data with its tree, such as by 'data.to(device)'; or build it there"
 
 
 def problem(
@@ -37,24 +48,36 @@ def problem(
         device: The device that they are on. (default: that of the tree)
         values: Whether to check values too, which waits for a GPU.
     """
-    wrong = _malformed(tree, num_nodes, device)
-    if wrong or not values:
-        return wrong
+    for check in (_wrong_places, _malformed):
+        wrong = check(tree, num_nodes, device)
+        if wrong:
+            return wrong
+    if not values:
+        return ""
     # As NumPy can read them: on the host, and not negated in memory.
     host = pytree.tree_map_only(Tensor, lambda t: t.cpu().resolve_neg(), tree)
     if not torch._C._are_functorch_transforms_active():
-        return _wrong_values(host, num_nodes)
-    if any(map(is_batched, host.tensors())):
+        wrong = _wrong_values(host, num_nodes)
+    elif any(map(is_batched, host.tensors())):
         return ""  # as it was built inside, sample by sample
-    with torch._C._DisableFuncTorch():
-        return _wrong_values(pytree.tree_map_only(Tensor, unwrapped, host), num_nodes)
+    else:
+        with torch._C._DisableFuncTorch():
+            host = pytree.tree_map_only(Tensor, unwrapped, host)
+            wrong = _wrong_values(host, num_nodes)
+    return f"{wrong}; {CHANGED}" if wrong else ""
 
 
-def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
-    # By shapes, dtypes and devices alone.
+def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
+    # By kinds of tables, and where they are.
     config = tree.config
+    check_instance("config", config, TreeConfig)
     levels, perfect = config.num_levels, config.layout == "perfect"
     ints, flags = torch.int64, torch.bool
+    if tree.mask is not None and not perfect:
+        return f"'mask' is given, expected None with layout='balanced'; {CHANGED}"
+    check_instance("runs", tree.runs, tuple)
+    for lengths in tree.runs:
+        check_instance("runs", lengths, tuple)
     runs = tuple(t for lengths in tree.runs for t in lengths)
     for name, tables, dtype, dim, count in (
         ("perm", (tree.perm,), ints, 1, 1),
@@ -67,8 +90,10 @@ def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> 
         ("real", () if tree.real is None else (tree.real,), flags, 1, None),
         ("runs", runs, ints, 1, sum(map(len, config.runs))),
     ):
+        if not isinstance(tables, tuple):
+            return f"'{name}' is a '{type(tables).__name__}', expected a tuple"
         if count is not None and len(tables) != count:
-            return f"'{name}' has {len(tables)} tables, expected {count}"
+            return f"'{name}' has {len(tables)} tables, expected {count}; {CHANGED}"
         for table in tables:
             if not isinstance(table, Tensor):
                 return f"'{name}' is a '{type(table).__name__}', expected a tensor"
@@ -78,33 +103,49 @@ def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> 
             if table.dtype != dtype or table.dim() != dim:
                 return (
                     f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
-                    f"expected {dtype} with {dim}"
+                    f"expected {dtype} with {dim}; {CHANGED}"
                 )
             device = table.device if device is None else device
             if table.device != device:
-                return f"'{name}' is on {table.device}, the nodes on {device}"
-    shape = [tree.node_ptr.size(0) - 1, levels]
+                return (
+                    f"'{name}' is on {table.device}, the nodes on {device}; {_PLACES}"
+                )
+    return ""
+
+
+def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
+    # By shapes alone.
+    shape = [tree.node_ptr.size(0) - 1, tree.config.num_levels]
     if [*tree.level.shape] != shape:
-        return f"'level' has shape {[*tree.level.shape]}, expected {shape}"
+        return (
+            f"'level' has shape {[*tree.level.shape]}, expected {shape} for the "
+            f"clouds of 'node_ptr'; {CHANGED}"
+        )
     if tree.real is not None and tree.real.shape != tree.level.shape[:1]:
-        return f"'real' has shape {[*tree.real.shape]}, expected {shape[:1]}"
+        return f"'real' has shape {[*tree.real.shape]}, expected {shape[:1]}; {CHANGED}"
     if tree.mask is None and tree.perm.size(0) != num_nodes:
-        return f"'perm' has {tree.perm.size(0)} entries for {num_nodes} nodes"
+        return (
+            f"'perm' has {tree.perm.size(0)} entries for {num_nodes} nodes; "
+            f"{OTHER_NODES}"
+        )
     if torch.compiler.is_compiling():  # sizes may not decide what is traced
         return ""
     if tree.mask is not None and tree.mask.shape != tree.perm.shape:
-        return f"'mask' has {tree.mask.size(0)} entries for {tree.num_rows(0)} rows"
+        sizes = f"'mask' has {tree.mask.size(0)} entries for {tree.num_rows(0)} rows"
+        return f"{sizes}; {CHANGED}"
     for l, perm in enumerate(tree.perm_rot):
         if perm.size(0) != tree.num_rows(l):
-            rows = tree.num_rows(l)
-            return f"'perm_rot_{l}' has {perm.size(0)} entries for {rows} rows"
+            return (
+                f"'perm_rot_{l}' has {perm.size(0)} entries for {tree.num_rows(l)} "
+                f"rows of 'perm' and 'group_len'; {CUT}"
+            )
     return ""
 
 
 def _wrong_values(tree: "Tree", num_nodes: int) -> str:
     ptr = tree.node_ptr
     try:
-        check_ptr(ptr, num_nodes, ptr.device)
+        check_ptr(ptr, num_nodes, ptr.device, name="node_ptr")
         right = Partition.of(*_own_clouds(tree, num_nodes), tree.config)
     except ValueError as error:
         return str(error)

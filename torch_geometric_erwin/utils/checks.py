@@ -3,10 +3,12 @@ r"""Checks at the public boundary: a bad argument is named once, here.
 Checks that read values are skipped while a graph is traced, where there are none.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from functools import wraps
+from inspect import signature
 from numbers import Integral, Real
-from typing import Optional, Union
+from typing import Any, Optional, TypeVar, Union
 
 import numpy as np
 import torch
@@ -18,10 +20,18 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torch_geometric_erwin import _native
 
-_HALF = (torch.float16, torch.bfloat16)
+#: The dtypes that layers calculate in, but do not sum up in.
+HALF = (torch.float16, torch.bfloat16)
+_FLOATS = (torch.float32, torch.float64, *HALF)
+
+#: The largest number of rows, channels or whatever else is counted.
+LIMIT = 2**31 - 1
 
 
-def reads_values(check: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
+T = TypeVar("T")
+
+
+def reads_values(check: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
     r"""Lets a check of rows look at what :mod:`torch.func` has wrapped.
 
     Args:
@@ -37,7 +47,7 @@ def reads_values(check: Callable[[Tensor], None]) -> Callable[[Tensor], None]:
     """
 
     @wraps(check)
-    def wrapper(x: Tensor) -> None:
+    def wrapper(x: Tensor) -> T:
         if not _is_wrapped(x):
             return check(x)
         with torch._C._DisableFuncTorch():
@@ -102,8 +112,8 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         )
     if tensor.is_cpu:
         raise ValueError(
-            f"'{name}' has no values that could be read (it is a "
-            f"'{type(tensor).__name__}')"
+            f"'{name}' must have values that can be read (got a "
+            f"'{type(tensor).__name__}' without)"
         )
 
 
@@ -159,22 +169,95 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
     check_tensor("pos", pos)
     if pos.dim() != 2 or pos.size(1) < 1:
         raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
-    if pos.dtype in _HALF:
+    check_floating("pos", pos)
+    if pos.dtype in HALF:
         pos = pos.float()
-    if pos.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"'pos' must be floating-point (got {pos.dtype})")
     pos = pos.detach()
     if values and not torch.compiler.is_compiling():
         check_finite(pos)
     return pos
 
 
-@reads_values
-def check_finite(pos: Tensor) -> None:
+def check_floating(name: str, x: Tensor) -> None:
+    r"""Checks that a tensor has a dtype that PyTorch calculates in.
+
+    Args:
+        name: The argument's name, for messages.
+        x: The argument.
+
+    Raises:
+        TypeError: If it has not.
+
+    Example:
+        >>> check_floating("x", torch.arange(3))
+        Traceback (most recent call last):
+        TypeError: 'x' must be floating-point (got torch.int64)
+    """
+    if x.dtype not in _FLOATS:
+        wide = " of 16 bits or more" if x.is_floating_point() else ""
+        raise TypeError(f"'{name}' must be floating-point{wide} (got {x.dtype})")
+
+
+def check_weight(name: str, x: Tensor, weight: Tensor) -> None:
+    r"""Checks that rows can meet the weights of a layer.
+
+    Args:
+        name: The argument's name, for messages.
+        x: The rows.
+        weight: A weight of the layer.
+
+    Raises:
+        TypeError: If the weight has another dtype.
+        ValueError: If it lies on another device.
+
+    Example:
+        >>> check_weight("x", torch.rand(3), torch.rand(3))
+    """
+    if x.device != weight.device:
+        raise ValueError(
+            f"'{name}' is on {x.device}, the weights are on {weight.device}: move one "
+            f"of them, such as '{name}.to({str(weight.device)!r})'"
+        )
+    same = x.dtype == weight.dtype or not weight.is_floating_point()
+    if not same and not is_autocast(x.device):
+        raise TypeError(
+            f"'{name}' is {x.dtype}, the weights are {weight.dtype}: convert one of "
+            f"them, such as '{name}.to({weight.dtype})'"
+        )
+
+
+def check_positions(name: str, pos: Tensor, num_rows: int, dim: int) -> None:
+    r"""Checks the row positions that a layer takes; on the host their values too.
+
+    Args:
+        name: The argument's name, for messages.
+        pos: The argument.
+        num_rows: The number of rows :math:`N`.
+        dim: The number of coordinates :math:`D`.
+
+    Shapes:
+        - **pos:** :math:`(N, D)`.
+
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they have another shape, or are not finite.
+
+    Example:
+        >>> check_positions("pos", torch.tensor([[1.0, float("inf")]]), 1, 2)
+        Traceback (most recent call last):
+        ValueError: 'pos' must be finite (row 0 is [1.0, inf])
+    """
+    check_rows(name, pos, num_rows, dim)
+    if pos.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_finite(pos, name)
+
+
+def check_finite(pos: Tensor, name: str = "pos") -> None:
     r"""Checks the values of positions.
 
     Args:
         pos: The node positions.
+        name: The argument's name, for messages.
 
     Shapes:
         - **pos:** :math:`(N, D)`.
@@ -187,18 +270,31 @@ def check_finite(pos: Tensor) -> None:
         Traceback (most recent call last):
         ValueError: 'pos' must be finite (row 1 is [nan])
     """
+    row = _not_finite(pos)
+    if row is not None:
+        raise ValueError(f"'{name}' must be finite (row {row[0]} is {row[1]})")
+
+
+@reads_values
+def _not_finite(pos: Tensor) -> Optional[tuple[int, list[float]]]:
+    # The first row that is not finite.
     is_native = pos.dtype in (torch.float32, torch.float64) and has_memory(pos)
     if pos.device.type == "cpu" and is_native:
         finite = _native.is_finite(pos.contiguous())
     else:
         finite = bool(torch.isfinite(pos).all())
-    if not finite:
-        row = int((~torch.isfinite(pos).all(dim=1)).nonzero()[0])
-        raise ValueError(f"'pos' must be finite (row {row} is {pos[row].tolist()})")
+    if finite:
+        return None
+    row = int((~torch.isfinite(pos).all(dim=1)).nonzero()[0])
+    return row, pos[row].tolist()
 
 
 def check_ptr(
-    ptr: Optional[Tensor], num_rows: int, device: torch.device, values: bool = True
+    ptr: Optional[Tensor],
+    num_rows: int,
+    device: torch.device,
+    values: bool = True,
+    name: str = "ptr",
 ) -> Tensor:
     r"""Returns the row offsets of the clouds; one cloud if none are given.
 
@@ -207,6 +303,7 @@ def check_ptr(
         num_rows: The number of rows :math:`N` that they divide.
         device: The device that they must be on.
         values: Whether to check values too, which waits for a GPU.
+        name: The argument's name, for messages.
 
     Shapes:
         - **ptr:** :math:`(G + 1)`, int64, ascending from 0 to :math:`N`.
@@ -222,29 +319,44 @@ def check_ptr(
     if ptr is None:
         # Not a tensor of the host's, whose copy to a GPU would wait for it.
         return torch.arange(2, device=device) * num_rows
-    _check_int64("ptr", ptr)
+    check_int64(name, ptr)
     if ptr.dim() != 1 or ptr.size(0) < 1:
-        raise ValueError(f"'ptr' must have shape [G + 1] (got {list(ptr.shape)})")
+        raise ValueError(f"'{name}' must have shape [G + 1] (got {list(ptr.shape)})")
     if ptr.device != device:
-        raise ValueError(f"'ptr' is on {ptr.device}, the positions are on {device}")
+        raise ValueError(f"'{name}' is on {ptr.device}, the positions are on {device}")
     if values and not torch.compiler.is_compiling():
         if int(ptr[0]) != 0:
-            raise ValueError(f"'ptr' must start at 0 (got {int(ptr[0])})")
+            raise ValueError(f"'{name}' must start at 0 (got {int(ptr[0])})")
         descents = (ptr[1:] < ptr[:-1]).nonzero()
         if descents.numel() > 0:
             i = int(descents[0])
             raise ValueError(
-                f"'ptr' must not descend (entry {i} is {int(ptr[i])}, entry {i + 1} "
+                f"'{name}' must not descend (entry {i} is {int(ptr[i])}, entry {i + 1} "
                 f"is {int(ptr[i + 1])})"
             )
         if int(ptr[-1]) != num_rows:
             raise ValueError(
-                f"'ptr' must end at the number of rows {num_rows} (got {int(ptr[-1])})"
+                f"'{name}' must end at the number of rows {num_rows} (got "
+                f"{int(ptr[-1])})"
             )
     return ptr
 
 
-def _check_int64(name: str, tensor: Tensor) -> None:
+def check_int64(name: str, tensor: Tensor) -> None:
+    r"""Checks that an argument is a dense tensor of 64-bit integers.
+
+    Args:
+        name: The argument's name, for messages.
+        tensor: The argument.
+
+    Raises:
+        TypeError: If it is none.
+
+    Example:
+        >>> check_int64("perm", [0, 1])
+        Traceback (most recent call last):
+        TypeError: 'perm' must be an int64 tensor (got 'list')
+    """
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
         is_tensor = isinstance(tensor, Tensor)
         kind = tensor.dtype if is_tensor else f"'{type(tensor).__name__}'"
@@ -271,9 +383,9 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         >>> batch_to_ptr(torch.tensor([0, 0, 2]))
         tensor([0, 2, 2, 3])
     """
-    _check_int64("batch", batch)
+    check_int64("batch", batch)
     if batch.is_meta:
-        raise ValueError("'batch' is on meta, where it has no values")
+        raise ValueError("'batch' is on meta, it must be where it has values")
     if batch.dim() != 1:
         raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
     if batch.numel() > 0:
@@ -287,12 +399,13 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         if int(batch[0]) < 0:
             raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
     if num_clouds is not None:
-        check_int("num_clouds", num_clouds, 0)
+        num_clouds = check_int("num_clouds", num_clouds, 0)
     if num_clouds is None:
         num_clouds = int(batch[-1]) + 1 if batch.numel() > 0 else 0
     elif batch.numel() > 0 and int(batch[-1]) >= num_clouds:
         raise ValueError(
-            f"'batch' names cloud {int(batch[-1])} of only {num_clouds} clouds"
+            f"'batch' names cloud {int(batch[-1])} of only {num_clouds} clouds: "
+            "'num_clouds' must be larger"
         )
     clouds = torch.arange(num_clouds + 1, device=batch.device)
     return torch.searchsorted(batch.contiguous(), clouds)
@@ -316,17 +429,18 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
         raise ValueError(f"'{name}' must be one of {[*choices]} (got {value!r})")
 
 
-def check_int(name: str, value: int, minimum: int) -> int:
-    r"""Returns an integer argument that is not below a minimum.
+def check_int(name: str, value: int, minimum: int, maximum: int = LIMIT) -> int:
+    r"""Returns an integer argument that lies between a minimum and a maximum.
 
     Args:
         name: The argument's name, for messages.
         value: The argument; NumPy's integers are integers too.
         minimum: The smallest value that is allowed.
+        maximum: The largest one.
 
     Raises:
         TypeError: If it is not an integer.
-        ValueError: If it is too small.
+        ValueError: If it is too small or too large.
 
     Example:
         >>> check_int("dim", 3, minimum=1)
@@ -336,7 +450,108 @@ def check_int(name: str, value: int, minimum: int) -> int:
         raise TypeError(f"'{name}' must be an integer (got {value!r})")
     if value < minimum:
         raise ValueError(f"'{name}' must be at least {minimum} (got {value})")
+    if value > maximum:
+        raise ValueError(f"'{name}' must be at most {maximum} (got {value})")
     return int(value)
+
+
+def check_number(name: str, value: float) -> float:
+    r"""Returns an argument that is a real number as a Python float.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument; NumPy's numbers are fine too.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If no float is as large.
+
+    Example:
+        >>> check_number("eps", 2)
+        2.0
+    """
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"'{name}' must be a number (got {value!r})")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"'{name}' must be a number that a float can hold") from None
+
+
+def check_finite_number(name: str, value: float, minimum: float = -math.inf) -> float:
+    r"""Returns a finite number that is not below a minimum as a Python float.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument.
+        minimum: The smallest value that is allowed.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is not finite, or too small.
+
+    Example:
+        >>> check_finite_number("eps", float("nan"), 0)
+        Traceback (most recent call last):
+        ValueError: 'eps' must be finite and at least 0 (got nan)
+    """
+    number = check_number(name, value)
+    if not (math.isfinite(number) and number >= minimum):
+        least = "" if minimum == -math.inf else f" and at least {minimum}"
+        raise ValueError(f"'{name}' must be finite{least} (got {value})")
+    return number
+
+
+def check_instance(name: str, value: object, kind: Any, text: str = "") -> None:
+    r"""Checks the class of an argument.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument.
+        kind: The class, or a tuple of classes.
+        text: What to call them. (default: the name of the class)
+
+    Raises:
+        TypeError: If it is of another class.
+
+    Example:
+        >>> check_instance("mlp", 3, Module, "a module")
+        Traceback (most recent call last):
+        TypeError: 'mlp' must be a module (got 3)
+    """
+    if not isinstance(value, kind):
+        text = text or f"a {kind.__name__}"
+        given = repr(value)
+        if len(given) > 60 or isinstance(
+            value, Tensor
+        ):  # of data or a tree, or of many numbers
+            given = f"'{type(value).__name__}'"
+        raise TypeError(f"'{name}' must be {text} (got {given})")
+
+
+def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
+    r"""What a callable argument makes; one that does not take its arguments is named.
+
+    Args:
+        name: The argument's name, for messages.
+        make: The callable.
+        what: What it is called with, in words.
+        *args: The same.
+
+    Raises:
+        TypeError: If it takes something else.
+
+    Example:
+        >>> made_by("norm", torch.nn.LayerNorm, "a number of channels", 8).eps
+        1e-05
+    """
+    try:
+        signature(make).bind(*args)
+    except TypeError as error:
+        raise TypeError(f"'{name}' must take {what} (got {make}: {error})") from None
+    except ValueError:  # what is written in C has no signature
+        pass
+    return make(*args)
 
 
 def check_flag(name: str, value: bool) -> bool:
@@ -380,8 +595,7 @@ def check_rows(name: str, x: Tensor, num_rows: int, channels: int) -> None:
         ValueError: 'x' must have shape [5, 3] (got [5, 2])
     """
     check_tensor(name, x)
-    if not x.is_floating_point():
-        raise TypeError(f"'{name}' must be floating-point (got {x.dtype})")
+    check_floating(name, x)
     if x.dim() != 2 or x.size(0) != num_rows or x.size(1) != channels:
         raise ValueError(
             f"'{name}' must have shape [{num_rows}, {channels}] (got {[*x.shape]})"
@@ -428,15 +642,18 @@ def check_radius(r: float) -> float:
         >>> check_radius(2)
         2.0
     """
-    if not isinstance(r, Real) or isinstance(r, bool):
-        raise TypeError(f"'r' must be a number (got {r!r})")
+    r = check_number("r", r)
     if not r >= 0:
         raise ValueError(f"'r' must be a number that is not negative (got {r})")
-    return float(r)
+    return r
 
 
 def per_level(
-    name: str, value: Union[int, Sequence[int]], levels: int, minimum: int = 1
+    name: str,
+    value: Union[int, Sequence[int]],
+    levels: int,
+    minimum: int = 1,
+    maximum: int = LIMIT,
 ) -> tuple[int, ...]:
     r"""Repeats a scalar for every level, or checks one value per level.
 
@@ -445,6 +662,7 @@ def per_level(
         value: One number, or one per level.
         levels: The number of levels.
         minimum: The smallest value that is allowed.
+        maximum: The largest one.
 
     Raises:
         TypeError: If a value is not an integer.
@@ -460,8 +678,7 @@ def per_level(
     for v in values:
         if not isinstance(v, Integral) or isinstance(v, bool):
             raise TypeError(f"'{name}' must hold integers (got {v!r})")
-        if v < minimum:
-            raise ValueError(f"'{name}' must be at least {minimum} (got {v})")
+        check_int(name, v, minimum, maximum)
     if len(values) != levels:
         raise ValueError(
             f"'{name}' must have one value or {levels} (got {len(values)}: {values})"
@@ -650,6 +867,36 @@ def check_permutation(name: str, perm: Tensor, num_rows: int) -> None:
         )
 
 
+def check_mask(name: str, mask: Tensor, num_rows: int) -> None:
+    r"""Checks a flag for every row.
+
+    Args:
+        name: The argument's name, for messages.
+        mask: The flags.
+        num_rows: The number of rows.
+
+    Shapes:
+        - **mask:** :math:`(N)`, bool.
+
+    Raises:
+        TypeError: If it is no boolean tensor.
+        ValueError: If it has another shape.
+
+    Example:
+        >>> check_mask("mask", torch.tensor([True]), 2)
+        Traceback (most recent call last):
+        ValueError: 'mask' must have shape [2] (got [1]), a flag for every row
+    """
+    check_tensor(name, mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"'{name}' must be boolean (got {mask.dtype})")
+    if mask.dim() != 1 or mask.size(0) != num_rows:
+        raise ValueError(
+            f"'{name}' must have shape [{num_rows}] (got {[*mask.shape]}), a flag for "
+            "every row"
+        )
+
+
 def check_share(name: str, value: float) -> float:
     r"""Returns a probability below one as a Python float.
 
@@ -665,20 +912,22 @@ def check_share(name: str, value: float) -> float:
         >>> check_share("dropout", 0)
         0.0
     """
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"'{name}' must be a number (got {value!r})")
-    if not 0 <= value < 1:
+    number = check_number(name, value)
+    if not 0 <= number < 1:
         raise ValueError(f"'{name}' must be at least 0 and below 1 (got {value})")
-    return float(value)
+    return number
 
 
-def check_edges(name: str, edge_index: Tensor, num_nodes: int) -> None:
+def check_edges(
+    name: str, edge_index: Tensor, num_nodes: int, int32: bool = False
+) -> None:
     r"""Checks edges between nodes, or between rows.
 
     Args:
         name: The argument's name, for messages.
         edge_index: The edges.
         num_nodes: The number of nodes :math:`N`.
+        int32: Whether 32-bit integers are fine, too.
 
     Shapes:
         - **edge_index:** :math:`(2, E)`, int64.
@@ -695,7 +944,9 @@ def check_edges(name: str, edge_index: Tensor, num_nodes: int) -> None:
     check_tensor(name, edge_index)
     if edge_index.dim() != 2 or edge_index.size(0) != 2:
         raise ValueError(f"'{name}' must have shape [2, E] (got {[*edge_index.shape]})")
-    if edge_index.dtype != torch.int64:
+    if edge_index.dtype != torch.int64 and not (
+        int32 and edge_index.dtype == torch.int32
+    ):
         raise TypeError(f"'{name}' must be int64 (got {edge_index.dtype})")
     if not is_readable(edge_index):
         return

@@ -1,12 +1,22 @@
 r"""Pictures of ball trees."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 from torch import Tensor
 
 from torch_geometric_erwin.tree import Tree
-from torch_geometric_erwin.utils.checks import check_devices
+from torch_geometric_erwin.tree.tree import check_tree
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_instance,
+    check_int,
+    check_mask,
+    check_positions,
+    check_tensor,
+    is_readable,
+)
 from torch_geometric_erwin.utils.rows import segment_ids
 
 if TYPE_CHECKING:
@@ -29,6 +39,9 @@ def ball_of_row(tree: Tree, level: int) -> Tensor:
         >>> ball_of_row(tree, 0).tolist(), ball_of_row(tree, 1).tolist()
         ([0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1])
     """
+    check_tree("tree", tree)
+    level = check_int("level", level, 0, tree.config.num_levels - 1)
+    tree.validate(tree.num_nodes, tree.config, values=is_readable(tree.perm))
     row = torch.arange(tree.num_rows(0), device=tree.perm.device)
     for l in range(level):
         row = segment_ids(tree.group_len[l], tree.num_rows(l))[row]
@@ -76,16 +89,20 @@ def plot_ball_tree(
     """
     import matplotlib.pyplot as plt
 
-    if not 0 <= level < tree.config.num_levels:
-        levels = tree.config.num_levels
-        raise ValueError(
-            f"'level' must be below {levels} and not negative (got {level})"
-        )
-    if pos.dim() != 2 or not all(0 <= axis < pos.size(1) for axis in axes):
-        raise ValueError(
-            f"'axes' must be coordinates of 'pos' (got {axes} for {[*pos.shape]})"
-        )
+    check_tree("tree", tree)
+    level = check_int("level", level, 0, tree.config.num_levels - 1)
+    check_tensor("pos", pos)
+    if pos.dim() != 2:
+        raise ValueError(f"'pos' must have shape [N, D] (got {[*pos.shape]})")
     check_devices(pos=pos, tree=tree.perm)
+    check_positions("pos", pos, *pos.shape)
+    axes = _coordinates(axes, pos.size(1))
+    if ax is not None and not hasattr(ax, "scatter"):
+        raise TypeError(f"'ax' must be axes of matplotlib (got {ax!r})")
+    if mask is not None:
+        check_mask("mask", mask, pos.size(0))
+        if mask.is_meta:
+            raise ValueError("'mask' is on meta, it must be where it has values")
     tree.validate(pos.size(0), tree.config)
     ball = torch.empty(pos.size(0), dtype=torch.long, device=pos.device)
     ball[tree.global_perm()] = ball_of_row(tree, level)
@@ -96,7 +113,20 @@ def plot_ball_tree(
     # colours apart.
     colour = torch.frac(ball.cpu()[keep] * 0.6180339887)
     kwargs = {"s": 4, "cmap": "hsv", "linewidths": 0, "vmin": 0, "vmax": 1, **kwargs}
-    ax.scatter(x.numpy(), y.numpy(), c=colour.numpy(), **kwargs)
+    ax.scatter(x.double().numpy(), y.double().numpy(), c=colour.numpy(), **kwargs)
     ax.set_aspect("equal")
     ax.set_title(f"level {level}: {tree.ball_len[level].size(0)} balls")
     return ax
+
+
+def _coordinates(axes: Sequence[int], dim: int) -> tuple[int, int]:
+    check_instance("axes", axes, (tuple, list), "two coordinates")
+    if len(axes) != 2:
+        raise ValueError(f"'axes' must be two coordinates (got {axes})")
+    for axis in axes:
+        check_int("axes", axis, 0)
+        if axis >= dim:
+            raise ValueError(
+                f"'axes' must be coordinates of 'pos' (got {axes}, there are {dim})"
+            )
+    return axes[0], axes[1]

@@ -290,10 +290,10 @@ def test_explainer_gets_its_messages():
 
 def test_malformed_input_is_refused():
     conv, (x, pos, edge_index) = single()
-    with pytest.raises(ValueError, match="expected size"):
+    with pytest.raises(ValueError, match=r"'pos' must have shape \[9, 3\]"):
         conv(x, pos[:-1], edge_index)
     for end in ([[0], [1]], [[1], [0]]):
-        with pytest.raises(ValueError, match="nodes from 0 to 8"):
+        with pytest.raises(ValueError, match="'edge_index' must name one of 9 nodes"):
             conv(x, pos, edge_index + 9 * torch.tensor(end))
 
 

@@ -233,11 +233,11 @@ BAD = {
     "no groups": ({"group_len": None, "children": None}, "it has no groups"),
     "children of two dimensions": (
         {"children": torch.rand(3, 2)},
-        r"'coarse.children' must have shape \[3, 2, 3\] \(got \[3, 2\]\)",
+        r"'coarse.children' must have shape \[3, stride, 3\] \(got \[3, 2\]\)",
     ),
     "children of other size": (
         {"children": torch.rand(4, 2, 3)},
-        r"\[3, 2, 3\] \(got \[4, 2, 3\]\)",
+        r"\[3, stride, 3\] \(got \[4, 2, 3\]\)",
     ),
     "another stride": (
         {"children": torch.rand(3, 4, 3)},
@@ -245,11 +245,11 @@ BAD = {
     ),
     "another dimension": (
         {"children": torch.rand(3, 2, 2)},
-        r"with 3 coordinates, .* \[3, 2, 3\] \(got \[3, 2, 2\]\)",
+        r"\[3, stride, 3\] \(got \[3, 2, 2\]\)",
     ),
     "group_len of int32": (
         {"group_len": LENGTHS.int()},
-        "'coarse.group_len' must be int64",
+        "'coarse.group_len' must be an int64 tensor",
     ),
     "group_len of other size": (
         {"group_len": torch.tensor([2, 2, 1, 0])},
@@ -264,7 +264,7 @@ BAD = {
         r"sum to the number of rows 5 \(got 4\)",
     ),
     "negative group_len": (
-        {"group_len": torch.tensor([2, 2, 2, -1])},
+        {"group_len": torch.tensor([4, 2, -1])},
         r"between 0 and 2 \(got -1\)",
     ),
     "group_len above the stride": (
@@ -279,7 +279,7 @@ BAD = {
 def test_bad_argument(cls, kwargs, message):
     inputs = inputs_of(cls, 4)
     inputs["coarse"] = replace(inputs["coarse"], **kwargs)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         cls(4, 4, stride=2)(**inputs)
 
 

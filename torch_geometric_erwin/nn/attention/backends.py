@@ -5,6 +5,12 @@ from typing import Optional
 from torch import Tensor
 
 from torch_geometric_erwin.ops.ball_attention import BACKENDS
+from torch_geometric_erwin.utils.checks import (
+    check_choice,
+    check_devices,
+    check_floating,
+    check_tensor,
+)
 
 
 def explain_backends(
@@ -33,6 +39,7 @@ def explain_backends(
         sdpa: it has no gradient to positions
         reference: can run
     """
+    _check(q, pos)
     return BACKENDS.explain(q, pos, *others)
 
 
@@ -58,4 +65,19 @@ def choose_backend(
         >>> choose_backend(torch.rand(8, 2, 4).double(), torch.rand(8, 3))
         'sdpa'
     """
+    _check(q, pos)
+    if wanted is not None:
+        check_choice("wanted", wanted, BACKENDS)
     return BACKENDS.choose(q, pos, *others, wanted=wanted)
+
+
+def _check(q: Tensor, pos: Tensor) -> None:
+    for name, tensor, dim in (("q", q, 3), ("pos", pos, 2)):
+        check_tensor(name, tensor)
+        check_floating(name, tensor)
+        if tensor.dim() != dim:
+            shape = "[N, H, d]" if name == "q" else "[N, D]"
+            raise ValueError(
+                f"'{name}' must have shape {shape} (got {[*tensor.shape]})"
+            )
+    check_devices(q=q, pos=pos)

@@ -11,14 +11,19 @@ from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops.ball_attention import BACKENDS
 from torch_geometric_erwin.ops.ball_attention.rows import QKV
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_devices,
+    check_finite_number,
+    check_floating,
     check_int,
     check_lengths,
     check_permutation,
+    check_positions,
     check_rows,
     check_tensor,
+    check_weight,
 )
 
 
@@ -84,6 +89,10 @@ def ball_attention(
     """
     _check(q, k, v, pos, ball_len, sigma, ball_size, perm)
     check_devices(q=q, pos=pos)
+    if scale is not None:
+        scale = check_finite_number("scale", scale)
+    if backend is not None:
+        check_choice("backend", backend, BACKENDS)
     return _attend((q, k, v), pos, ball_len, sigma, perm, ball_size, scale, backend)
 
 
@@ -121,7 +130,9 @@ def _check(
     if q.dim() != 3 or q.shape != k.shape or q.shape != v.shape:
         shapes = [list(t.shape) for t in (q, k, v)]
         raise ValueError(f"'q', 'k', 'v' must have one shape [N, H, d] (got {shapes})")
-    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+    for name in ("q", "k", "v", "sigma"):
+        check_floating(name, given[name])
+    if not q.dtype == k.dtype == v.dtype:
         dtypes = [t.dtype for t in (q, k, v)]
         raise TypeError(
             f"'q', 'k', 'v' must have one floating-point dtype (got {dtypes})"
@@ -129,12 +140,10 @@ def _check(
     if sigma.dim() != 1 or sigma.size(0) != q.size(1):
         shape = list(sigma.shape)
         raise ValueError(f"'sigma' must have shape [{q.size(1)}] (got {shape})")
-    if not sigma.is_floating_point():
-        raise TypeError(f"'sigma' must be floating-point (got {sigma.dtype})")
     if pos.dim() != 2 or pos.size(0) != q.size(0):
         shape = list(pos.shape)
         raise ValueError(f"'pos' must have shape [{q.size(0)}, D] (got {shape})")
-    check_rows("pos", pos, *pos.shape)
+    check_positions("pos", pos, *pos.shape)
     check_int("ball_size", ball_size, 1)
     if perm is not None:
         check_permutation("perm", perm, q.size(0))
@@ -184,10 +193,11 @@ class BallAttention(torch.nn.Module):
         distance: str = "absolute",
     ) -> None:
         super().__init__()
-        check_int("channels", channels, 1)
-        check_int("ball_size", ball_size, 1)
-        check_int("dim", dim, 1)
-        if heads < 1 or channels % heads != 0:
+        channels = check_int("channels", channels, 1)
+        heads = check_int("heads", heads, 1)
+        ball_size = check_int("ball_size", ball_size, 1)
+        dim = check_int("dim", dim, 1)
+        if channels % heads != 0:
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"
             )
@@ -215,9 +225,11 @@ class BallAttention(torch.nn.Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass on the balls of a level, main or rotated."""
+        check_level("level", level)
         check_rows("x", x, level.num_rows, self.channels)
         check_rows("level.offset", level.offset, level.num_rows, self.dim)
-        check_devices(x=x, level=level.offset, sigma=self.sigma)
+        check_devices(x=x, level=level.offset)
+        check_weight("x", x, self.sigma)
         if level.ball_size > self.ball_size:
             raise ValueError(
                 f"the level's balls have up to {level.ball_size} rows, the layer is "

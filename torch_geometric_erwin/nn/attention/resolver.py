@@ -6,6 +6,7 @@ from typing import Union
 from torch.nn import Module
 
 from torch_geometric_erwin.nn.attention.ball_attention import BallAttention
+from torch_geometric_erwin.utils.checks import check_int, made_by
 
 #: A name, or what makes a mixer from channels, heads, ball size and dimension.
 Mixer = Union[str, Callable[[int, int, int, int], Module]]
@@ -38,6 +39,8 @@ def make_mixer(
         >>> make_mixer("ball", 16, 2, 8, 3)
         BallAttention(16, heads=2, ball_size=8)
     """
+    sizes = {"channels": channels, "heads": heads, "ball_size": ball_size, "dim": dim}
+    channels, heads, ball_size, dim = (check_int(n, v, 1) for n, v in sizes.items())
     if isinstance(attention, str):
         if attention not in MIXERS:
             raise ValueError(
@@ -49,7 +52,8 @@ def make_mixer(
             "'attention' must be a name or a callable that makes a mixer from (channels"
             f", heads, ball_size, dim), one for every block (got {attention!r})"
         )
-    mixer = attention(channels, heads, ball_size, dim)
+    what = "(channels, heads, ball_size, dim)"
+    mixer = made_by("attention", attention, what, channels, heads, ball_size, dim)
     if not isinstance(mixer, Module):
         raise TypeError(
             f"'attention' must make a module (got {type(mixer).__name__!r})"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import LayerNorm
 from torch_geometric import EdgeIndex
 from torch_geometric.nn import MeanAggregation, MessagePassing
-from torch_geometric.typing import Adj
+from torch_geometric.typing import Adj, SparseTensor
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
@@ -17,8 +17,12 @@ from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.ops.message import mean_message
 from torch_geometric_erwin.utils.checks import (
     check_devices,
+    check_edges,
+    check_finite,
+    check_floating,
     check_int,
     check_tensor,
+    check_weight,
     is_plain,
 )
 
@@ -79,8 +83,8 @@ class MPNNConv(MessagePassing):
     def __init__(self, channels: int, dim: int = 3, **kwargs: Union[str, int]) -> None:
         kwargs.setdefault("aggr", "mean")
         super().__init__(**kwargs)
-        self.channels = check_int("channels", channels, 1)
-        self.dim = check_int("dim", dim, 1)
+        self.channels = channels = check_int("channels", channels, 1)
+        self.dim = dim = check_int("dim", dim, 1)
         self.lin_source = Linear(channels, channels, bias=False)
         self.lin_target = Linear(channels, channels)
         self.lin_offset = Linear(dim, channels, bias=False)
@@ -115,7 +119,7 @@ class MPNNConv(MessagePassing):
         one :obj:`Edges(edge_index, N)`.
         """
         if not torch.jit.is_scripting():
-            self._check(x, pos, edge_index)
+            self._check(x, pos, edge_index, edges)
         source, target = self.lin_source(x), self.lin_target(x)
         if torch.jit.is_scripting():
             message = self.propagate(edge_index, source=source, target=target, pos=pos)
@@ -126,12 +130,13 @@ class MPNNConv(MessagePassing):
             message = self.propagate(edge_index, source=source, target=target, pos=pos)
         return x + self.norm_update(self.lin_update(torch.cat([x, message], dim=-1)))
 
-    def _check(self, x: Tensor, pos: Tensor, edge_index: Adj) -> None:
+    def _check(
+        self, x: Tensor, pos: Tensor, edge_index: Adj, edges: Optional[Edges]
+    ) -> None:
         # Adjacency matrices are PyG's to check, and so is what it calls a node.
         for name, rows, width in (("x", x, self.channels), ("pos", pos, self.dim)):
             check_tensor(name, rows)
-            if not rows.is_floating_point():
-                raise TypeError(f"'{name}' must be floating-point (got {rows.dtype})")
+            check_floating(name, rows)
             if rows.dim() < 2 or rows.size(-1) != width:
                 raise ValueError(
                     f"'{name}' must have shape [N, {width}] (got {[*rows.shape]})"
@@ -141,10 +146,34 @@ class MPNNConv(MessagePassing):
                 f"'x' and 'pos' must have as many axes (got {[*x.shape]} and "
                 f"{[*pos.shape]})"
             )
+        if x.dim() == 2 and x.size(0) != pos.size(0):
+            raise ValueError(
+                f"'pos' must have shape [{x.size(0)}, {self.dim}], a row for every one "
+                f"of 'x' (got {[*pos.shape]})"
+            )
         check_devices(x=x, pos=pos)
+        if is_plain(self.lin_source, Linear):
+            check_weight("x", x, self.lin_source.weight)
+        has_values = pos.device.type == "cpu" and not torch.compiler.is_compiling()
+        if edges is None and has_values and pos.dim() == 2:
+            check_finite(pos)
+        if not isinstance(edge_index, (Tensor, SparseTensor)):
+            raise TypeError(
+                "'edge_index' must be a tensor of shape [2, E] or an adjacency matrix "
+                f"(got '{type(edge_index).__name__}')"
+            )
         if isinstance(edge_index, Tensor) and edge_index.layout is torch.strided:
+            if edges is None and x.dim() == 2:
+                check_edges("edge_index", edge_index, x.size(0), int32=True)
             check_tensor("edge_index", edge_index)
             check_devices(x=x, edge_index=edge_index)
+        elif isinstance(edge_index, Tensor) and x.dim() == 2:
+            sizes = [x.size(0)] * 2
+            if [*edge_index.shape] != sizes:
+                raise ValueError(
+                    "'edge_index' must have shape [2, E], or as a sparse adjacency "
+                    f"matrix {sizes} (got {[*edge_index.shape]}, {edge_index.layout})"
+                )
 
     def _is_fused(self, source: Tensor, pos: Tensor, edge_index: Adj) -> bool:
         # Whether the native operator computes what `propagate` would.

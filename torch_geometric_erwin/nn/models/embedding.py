@@ -12,7 +12,17 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.utils.checkpoint import recompute
-from torch_geometric_erwin.utils.checks import check_int
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_edges,
+    check_flag,
+    check_int,
+    check_positions,
+    check_rows,
+    check_tensor,
+    check_weight,
+    is_plain,
+)
 
 
 class MPNNEmbedding(torch.nn.Module):
@@ -52,10 +62,11 @@ class MPNNEmbedding(torch.nn.Module):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.checkpoint = checkpoint
-        self.in_channels = check_int("in_channels", in_channels, 0)
-        self.channels = check_int("channels", channels, 1)
-        check_int("num_steps", num_steps, 0)
+        self.checkpoint = check_flag("checkpoint", checkpoint)
+        self.in_channels = in_channels = check_int("in_channels", in_channels, 0)
+        self.channels = channels = check_int("channels", channels, 1)
+        num_steps = check_int("num_steps", num_steps, 0)
+        self.dim = check_int("dim", dim, 1)
         self.start = Linear(in_channels, channels) if in_channels > 0 else None
         self.constant = Parameter(torch.empty(channels)) if in_channels == 0 else None
         self.convs = ModuleList(MPNNConv(channels, dim) for _ in range(num_steps))
@@ -73,6 +84,7 @@ class MPNNEmbedding(torch.nn.Module):
         self, x: Optional[Tensor], pos: Tensor, edge_index: Optional[Tensor]
     ) -> Tensor:
         r"""Runs the forward pass of the module."""
+        self._check(x, pos, edge_index)
         if self.start is not None:
             out = self.start(x)
         elif self.constant is not None:
@@ -82,6 +94,29 @@ class MPNNEmbedding(torch.nn.Module):
             args = (out, pos, edge_index, edges)
             out = recompute(conv, *args) if self.checkpoint else conv(*args)
         return out
+
+    def _check(
+        self, x: Optional[Tensor], pos: Tensor, edge_index: Optional[Tensor]
+    ) -> None:
+        check_tensor("pos", pos)
+        check_positions("pos", pos, pos.size(0) if pos.dim() > 0 else 0, self.dim)
+        if self.in_channels > 0:
+            if x is None:
+                raise ValueError(
+                    f"'x' is missing, the layer takes {self.in_channels} features"
+                )
+            check_rows("x", x, pos.size(0), self.in_channels)
+            check_devices(pos=pos, x=x)
+            assert self.start is not None
+            if is_plain(self.start, Linear):
+                check_weight("x", x, self.start.weight)
+        elif x is not None:
+            raise ValueError("the layer takes no features: 'x' must be None")
+        if edge_index is not None:
+            check_edges("edge_index", edge_index, pos.size(0))
+            check_devices(pos=pos, edge_index=edge_index)
+        elif len(self.convs) > 0:
+            raise ValueError("'edge_index' is missing, the layer passes messages")
 
     def __repr__(self) -> str:
         return (

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import GELU, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
-from torch_geometric_erwin.data.storage import Nodes, read_tree
+from torch_geometric_erwin.data.storage import Nodes, stored_tree
 from torch_geometric_erwin.nn.attention import BallAttention, Mixer, make_mixer
 from torch_geometric_erwin.nn.block import Block
 from torch_geometric_erwin.nn.inits import reset_linear
@@ -26,13 +26,14 @@ from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
 from torch_geometric_erwin.nn.models.presets import preset
 from torch_geometric_erwin.nn.models.stage import ErwinStage
 from torch_geometric_erwin.nn.models.units import LengthScaled
-from torch_geometric_erwin.nn.norm import Norm
+from torch_geometric_erwin.nn.norm import Norm, make_norm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.utils.checks import (
+    check_flag,
     check_int,
     flag_per_level,
     per_level,
@@ -216,7 +217,8 @@ class Erwin(LengthScaled):
         self.out_channels = out_channels
         self.dim = dim
         self.mp_steps = mp_steps
-        self.decode = decode
+        self.decode = decode = check_flag("decode", decode)
+        make_norm(block_norm, hidden[0], "block_norm")  # blocks call it 'norm'
 
         def block(heads: int, l: int) -> Block:
             return Block(
@@ -395,7 +397,7 @@ class Erwin(LengthScaled):
             ):
                 tree = reference.read_tree(inputs.nodes, self.tree_config, inputs.ptr)
             else:
-                tree = read_tree(inputs.nodes, self.tree_config)
+                tree = stored_tree(inputs.nodes, self.tree_config)
         compiling = torch.compiler.is_compiling()
         if tree is not None:
             values = not compiling and inputs.pos.device.type == "cpu"

@@ -7,8 +7,9 @@ from torch.nn import Module
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from torch_geometric_erwin.data.storage import Nodes, store_ptr
+from torch_geometric_erwin.data.storage import Nodes, check_count, store_ptr
 from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     batch_to_ptr,
     check_devices,
@@ -64,20 +65,32 @@ def unpack_inputs(
     nodes = None
     if isinstance(x, HeteroData):
         raise TypeError(
-            "a model takes one type of nodes: pass a node store, 'data[node_type]', "
-            "and its 'edge_index'"
+            "a model takes one type of nodes, 'x' must not have several: pass a node "
+            "store, 'data[node_type]', and its 'edge_index'"
         )
     if isinstance(x, (Data, NodeStorage)):
         nodes = x
         x, own_edges = getattr(nodes, "x", None), getattr(nodes, "edge_index", None)
         if pos is not None or (edge_index is not None and own_edges is not None):
-            raise ValueError("data was given, so 'pos' and 'edge_index' are its own")
+            raise ValueError(
+                "data was given, so 'pos' and 'edge_index' are its own: 'x' must be a "
+                "tensor beside them"
+            )
         pos = getattr(nodes, "pos", None)
         # A node store of heterogeneous data has no edges of its own.
         edge_index = own_edges if edge_index is None else edge_index
         ptr = store_ptr(nodes) if ptr is None and batch is None else ptr
+    elif pos is None and not isinstance(x, (Tensor, type(None))):
+        raise TypeError(
+            "'x' must be a tensor beside 'pos', or Data, a batch of it or a node store "
+            f"(got '{type(x).__name__}')"
+        )
     if pos is None:
-        raise ValueError("the model needs node positions: 'pos' is missing")
+        raise ValueError(
+            "the model needs node positions, of data or beside 'x': 'pos' is missing"
+        )
+    if tree is not None:
+        check_tree("tree", tree)
     if tree is not None and isinstance(pos, Tensor):
         check_devices(pos=pos, tree=tree.node_ptr)
     if tree is not None and ptr is None and batch is None:
@@ -86,6 +99,8 @@ def unpack_inputs(
         raise ValueError("'ptr' and 'batch' say the same: give one of them")
     values = isinstance(pos, Tensor) and pos.device.type == "cpu"
     check_pos(pos, values)
+    if nodes is not None and values and tree is None:
+        check_count(nodes)  # says more than offsets that do not fit
     if pos.size(1) != dim:
         raise ValueError(f"'pos' must have {dim} coordinates (got {pos.size(1)})")
     if ptr is None and batch is not None:

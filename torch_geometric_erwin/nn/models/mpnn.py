@@ -50,19 +50,12 @@ class MPNN(torch.nn.Module):
         dim: int = 3,
     ) -> None:
         super().__init__()
-        for name, value, minimum in (
-            ("in_channels", in_channels, 0),
-            ("hidden_channels", hidden_channels, 1),
-            ("out_channels", out_channels, 1),
-            ("num_layers", num_layers, 1),
-            ("dim", dim, 1),
-        ):
-            check_int(name, value, minimum)
-        self.in_channels = in_channels
+        self.in_channels = check_int("in_channels", in_channels, 0)
+        hidden_channels = check_int("hidden_channels", hidden_channels, 1)
         self.hidden_channels = hidden_channels
-        self.out_channels = out_channels
-        self.num_layers = num_layers
-        self.dim = dim
+        self.out_channels = out_channels = check_int("out_channels", out_channels, 1)
+        self.num_layers = check_int("num_layers", num_layers, 1)
+        self.dim = check_int("dim", dim, 1)
         self.embed = MPNNEmbedding(in_channels, hidden_channels, num_layers, dim)
         self.head = Sequential(
             Linear(hidden_channels, hidden_channels),

@@ -2,6 +2,8 @@ r"""The published sizes of Erwin, by name."""
 
 from typing import Any
 
+from torch_geometric_erwin.utils.checks import check_choice
+
 # Widths of level 0 for the sizes small, medium and large, and what they share: the
 # training configurations published with arXiv 2502.17019.
 _COSMOLOGY = {
@@ -67,6 +69,5 @@ def preset(name: str) -> dict[str, Any]:
         >>> preset("molecular-dynamics-small")["hidden_channels"]
         [16, 32, 64, 128, 256]
     """
-    if name not in PRESETS:
-        raise ValueError(f"'name' must be one of {[*PRESETS]} (got {name!r})")
+    check_choice("name", name, PRESETS)
     return PRESETS[name]

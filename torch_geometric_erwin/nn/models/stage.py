@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.nn import Dropout, Identity, ModuleList
+from torch.nn import Dropout, Identity, Module, ModuleList
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.attention import BallAttention
@@ -13,7 +13,9 @@ from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.norm import GraphNorm
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checkpoint import recompute
+from torch_geometric_erwin.utils.checks import check_flag, check_instance
 
 
 class ErwinStage(torch.nn.Module):
@@ -45,8 +47,14 @@ class ErwinStage(torch.nn.Module):
         self, blocks: Iterable[torch.nn.Module], checkpoint: bool = False
     ) -> None:
         super().__init__()
+        if isinstance(blocks, (str, Module)) or not isinstance(blocks, Iterable):
+            kind = type(blocks).__name__
+            raise TypeError(f"'blocks' must be a list of modules (got '{kind}')")
+        blocks = list(blocks)
+        for block in blocks:
+            check_instance("blocks", block, Module, "modules")
         self.blocks = ModuleList(blocks)
-        self.checkpoint = checkpoint
+        self.checkpoint = check_flag("checkpoint", checkpoint)
         if len(self.blocks) == 0:
             raise ValueError("'blocks' must hold at least one block (got none)")
 
@@ -56,6 +64,7 @@ class ErwinStage(torch.nn.Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass; without a second tree all blocks use the main one."""
+        check_level("level", level)
         trees = (level, level.rotated())
         for i, block in enumerate(self.blocks):
             args = (x, trees[i % 2])

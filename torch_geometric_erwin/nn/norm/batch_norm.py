@@ -6,6 +6,16 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
+from torch_geometric_erwin.utils.checks import (
+    HALF,
+    check_devices,
+    check_int,
+    check_mask,
+    check_rows,
+    check_tensor,
+    check_weight,
+)
 
 
 class BatchNorm(torch.nn.BatchNorm1d):
@@ -40,7 +50,7 @@ class BatchNorm(torch.nn.BatchNorm1d):
     num_batches_tracked: Tensor
 
     def __init__(self, num_features: int, **kwargs: Any) -> None:
-        super().__init__(num_features, **kwargs)
+        super().__init__(check_int("num_features", num_features, 1), **kwargs)
         if not self.track_running_stats:
             raise ValueError(
                 "'track_running_stats' must be true: running statistics serve where "
@@ -49,9 +59,17 @@ class BatchNorm(torch.nn.BatchNorm1d):
 
     def forward(self, input: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         r"""Runs the forward pass; rows where :obj:`mask` is false are not counted."""
-        self._check_input_dim(input)
+        check_tensor("input", input)
+        if input.dim() != 2:
+            raise ValueError(f"'input' must have shape [N, C] (got {[*input.shape]})")
+        check_rows("input", input, input.size(0), self.num_features)
+        weight = self.running_mean
+        check_devices(input=input, weights=weight)
+        if not (input.dtype in HALF and weight.dtype == torch.float32):
+            check_weight("input", input, weight)
         if mask is not None:
-            self._check_mask(input, mask)
+            check_mask("mask", mask, input.size(0))
+            check_devices(input=input, mask=mask)
         if not self.training:
             return super().forward(input)
         if mask is not None:
@@ -62,6 +80,9 @@ class BatchNorm(torch.nn.BatchNorm1d):
 
     def on_level(self, input: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass; rows that padding added are not counted."""
+        check_level("level", level)
+        check_rows("input", input, level.num_rows, self.num_features)
+        check_devices(input=input, level=level.pos)
         return self(input) if level.real is None else self(input, level.real)
 
     def _masked(self, input: Tensor, mask: Tensor) -> Tensor:
@@ -98,13 +119,4 @@ class BatchNorm(torch.nn.BatchNorm1d):
         return x.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() != 2:
-            raise ValueError(f"'input' must have shape [N, C] (got {[*input.shape]})")
-
-    def _check_mask(self, input: Tensor, mask: Tensor) -> None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"'mask' must be boolean (got {mask.dtype})")
-        if mask.shape != input.shape[:1]:
-            raise ValueError(
-                f"'mask' must have shape [{input.size(0)}] (got {[*mask.shape]})"
-            )
+        pass  # a layer of this package checks more, and by its own words

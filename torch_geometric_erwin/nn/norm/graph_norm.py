@@ -7,10 +7,14 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_finite_number,
     check_int,
     check_ptr,
     check_rows,
+    check_tensor,
     is_readable,
 )
 from torch_geometric_erwin.utils.rows import segment_ids
@@ -47,8 +51,8 @@ class GraphNorm(torch.nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
-        self.num_features = check_int("num_features", num_features, 1)
-        self.eps = eps
+        self.num_features = num_features = check_int("num_features", num_features, 1)
+        self.eps = check_finite_number("eps", eps, 0)
         self.weight = Parameter(torch.empty(num_features))
         self.bias = Parameter(torch.empty(num_features))
         self.mean_scale = Parameter(torch.empty(num_features))
@@ -62,8 +66,10 @@ class GraphNorm(torch.nn.Module):
 
     def forward(self, x: Tensor, ptr: Optional[Tensor] = None) -> Tensor:
         r"""Runs the forward pass; without offsets the rows are one cloud."""
+        check_tensor("x", x)
         num_rows = x.size(0) if x.dim() > 0 else 0
         check_rows("x", x, num_rows, self.num_features)
+        check_devices(x=x, weights=self.weight)
         ptr = check_ptr(ptr, num_rows, x.device, values=is_readable(x))
         # Half precision is normalised in float32, as torch's own norms do.
         rows = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -84,6 +90,9 @@ class GraphNorm(torch.nn.Module):
 
     def on_level(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass over the clouds of a level."""
+        check_level("level", level)
+        check_rows("x", x, level.num_rows, self.num_features)
+        check_devices(x=x, level=level.pos)
         return self(x, level.ptr)
 
     def __repr__(self) -> str:

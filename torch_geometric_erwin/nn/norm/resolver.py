@@ -11,6 +11,14 @@ from torch_geometric.nn.inits import reset
 from torch_geometric_erwin.nn.norm.batch_norm import BatchNorm
 from torch_geometric_erwin.nn.norm.graph_norm import GraphNorm
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_instance,
+    check_int,
+    check_tensor,
+    made_by,
+)
 
 #: A name, :obj:`None` for no norm, or what makes a module from a number of channels.
 Norm = Union[str, None, Callable[[int], Module]]
@@ -23,7 +31,7 @@ NORMS: dict[str, Callable[[int], Module]] = {
 }
 
 
-def make_norm(norm: Norm, channels: int) -> Module:
+def make_norm(norm: Norm, channels: int, name: str = "norm") -> Module:
     r"""The norm of a name, or of a callable.
 
     Args:
@@ -32,6 +40,7 @@ def make_norm(norm: Norm, channels: int) -> Module:
             module from a number of channels. A module of PyG that takes a
             :obj:`batch` gets the clouds.
         channels: The number of features.
+        name: What the argument is called, for messages.
 
     Raises:
         TypeError: If it is none of these.
@@ -41,21 +50,22 @@ def make_norm(norm: Norm, channels: int) -> Module:
         >>> make_norm("graph", 8)
         GraphNorm(8)
     """
+    channels = check_int("channels", channels, 1)
     if norm is None:
         return Identity()
     if isinstance(norm, str):
         if norm not in NORMS:
-            raise ValueError(f"'norm' must be one of {[*NORMS]} (got {norm!r})")
+            raise ValueError(f"'{name}' must be one of {[*NORMS]} (got {norm!r})")
         return NORMS[norm](channels)
     if isinstance(norm, Module) or not callable(norm):
         raise TypeError(
-            f"'norm' must be a name or a callable that makes a norm from a number of "
+            f"'{name}' must be a name or a callable that makes a norm from a number of "
             f"channels, one for every place (got {norm!r})"
         )
-    module = norm(channels)
+    module = made_by(name, norm, "a number of channels", channels)
     if not isinstance(module, Module):
         kind = type(module).__name__
-        raise TypeError(f"'norm' must make a module (got '{kind}')")
+        raise TypeError(f"'{name}' must make a module (got '{kind}')")
     has_rule = hasattr(module, "on_level")
     takes_batch = "batch" in signature(module.forward).parameters
     return PerCloud(module) if takes_batch and not has_rule else module
@@ -112,5 +122,13 @@ def normalise(norm: Module, x: Tensor, level: Level) -> Tensor:
         >>> normalise(Identity(), torch.ones(3, 1), level).flatten().tolist()
         [1.0, 1.0, 1.0]
     """
+    check_instance("norm", norm, Module, "a module")
+    check_level("level", level)
+    check_tensor("x", x)
+    check_devices(x=x, level=level.pos)
+    if x.dim() != 2 or x.size(0) != level.num_rows:
+        raise ValueError(
+            f"'x' must have shape [{level.num_rows}, C] (got {[*x.shape]})"
+        )
     on_level = getattr(norm, "on_level", None)
     return norm(x) if not callable(on_level) else on_level(x, level)

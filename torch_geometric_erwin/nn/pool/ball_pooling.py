@@ -8,12 +8,15 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.tree import Level
+from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_int,
     check_lengths,
     check_rows,
     check_tensor,
+    check_weight,
+    is_plain,
 )
 from torch_geometric_erwin.utils.rows import from_dense, to_dense
 
@@ -22,8 +25,12 @@ def _groups(
     level: Level, stride: int, dim: int, num_rows: int
 ) -> tuple[Tensor, Tensor]:
     # The children of a coarse level's rows: how many, and where.
+    check_level("coarse", level)
     if level.group_len is None or level.children is None:
-        raise ValueError("the coarse level is the finest of its tree: it has no groups")
+        raise ValueError(
+            "'coarse' must have the children of its rows (got the finest level of a "
+            "tree: it has no groups)"
+        )
     if level.children.shape != (level.num_rows, stride, dim):
         raise ValueError(
             f"the layer pools {stride} rows with {dim} coordinates, 'coarse.children' "
@@ -78,10 +85,10 @@ class BallPooling(torch.nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        self.in_channels = check_int("in_channels", in_channels, 1)
-        self.out_channels = check_int("out_channels", out_channels, 1)
-        self.stride = check_int("stride", stride, 1)
-        self.dim = check_int("dim", dim, 1)
+        self.in_channels = in_channels = check_int("in_channels", in_channels, 1)
+        self.out_channels = out_channels = check_int("out_channels", out_channels, 1)
+        self.stride = stride = check_int("stride", stride, 1)
+        self.dim = dim = check_int("dim", dim, 1)
         self.lin = Linear(stride * (in_channels + dim), out_channels)
         self.norm = make_norm(norm, out_channels)
         self.reset_parameters()
@@ -98,6 +105,8 @@ class BallPooling(torch.nn.Module):
         check_rows("x", x, num_rows, self.in_channels)
         lengths, offset = _groups(coarse, self.stride, self.dim, num_rows)
         check_devices(x=x, coarse=offset, group_len=lengths)
+        if is_plain(self.lin, Linear):
+            check_weight("x", x, self.lin.weight)
         children = to_dense(x, lengths, self.stride)
         children = torch.cat([children.flatten(1), offset.to(x.dtype).flatten(1)], -1)
         return normalise(self.norm, self.lin(children), coarse)
@@ -149,10 +158,10 @@ class BallUnpooling(torch.nn.Module):
         norm: Norm = "batch",
     ) -> None:
         super().__init__()
-        self.in_channels = check_int("in_channels", in_channels, 1)
-        self.out_channels = check_int("out_channels", out_channels, 1)
-        self.stride = check_int("stride", stride, 1)
-        self.dim = check_int("dim", dim, 1)
+        self.in_channels = in_channels = check_int("in_channels", in_channels, 1)
+        self.out_channels = out_channels = check_int("out_channels", out_channels, 1)
+        self.stride = stride = check_int("stride", stride, 1)
+        self.dim = dim = check_int("dim", dim, 1)
         self.lin = Linear(in_channels + stride * dim, stride * out_channels)
         self.norm = make_norm(norm, out_channels)
         self.reset_parameters()
@@ -164,10 +173,14 @@ class BallUnpooling(torch.nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor, fine: Level, coarse: Level) -> Tensor:
         r"""Refines the rows of the coarse level and adds them to those of the finer."""
+        check_level("fine", fine)
         lengths, offset = _groups(coarse, self.stride, self.dim, fine.num_rows)
         check_rows("x", x, coarse.num_rows, self.in_channels)
         check_rows("skip", skip, fine.num_rows, self.out_channels)
-        check_devices(x=x, skip=skip, coarse=offset, group_len=lengths)
+        check_devices(x=x, skip=skip, coarse=offset, group_len=lengths, fine=fine.pos)
+        if is_plain(self.lin, Linear):
+            check_weight("x", x, self.lin.weight)
+            check_weight("skip", skip, self.lin.weight)
         children = self.lin(torch.cat([x, offset.to(x.dtype).flatten(1)], -1))
         children = children.view(-1, self.stride, self.out_channels)
         children = from_dense(children, lengths, fine.num_rows)

@@ -1,0 +1,719 @@
+"""A valid call of everything that is public, and the role of each of its arguments."""
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+from tempfile import mkdtemp
+from typing import Any, NamedTuple
+
+import torch
+from bad_input.kinds import ROLES, Kind
+from torch_geometric.data import Batch, Data
+
+from torch_geometric_erwin import (
+    CapturedStep,
+    Level,
+    Tree,
+    TreeConfig,
+    ball_tree,
+    batch_to_ptr,
+    datasets,
+    global_perm,
+    knn_graph,
+    masked_mean,
+    nn,
+    pad_batch,
+    radius_graph,
+    read_tree,
+    transforms,
+    visualization,
+)
+from torch_geometric_erwin.nn.norm import make_norm, normalise
+
+N, CHANNELS, SIZES = 20, 8, [12, 8]
+BALLS, STRIDES = [4, 4], [2]
+
+
+class Argument(NamedTuple):
+    """A valid value, its role, and what is particular about it.
+
+    `fine` names kinds that are refused elsewhere but may be right here, `names` what
+    else a message may call the argument.
+    """
+
+    value: Any
+    role: str
+    fine: frozenset[str] = frozenset()
+    names: tuple[str, ...] = ()
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return ROLES[self.role]
+
+
+def an(value: Any, role: str, *fine: str, names: tuple[str, ...] = ()) -> Argument:
+    return Argument(value, role, frozenset(fine), names)
+
+
+class Call(NamedTuple):
+    function: Callable[..., Any]
+    arguments: dict[str, Argument]
+
+
+# Values that hold no tensors, so that the numbers of a call can be looked at.
+def shown(make: Callable[..., Any]) -> Callable[..., str]:
+    return lambda **kwargs: repr(make(**kwargs))
+
+
+# What data says of the tree that it carries.
+OF_DATA = ("data", "tree", "batch", "positions", "edge_index")
+UNUSED_POS = ("pos NaN", "pos infinite", "pos int", "pos one axis")
+MORE_ROWS = ("empty", "a row less", "a row more")
+OTHER_WIDTH = ("an entry less", "an entry more")
+# What decides on a backend: dtypes, devices and gradients, and no value.
+SHAPE_ALONE = (
+    *(*MORE_ROWS, *OTHER_WIDTH, "axes swapped", "a subclass", "requires grad"),
+    *("a parameter", "no leaf", "NaN", "infinity", "minus infinity"),
+)
+ANY_SHAPE = ("scalar", "one more axis", "axes swapped")
+ANY_DTYPE = ("complex", "bool", "int32", "int64", "uint8")
+LARGE = ("above int32", "above int64", "far above")
+
+
+@cache
+def calls() -> dict[str, Call]:
+    torch.manual_seed(0)
+    pos, x = torch.rand(N, 3), torch.rand(N, CHANNELS)
+    ptr, batch = torch.tensor([0, 12, N]), torch.tensor([0] * 12 + [1] * 8)
+    edge_index = torch.stack([torch.arange(12).repeat(2), torch.arange(24) % 11])
+    tree = ball_tree(pos, ptr, ball_sizes=BALLS, strides=STRIDES)
+    config = tree.config
+    fine, coarse = tree.levels(pos, edge_index)
+    coarse_x = torch.rand(coarse.num_rows, CHANNELS)
+    q, k, v = torch.rand(3, N, 2, 4).unbind()
+    mask = torch.arange(N) % 3 > 0
+    transform = transforms.BallTree(BALLS, STRIDES)
+    ends = ptr.tolist()
+    clouds = [
+        Data(x=x[a:b], pos=pos[a:b], edge_index=torch.randint(b - a, (2, 9)))
+        for a, b in pairwise(ends)
+    ]
+    points = Batch.from_data_list(clouds)
+    data = transform(points)
+
+    def model(mp_steps=1, **kwargs):
+        torch.manual_seed(0)
+        sizes = {"ball_sizes": BALLS, "strides": STRIDES}
+        kwargs = {"enc_depths": 1, "dec_depths": 1, **kwargs}
+        return nn.Erwin(
+            CHANNELS, [8, 8], 2, mp_steps=mp_steps, **sizes, **kwargs
+        ).eval()
+
+    erwin, mpnn = model(), nn.MPNN(CHANNELS, 8, 2, num_layers=1).eval()
+
+    def count(value, *more, **kwargs):
+        return an(value, "counts", *more, **kwargs)
+
+    def number(value, *more, **kwargs):
+        return an(value, "numbers", *more, **kwargs)
+
+    def flag(value=False, *more):
+        return an(value, "flags", *more)
+
+    def choice(value, *more, **kwargs):
+        return an(value, "choices", *more, **kwargs)
+
+    def sizes(value, *more, **kwargs):
+        return an(value, "sizes", *more, **kwargs)
+
+    def function(value, *more, **kwargs):
+        return an(value, "functions", *more, **kwargs)
+
+    # What the calls share.
+    positions = an(pos, "positions", names=("positions",))
+    other_config = an(config, "configs", names=("needed",))
+    any_positions = an(pos, "positions", *MORE_ROWS, *OTHER_WIDTH, "axes swapped")
+    offsets = an(ptr, "offsets", "none")
+    edges = an(edge_index, "edges", *OTHER_WIDTH)
+    some_edges = an(edge_index, "edges", "none", *OTHER_WIDTH)
+    features = an(x, "features")
+    level = an(fine, "levels")
+    coarse_level = an(coarse, "coarse")
+    balls = {
+        "ball_sizes": sizes(BALLS),
+        # One number stands for all levels.
+        "strides": sizes(STRIDES, names=("ball_sizes",)),
+        "rotate": number(45.0, "zero", "negative"),
+        "layout": choice("balanced"),
+        "runs": an([[2], [2, 4]], "runs"),
+    }
+    flow = choice("source_to_target")
+    norm = an("graph", "norms")
+    channels, dim = count(CHANNELS), count(3)
+    search = {
+        "pos": any_positions,
+        "ptr": offsets,
+        "loop": flag(),
+        "flow": flow,
+        "tree": an(tree, "trees", "none", "other config", "fewer levels"),
+    }
+    pooling = {
+        "in_channels": channels,
+        "out_channels": channels,
+        "stride": count(2),
+        "dim": dim,
+        "norm": norm,
+    }
+    inputs = {
+        "x": features,
+        "pos": positions,
+        "edge_index": edges,
+        "ptr": offsets,
+        "batch": an(batch, "clouds", "none", names=("ptr",)),
+    }
+    layer = nn.BallAttention(CHANNELS, 2, 4).eval()
+    block = nn.Block(
+        CHANNELS, layer, nn.SwiGLU(CHANNELS, 8), nn.MPNNConv(CHANNELS)
+    ).eval()
+    on_level = {"x": features, "level": level}
+
+    def reads(name):
+        return lambda level: getattr(tree, name)(level)
+
+    def records(cls, use):
+        """A record of tensors is checked by whoever uses it."""
+        return lambda **kwargs: use(cls(**kwargs))
+
+    def level_uses(level):
+        turned = level.rotated()
+        return turned.from_balls(turned.to_balls(x)), layer(x, turned)
+
+    return {
+        "CapturedStep": Call(
+            shown(CapturedStep),
+            {"step": function(len), "warmup": count(3)},
+        ),
+        "CapturedStep.__call__": Call(
+            lambda batch: CapturedStep(lambda b: b.x.sum())(batch),
+            {"batch": an(data, "records")},
+        ),
+        "Level": Call(
+            records(Level, level_uses),
+            {
+                "pos": positions,
+                "ptr": an(fine.ptr, "offsets"),
+                "ball_len": an(fine.ball_len, "lengths"),
+                "ball_size": count(4),
+                "offset": positions,
+                "offset_rot": positions,
+                "perm": an(None, "nothing"),
+                "perm_rot": an(fine.perm_rot, "orders", "none"),
+                "group_len": an(None, "nothing"),
+                "children": an(None, "nothing"),
+                "real": an(None, "nothing"),
+                "edge_index": some_edges,
+                "runs": an({}, "nothing"),
+            },
+        ),
+        "Level.build": Call(
+            Level.build,
+            {
+                "pos": an(pos, "positions", *OTHER_WIDTH),
+                "ball_len": an(fine.ball_len, "lengths"),
+                "ball_size": count(4),
+                "ptr": offsets,
+                "perm_rot": an(fine.perm_rot, "orders", "none"),
+                "edge_index": some_edges,
+            },
+        ),
+        "Level.check": Call(fine.check, {"name": an("level", "words")}),
+        "Level.to_balls": Call(
+            lambda x: fine.to_balls(x),
+            {"x": an(x, "features", *OTHER_WIDTH, *ANY_DTYPE)},
+        ),
+        "Level.from_balls": Call(
+            lambda y: fine.from_balls(y),
+            {"y": an(fine.to_balls(x), "features", *OTHER_WIDTH, *ANY_DTYPE)},
+        ),
+        "Tree": Call(
+            records(Tree, lambda tree: tree.validate(N, config)),
+            {
+                "perm": an(tree.perm, "orders", names=("nodes",)),
+                "node_ptr": an(ptr, "offsets"),
+                "level": an(tree.level, "rows"),
+                "ball_len": an(tree.ball_len, "tables"),
+                "group_len": an(tree.group_len, "tables"),
+                "perm_rot": an(tree.perm_rot, "tables"),
+                "mask": an(None, "nothing"),
+                "config": other_config,
+                "runs": an((), "nothing"),
+                "real": an(None, "nothing"),
+            },
+        ),
+        **{
+            f"Tree.{name}": Call(reads(name), {"level": count(0, "zero")})
+            for name in ("num_rows", "ptr", "batch", "real_rows", "global_perm_rot")
+        },
+        "Tree.to_rows": Call(
+            lambda x: tree.to_rows(x),
+            {"x": an(x, "features", *OTHER_WIDTH, *ANY_DTYPE)},
+        ),
+        "Tree.to_nodes": Call(
+            lambda rows: tree.to_nodes(rows),
+            {"rows": an(x, "features", *OTHER_WIDTH, *ANY_DTYPE)},
+        ),
+        "Tree.levels": Call(
+            tree.levels,
+            {"pos": an(pos, "positions", *OTHER_WIDTH), "edge_index": some_edges},
+        ),
+        "Tree.extents": Call(tree.extents, {"pos": an(pos, "positions", *OTHER_WIDTH)}),
+        "Tree.pad": Call(tree.pad, {"num_nodes": count(26), "num_clouds": count(4)}),
+        "Tree.update": Call(
+            tree.update,
+            {
+                "pos": an(pos, "positions", *OTHER_WIDTH),
+                "max_points": count(12, "none", *LARGE[:1]),
+            },
+        ),
+        "Tree.to": Call(tree.to, {"device": choice("cpu")}),
+        "Tree.validate": Call(
+            tree.validate,
+            {
+                "num_nodes": count(N, names=("perm", "nodes")),
+                "config": other_config,
+                "ptr": offsets,
+                "values": flag(True),
+            },
+        ),
+        "TreeConfig": Call(shown(TreeConfig), balls),
+        "TreeConfig.padded_sizes": Call(
+            config.padded_sizes,
+            {"num_nodes": count(26, "zero"), "num_clouds": count(4)},
+        ),
+        "TreeConfig.padded_runs": Call(
+            config.padded_runs,
+            {
+                "level": count(0, "zero"),
+                "size": count(4),
+                "num_rows": count(26, "zero"),
+                "num_clouds": count(4),
+            },
+        ),
+        "TreeConfig.runs_of": Call(config.runs_of, {"level": count(0, "zero")}),
+        "TreeConfig.parse": Call(
+            shown(TreeConfig.parse), {"text": choice(str(config))}
+        ),
+        "ball_tree": Call(
+            ball_tree,
+            {
+                "pos": an(pos, "positions", *OTHER_WIDTH),
+                "ptr": offsets,
+                **balls,
+                "ties": choice("coordinates"),
+                "validate": flag(),
+            },
+        ),
+        "batch_to_ptr": Call(
+            batch_to_ptr,
+            {
+                "batch": an(batch, "clouds", *MORE_ROWS, *OTHER_WIDTH),
+                "num_clouds": count(4, "none"),
+            },
+        ),
+        "global_perm": Call(
+            global_perm,
+            {
+                "nodes": an(
+                    data, "tree_data", *UNUSED_POS, "other config", names=OF_DATA
+                )
+            },
+        ),
+        "knn_graph": Call(knn_graph, {**search, "k": count(3, "above int32")}),
+        "masked_mean": Call(
+            masked_mean,
+            {
+                "value": an(x, "features", *OTHER_WIDTH, *ANY_DTYPE),
+                "mask": an(mask, "masks"),
+            },
+        ),
+        "pad_batch": Call(
+            pad_batch,
+            {
+                "batch": an(
+                    data, "configured", *UNUSED_POS, "other config", names=OF_DATA
+                ),
+                "num_nodes": count(26),
+                "num_graphs": count(4),
+                "num_edges": count(30, names=("edge_index",)),
+            },
+        ),
+        "radius_graph": Call(
+            radius_graph,
+            {
+                **search,
+                "r": number(0.5, "zero", "infinity"),
+                "max_num_neighbors": count(4, "none", "above int32"),
+            },
+        ),
+        "read_tree": Call(
+            read_tree,
+            {
+                "nodes": an(data, "configured", *UNUSED_POS, names=OF_DATA),
+                "config": other_config,
+            },
+        ),
+        # Layers and models.
+        "MPNN": Call(
+            shown(nn.MPNN),
+            {
+                "in_channels": count(8, "zero"),
+                "hidden_channels": channels,
+                "out_channels": channels,
+                "num_layers": count(1),
+                "dim": dim,
+            },
+        ),
+        "MPNN.forward": Call(mpnn, inputs),
+        "MPNN.forward of data": Call(
+            lambda x: mpnn(x), {"x": an(points, "points", names=OF_DATA)}
+        ),
+        "BallAttention": Call(
+            shown(nn.BallAttention),
+            {
+                "channels": channels,
+                "heads": count(2),
+                "ball_size": count(4),
+                "dim": dim,
+                "backend": choice("native", "none"),
+                "distance": choice("absolute"),
+            },
+        ),
+        "BallAttention.forward": Call(layer, on_level),
+        "BallPooling": Call(shown(nn.BallPooling), pooling),
+        "BallPooling.forward": Call(
+            nn.BallPooling(CHANNELS, 8, 2).eval(),
+            {"x": features, "coarse": coarse_level},
+        ),
+        "BallUnpooling": Call(shown(nn.BallUnpooling), pooling),
+        "BallUnpooling.forward": Call(
+            nn.BallUnpooling(CHANNELS, 8, 2).eval(),
+            {
+                "x": an(coarse_x, "features"),
+                "skip": features,
+                "fine": level,
+                "coarse": coarse_level,
+            },
+        ),
+        "BatchNorm": Call(shown(nn.BatchNorm), {"num_features": channels}),
+        "BatchNorm.forward": Call(
+            lambda **kwargs: nn.BatchNorm(CHANNELS)(**kwargs),
+            {
+                "input": an(x, "features", *MORE_ROWS),
+                "mask": an(mask, "masks", "none"),
+            },
+        ),
+        "BatchNorm.on_level": Call(
+            nn.BatchNorm(CHANNELS).eval().on_level, {"input": features, "level": level}
+        ),
+        "Block": Call(
+            shown(nn.Block),
+            {
+                "channels": channels,
+                "attention": an(layer, "modules"),
+                "mlp": an(nn.SwiGLU(CHANNELS, 8), "modules"),
+                "conv": an(nn.MPNNConv(CHANNELS), "modules", "none"),
+                "norm": norm,
+                "dropout": number(0.5, "zero"),
+                "drop_path": number(0.5, "zero"),
+            },
+        ),
+        "Block.forward": Call(block, on_level),
+        "DropPath": Call(shown(nn.DropPath), {"p": number(0.5, "zero")}),
+        "DropPath.forward": Call(
+            lambda **kwargs: nn.DropPath(0.5)(**kwargs),
+            {"x": an(x, "features", *OTHER_WIDTH), "level": level},
+        ),
+        "Erwin": Call(
+            shown(nn.Erwin),
+            {
+                "in_channels": count(8, "zero"),
+                "hidden_channels": sizes([8, 8]),
+                "out_channels": count(8, "none"),
+                "ball_sizes": sizes(BALLS),
+                "strides": sizes(STRIDES),
+                "enc_depths": sizes([1, 1]),
+                "enc_heads": sizes([2, 2], "none"),
+                "dec_depths": sizes([1]),
+                "dec_heads": sizes([2], "none"),
+                "attention": an("ball", "norms"),
+                "dim": dim,
+                "rotate": number(45.0, "zero", "negative"),
+                "mp_steps": count(1, "zero"),
+                "mlp_ratio": count(4),
+                "norm": norm,
+                "block_norm": norm,
+                "dropout": number(0.5, "zero"),
+                "drop_path": number(0.5, "zero"),
+                "decode": flag(True),
+                "layout": choice("balanced"),
+                "distance": choice("absolute"),
+                "backend": choice("native", "none"),
+                "checkpoint": flag(),
+            },
+        ),
+        "Erwin.forward": Call(
+            erwin,
+            {k: v for k, v in inputs.items() if k != "batch"}
+            | {"tree": an(tree, "trees", "none")},
+        ),
+        "Erwin.forward of a batch": Call(
+            erwin, {k: v for k, v in inputs.items() if k != "ptr"}
+        ),
+        "Erwin.forward of data": Call(
+            lambda x: erwin(x), {"x": an(data, "models", names=OF_DATA)}
+        ),
+        "Erwin.set_length_scale": Call(
+            lambda source: model().set_length_scale(source).length_scale,
+            {"source": an(2.0, "sources", names=("length scale", "pos"))},
+        ),
+        "Erwin.from_preset": Call(
+            shown(nn.Erwin.from_preset),
+            {
+                "name": choice("cosmology-small"),
+                "in_channels": count(1, "zero"),
+                "out_channels": count(1, "none"),
+            },
+        ),
+        "ErwinBlock": Call(
+            shown(nn.ErwinBlock),
+            {
+                "channels": channels,
+                "heads": count(2),
+                "ball_size": count(4),
+                "mlp_ratio": count(2),
+                "dim": dim,
+                "backend": choice("native", "none"),
+            },
+        ),
+        "ErwinBlock.forward": Call(nn.ErwinBlock(CHANNELS, 2, 4).eval(), on_level),
+        "ErwinStage": Call(
+            shown(nn.ErwinStage),
+            {"blocks": an([block], "blocks"), "checkpoint": flag()},
+        ),
+        "ErwinStage.forward": Call(nn.ErwinStage([block]).eval(), on_level),
+        "GraphNorm": Call(
+            shown(nn.GraphNorm),
+            {"num_features": channels, "eps": number(1e-5, "zero")},
+        ),
+        "GraphNorm.forward": Call(
+            nn.GraphNorm(CHANNELS), {"x": features, "ptr": offsets}
+        ),
+        "GraphNorm.on_level": Call(nn.GraphNorm(CHANNELS).on_level, on_level),
+        "MPNNConv": Call(shown(nn.MPNNConv), {"channels": channels, "dim": dim}),
+        "MPNNConv.forward": Call(
+            nn.MPNNConv(CHANNELS).eval(),
+            {
+                "x": features,
+                "pos": positions,
+                "edge_index": an(edge_index, "edges", "int32", *OTHER_WIDTH),
+            },
+        ),
+        "MPNNEmbedding": Call(
+            shown(nn.MPNNEmbedding),
+            {
+                "in_channels": count(8, "zero"),
+                "channels": channels,
+                "num_steps": count(1, "zero"),
+                "dim": dim,
+                "checkpoint": flag(),
+            },
+        ),
+        "MPNNEmbedding.forward": Call(
+            nn.MPNNEmbedding(CHANNELS, 8, 1).eval(),
+            {"x": features, "pos": positions, "edge_index": edges},
+        ),
+        "SwiGLU": Call(
+            shown(nn.SwiGLU), {"channels": channels, "hidden_channels": channels}
+        ),
+        "SwiGLU.forward": Call(
+            nn.SwiGLU(CHANNELS, 8),
+            {"x": an(x, "features", *MORE_ROWS, *ANY_SHAPE)},
+        ),
+        "ball_attention": Call(
+            nn.ball_attention,
+            {
+                "q": an(q, "features"),
+                "k": an(k, "features"),
+                "v": an(v, "features"),
+                "pos": an(pos, "positions", *OTHER_WIDTH),
+                "ball_len": an(fine.ball_len, "lengths"),
+                "sigma": an(-torch.ones(2), "features"),
+                "ball_size": count(4),
+                "perm": an(fine.perm_rot, "orders", "none"),
+                "scale": number(0.5, "none", "zero", "negative"),
+                "backend": choice("reference", "none"),
+            },
+        ),
+        **{
+            name: Call(
+                function_,
+                {
+                    "q": an(q, "features", *SHAPE_ALONE),
+                    "pos": an(pos, "positions", *SHAPE_ALONE),
+                    **more,
+                },
+            )
+            for name, function_, more in (
+                (
+                    "choose_backend",
+                    nn.choose_backend,
+                    {"wanted": choice("reference", "none", names=("backend",))},
+                ),
+                ("explain_backends", nn.explain_backends, {}),
+            )
+        },
+        "make_mixer": Call(
+            shown(nn.make_mixer),
+            {
+                "attention": an("ball", "norms"),
+                "channels": channels,
+                "heads": count(2),
+                "ball_size": count(4),
+                "dim": dim,
+            },
+        ),
+        "make_norm": Call(
+            shown(make_norm),
+            {"norm": norm, "channels": channels, "name": an("norm", "words")},
+        ),
+        "normalise": Call(
+            normalise,
+            {"norm": an(nn.GraphNorm(CHANNELS), "modules"), **on_level},
+        ),
+        # Transforms.
+        "BallTree": Call(
+            shown(transforms.BallTree), {**balls, "ties": choice("index")}
+        ),
+        "BallTree.forward": Call(transform, {"data": an(points, "points")}),
+        "TreeKNNGraph": Call(
+            shown(transforms.TreeKNNGraph),
+            {
+                "k": count(3, "above int32"),
+                "loop": flag(),
+                "force_undirected": flag(),
+                "flow": flow,
+            },
+        ),
+        "TreeKNNGraph.forward": Call(
+            transforms.TreeKNNGraph(2), {"data": an(points, "points")}
+        ),
+        "TreeRadiusGraph": Call(
+            shown(transforms.TreeRadiusGraph),
+            {
+                "r": number(0.5, "zero", "infinity"),
+                "loop": flag(),
+                "max_num_neighbors": count(3, "none", "above int32"),
+                "flow": flow,
+            },
+        ),
+        "TreeRadiusGraph.forward": Call(
+            transforms.TreeRadiusGraph(0.5), {"data": an(points, "points")}
+        ),
+        # Data sets and pictures.
+        "CosmologyLPT": Call(
+            universe,
+            {
+                "root": an("folder", "paths"),
+                "split": choice("train"),
+                "num_clouds": count(1, "none"),
+                "num_halos": count(5),
+                "box_size": number(60.0),
+                "mesh_size": count(32),
+                "redshift": number(0.0, "zero"),
+                "seed": count(0, "zero", *LARGE),
+                "num_workers": count(1, "none"),
+                "transform": function(None, "none"),
+                "pre_transform": function(None, "none"),
+                "pre_filter": function(None, "none"),
+                "force_reload": flag(),
+            },
+        ),
+        "fit_linear_velocity": Call(
+            lambda **kwargs: torch.tensor(datasets.fit_linear_velocity(**kwargs)),
+            {
+                "clouds": an(
+                    [Data(pos=pos, y=pos.flip(0))], "velocities", names=("cloud",)
+                ),
+                "smoothings": an([0.5], "positives", "none"),
+                "box_size": number(3.0, names=("clouds",)),
+                "mesh_size": count(8),
+            },
+        ),
+        "linear_velocity": Call(
+            datasets.linear_velocity,
+            {
+                "pos": an(pos, "positions", *MORE_ROWS),
+                "smoothing": number(0.5),
+                "amplitude": number(1.0, "zero", "negative"),
+                "box_size": number(3.0),
+                "mesh_size": count(8),
+            },
+        ),
+        "plot_ball_tree": Call(
+            picture,
+            {
+                "pos": an(pos, "positions", "an entry more", "an entry less"),
+                "tree": an(tree, "trees", "of other clouds"),
+                "level": count(0, "zero"),
+                "mask": an(mask, "masks", "none"),
+                "axes": an((0, 1), "axes"),
+                "ax": an(None, "axes_of_a_picture", "none"),
+            },
+        ),
+        "ball_of_row": Call(
+            visualization.ball_of_row,
+            {
+                # Any tree has balls.
+                "tree": an(
+                    *(tree, "trees", "meta", "of more nodes", "of fewer nodes"),
+                    *("of other clouds", "of no nodes"),
+                ),
+                "level": count(0, "zero"),
+            },
+        ),
+    }
+
+
+def universe(**kwargs):
+    if kwargs.get("root") == "folder":
+        kwargs["root"] = mkdtemp()
+    return repr(datasets.CosmologyLPT(**kwargs))
+
+
+def picture(**kwargs):
+    from matplotlib.figure import Figure
+
+    ax = kwargs.pop("ax", None)
+    ax = Figure().subplots() if ax is None else ax
+    axes = visualization.plot_ball_tree(ax=ax, **kwargs)
+    return [torch.tensor(c.get_offsets().data) for c in axes.collections]
+
+
+def parameters(function: Callable[..., Any]) -> set[str]:
+    """The named parameters of a public function; others pass keywords on."""
+    named = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return {p.name for p in named if p.kind not in kinds and p.name not in HIDDEN}
+
+
+#: `self`, and the shared work of layers that get the same edges.
+HIDDEN = {"self", "cls", "edges"}
+
+#: What is public for those who know that their arguments fit, and why.
+TRUSTED = {
+    "Level.of": "takes tensors that are known to fit",
+    "Tree.levels_of": "takes an order that the tree itself gave",
+    "Tree.order": "takes the number of nodes, where it is known",
+    "Erwin.from_reference": "takes what the original implementation wrote",
+}

@@ -42,7 +42,7 @@ def randomised(module: M, seed: int = 0) -> M:
     generator = torch.Generator().manual_seed(seed)
     module = module.double()
     for name, tensor in module.state_dict().items():
-        if tensor.is_floating_point():
+        if tensor.is_floating_point() and tensor.dim() > 0:  # not a unit of length
             noise = torch.randn(tensor.shape, generator=generator)
             if name.endswith("running_var"):
                 noise = 0.5 + noise.square()

@@ -8,6 +8,7 @@ public name, `bad_input/kinds.py` how an argument is spoiled, by its role, and
 """
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +17,19 @@ import pytest
 import torch
 from bad_input.calls import TRUSTED, calls, parameters
 from bad_input.outcomes import PACKAGE, is_finite, outcome, run
+from torch_geometric.data import Batch, Data
 
 import torch_geometric_erwin as package
 from torch_geometric_erwin import (
     datasets,
     neighbors,
     nn,
+    read_tree,
     transforms,
     tree,
     visualization,
 )
+from torch_geometric_erwin.transforms import BallTree
 
 MODULES = (
     *(package, nn, nn.attention, nn.conv, nn.models, nn.norm, nn.pool),
@@ -69,6 +73,88 @@ def test_every_argument_of_every_public_name(capsys):
     assert not findings, "\n" + "\n".join(findings)
     assert total["clear error"] > 5000
     assert total["works"] > 1000
+
+
+def cloud_of(n: int) -> Data:
+    pos = torch.rand(n, 3, generator=torch.Generator().manual_seed(n))
+    edge_index = torch.stack([torch.arange(5), torch.arange(5) + 1])
+    return Data(pos=pos, edge_index=edge_index)
+
+
+def moved(batch: Batch) -> Batch:
+    batch.ptr = torch.tensor([0, 11, 20])
+    return batch
+
+
+def fewer_edges(batch: Batch) -> Batch:
+    # Two balls a cloud, as many as there are edges: PyG cuts both.
+    cloud = BallTree([8], rotate=0.0)(cloud_of(33))
+    cloud.edge_index = cloud.edge_index[:, : cloud.ball_len_0.size(0)]
+    return cloud.edge_subgraph(torch.arange(cloud.edge_index.size(1)) > 0)
+
+
+def with_value(name: str, value: int):
+    def spoil(batch: Batch) -> Batch:
+        batch[name] = batch[name].clone()
+        batch[name].view(-1)[0] = value
+        return batch
+
+    return spoil
+
+
+# What may have happened to data with a tree, and the words for it.
+CAUSES = {
+    "forgotten offsets": (
+        lambda b: Data.from_dict({k: b[k] for k in b.to_dict() if k not in PTR}),
+        "'ptr' is missing, and so is 'batch'",
+    ),
+    "other clouds": (moved, "'ptr' of [11, 9]: the clouds must be those"),
+    "removed": (lambda b: b.subgraph(torch.arange(15)), "added or removed"),
+    "reordered": (
+        lambda b: Batch.from_data_list([b[0].subgraph(torch.arange(12).flip(0)), b[1]]),
+        "reordered or replaced",
+    ),
+    "an edge's attribute": (fewer_edges, "for an attribute of nodes or edges"),
+    "another device": (
+        lambda b: b.update({"perm": b.perm.to("meta")}),
+        "'perm' is on meta, 'pos' is on cpu",
+    ),
+    "another configuration": (
+        lambda b: BallTree([8], rotate=90.0)(b),
+        "was built for 'balls=8 strides= rotate=90.0",
+    ),
+    "no configuration": (lambda b: without(b, "tree_config"), "'tree_config' of the"),
+    "a table is missing": (lambda b: without(b, "ball_len_0"), "has no 'ball_len_0'"),
+    "a table was changed": (
+        with_value("ball_len_0", 7),
+        "'ball_len_0' has 7 at 0, expected 6; its tables were changed",
+    ),
+    "an order was changed": (
+        with_value("perm", 100),
+        "'perm' is not a permutation of the rows of cloud 0; its tables were changed",
+    ),
+    "another type": (
+        lambda b: b.update({"perm": b.perm.float()}),
+        "'perm' is torch.float32 with 1 dimensions",
+    ),
+}
+PTR = ("ptr", "batch")
+
+
+def without(batch: Batch, name: str) -> Batch:
+    del batch[name]
+    return batch
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_every_cause_has_its_own_words(cause):
+    spoil, words = CAUSES[cause]
+    transform = BallTree([8], rotate=0.0)
+    data = spoil(transform(Batch.from_data_list([cloud_of(12), cloud_of(8)])))
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        read_tree(data, transform.config)
+    others = [other for name, (_, other) in CAUSES.items() if name != cause]
+    assert not any(other in str(caught.value) for other in others)
 
 
 def own_functions(cls: type) -> dict[str, object]:

@@ -199,6 +199,17 @@ def difference(tables: Partition, right: Partition) -> str:
     return ""
 
 
+def has_other_lengths(tables: Partition, right: Partition) -> bool:
+    r"""Whether a table has more or fewer entries than the right one.
+
+    Args:
+        tables: The tables.
+        right: Those that the sizes of the clouds give.
+    """
+    pairs = zip(_named(tables), _named(right))
+    return any(table.size(0) != other.size(0) for (_, table), (_, other) in pairs)
+
+
 def _named(tables: Partition) -> list[tuple[str, Tensor]]:
     return [
         *((f"ball_len_{l}", t) for l, t in enumerate(tables.ball_len)),

@@ -9,7 +9,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.order import wrong_order
-from torch_geometric_erwin.tree.partition import Partition, difference
+from torch_geometric_erwin.tree.partition import (
+    Partition,
+    difference,
+    has_other_lengths,
+)
 from torch_geometric_erwin.utils.checks import (
     check_instance,
     check_ptr,
@@ -57,14 +61,11 @@ def problem(
     # As NumPy can read them: on the host, and not negated in memory.
     host = pytree.tree_map_only(Tensor, lambda t: t.cpu().resolve_neg(), tree)
     if not torch._C._are_functorch_transforms_active():
-        wrong = _wrong_values(host, num_nodes)
-    elif any(map(is_batched, host.tensors())):
+        return _wrong_values(host, num_nodes)
+    if any(map(is_batched, host.tensors())):
         return ""  # as it was built inside, sample by sample
-    else:
-        with torch._C._DisableFuncTorch():
-            host = pytree.tree_map_only(Tensor, unwrapped, host)
-            wrong = _wrong_values(host, num_nodes)
-    return f"{wrong}; {CHANGED}" if wrong else ""
+    with torch._C._DisableFuncTorch():
+        return _wrong_values(pytree.tree_map_only(Tensor, unwrapped, host), num_nodes)
 
 
 def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
@@ -148,15 +149,18 @@ def _wrong_values(tree: "Tree", num_nodes: int) -> str:
         check_ptr(ptr, num_nodes, ptr.device, name="node_ptr")
         right = Partition.of(*_own_clouds(tree, num_nodes), tree.config)
     except ValueError as error:
-        return str(error)
+        return f"{error}; {CHANGED}"
     if tree.real is not None:  # the tables of the first clouds, filled up
         points = int(ptr[int(tree.real.sum())])
         right = right.padded(tree.config, points, num_nodes, tree.level.size(0))
         if not torch.equal(ptr.diff(), right.level[:, 0]):
-            return "the clouds that were added are not those of 'pad'"
-    return difference(tree.partition(), right) or wrong_order(
-        tree.perm, tree.perm_rot, tree.mask, tree.level, ptr
-    )
+            return f"the clouds that were added are not those of 'pad'; {CHANGED}"
+    tables = tree.partition()
+    wrong = difference(tables, right)
+    if wrong:
+        return f"{wrong}; {CUT if has_other_lengths(tables, right) else CHANGED}"
+    wrong = wrong_order(tree.perm, tree.perm_rot, tree.mask, tree.level, ptr)
+    return f"{wrong}; {CHANGED}" if wrong else ""
 
 
 def _own_clouds(tree: "Tree", num_nodes: int) -> tuple[Tensor, int]:

@@ -599,7 +599,7 @@ BAD = {
     "empty list": ({"hidden_channels": []}, "'hidden_channels' must not be empty"),
     "lists disagree": (
         {"ball_sizes": [8, 8, 8]},
-        r"'hidden_channels' must have one value or 3 \(got 2: \[16, 32\]\)",
+        r"'ball_sizes' must have one value or 2 \(got 3: .*'hidden_channels' is for 2",
     ),
     "in_channels": (
         {"in_channels": -1},
@@ -651,7 +651,7 @@ BAD = {
     "backend": ({"backend": "flash"}, r"'backend' must be one of .* \(got 'flash'\)"),
     "checkpoint": (
         {"checkpoint": [True, False, True]},
-        r"'hidden_channels' must have one value or 3 \(got 2",
+        r"'checkpoint' must have one value or 2 \(got 3",
     ),
     "number of checkpoint": (
         {"checkpoint": [True]},

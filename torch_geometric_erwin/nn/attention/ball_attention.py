@@ -229,12 +229,12 @@ class BallAttention(torch.nn.Module):
         check_rows("x", x, level.num_rows, self.channels)
         check_rows("level.offset", level.offset, level.num_rows, self.dim)
         check_devices(x=x, level=level.offset)
-        check_weight("x", x, self.sigma)
         if level.ball_size > self.ball_size:
             raise ValueError(
                 f"the level's balls have up to {level.ball_size} rows, the layer is "
                 f"for 'ball_size={self.ball_size}'"
             )
+        check_weight("x", x, self.sigma)
         relative = self.distance == "relative"
         pos = level.relative_offset if relative else level.offset
         x = x + self.lin_pos(pos.to(x.dtype))

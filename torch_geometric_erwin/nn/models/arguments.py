@@ -1,5 +1,6 @@
 r"""Arguments that a model takes once, or once per level."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Union
 
@@ -59,13 +60,16 @@ def num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
     for name, length in lengths.items():
         if length < 1:
             raise ValueError(f"'{name}' must not be empty")
-    longest = max(lengths, key=lambda name: lengths[name])
-    levels = lengths[longest]
+    # Most lists are right, and of as many the first is: that of the widths.
+    counted = [n for n in lengths if not isinstance(arguments[n][0], (str, bytes))]
+    votes = Counter(lengths[name] for name in counted)
+    right = max(counted or lengths, key=lambda name: votes[lengths[name]])
+    levels = lengths[right]
     for name, length in lengths.items():
         value, short = arguments[name]
         if length != levels and not isinstance(value, (str, bytes)):
             raise ValueError(
                 f"'{name}' must have one value or {levels - short} (got {len(value)}: "
-                f"{[*value]}), as '{longest}' is for {levels} levels"
+                f"{[*value]}), as '{right}' is for {levels} levels"
             )
     return levels

@@ -54,6 +54,17 @@ def wall_seconds(run: Run, inputs: Any) -> float:
     return seconds
 
 
+def steady_seconds(run: Run, inputs: Any) -> float:
+    r"""How long a call takes that is made over and over again: the median of many.
+
+    Args:
+        run: The function.
+        inputs: Its argument.
+    """
+    calls = [wall_seconds(run, inputs) for _ in range(120)]
+    return float(np.median(calls[20:]))
+
+
 def cuda_seconds(run: Run, inputs: Any) -> float:
     r"""How long the GPU works on a call.
 

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 6
+#define ERWIN_ABI_VERSION 7
 #define ERWIN_MAX_LEVELS 16
 #define ERWIN_MAX_DIM 16777216  // coordinates of a point
 #define ERWIN_DEVICE_ALIGNMENT 64  // bytes
@@ -89,9 +89,10 @@ ERWIN_API int32_t erwin_permutations(const int64_t* perm, int64_t rows, const in
 
 // ---- Tree -----------------------------------------------------------------------------------------------------------
 
-// Rows and balls of every cloud on every level; both outputs are [clouds, levels]. Host pointers on every device.
+// Rows of every cloud on every level, [clouds, levels]; `total` [2, levels]: the rows and the balls that all clouds have
+// on each. Host pointers on every device.
 ERWIN_API int32_t erwin_tree_sizes(const erwin_layout* layout, const int64_t* ptr, int64_t clouds, int64_t* rows,
-                                   int64_t* balls);
+                                   int64_t* total);
 
 // Rows of each ball, `ball_len[l]` [sum of balls of level l], and children of each pooled row, `group_len[l]`
 // [rows of level l + 1], clouds one after the other. A `group_len[l]` that is NULL is left out. Host pointers on every

@@ -92,7 +92,7 @@ def make_sizes(context):
     return Call(
         "erwin_tree_sizes",
         **{"layout": layout, "ptr": ptr, "clouds": CLOUDS},
-        **{"rows": longs(2 * CLOUDS), "balls": longs(2 * CLOUDS)},
+        **{"rows": longs(2 * CLOUDS), "total": longs(2 * 2)},
     )
 
 
@@ -265,7 +265,7 @@ WRONG = {
     "dim": [0, -1, MAX_DIM + 1, 2**31, 2**32 + 3, 2**60, 2**63 - 1],
     "bytes": [None],
     "rows": [None],
-    "balls": [None],
+    "total": [None],
     "ball_len": [None, _native.pointers([])],
     "group_len": [None],
     "pos": [None],

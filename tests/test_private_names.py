@@ -28,6 +28,10 @@ IN_PACKAGE = {
     "torch._C._are_functorch_transforms_active",
     "torch._C._DisableFuncTorch",
     "torch.autograd.forward_ad._current_level",
+    # Whether a mode or a profile sees the operators that are called.
+    "torch._C._len_torch_dispatch_stack",
+    "torch._C._len_torch_function_stack",
+    "torch.autograd._profiler_enabled",
     # The schema of an operator that was defined by text.
     "torch._C._get_schema",
     # Kinds of tensors that have no memory of their own.

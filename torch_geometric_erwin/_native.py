@@ -29,7 +29,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-ABI_VERSION = 6
+ABI_VERSION = 7
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -129,7 +129,8 @@ class Message(Structure):
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
 _ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
 _MESSAGE, _BOUNDS = POINTER(Message), POINTER(TreeBounds)
-_PER_LEVEL = c_void_p * MAX_LEVELS  # kept: ctypes would make the type anew every time
+# Kept: ctypes would make a type anew every time.
+_PER_LEVEL, _TOTAL = c_void_p * MAX_LEVELS, c_int64 * (2 * MAX_LEVELS)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
 _SIGNATURES = {
@@ -349,6 +350,20 @@ def _layout(ball_sizes: tuple[int, ...], strides: tuple[int, ...], kind: str) ->
 def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
     r"""An array with the address of each tensor's data, at most one a level."""
     return _PER_LEVEL(*[t.data_ptr() for t in tensors])
+
+
+def tree_sizes(
+    config: Layout, ptr: Tensor, rows: Tensor
+) -> tuple[list[int], list[int]]:
+    r"""Fills in the rows of every cloud on every level, and returns the rows and the
+    balls that all clouds have on each.
+    """
+    total, levels = _TOTAL(), config.levels
+    call(
+        "erwin_tree_sizes",
+        *(config, ptr.data_ptr(), ptr.size(0) - 1, rows.data_ptr(), total),
+    )
+    return total[:levels], total[levels : 2 * levels]
 
 
 def size_of(name: str, *args: object) -> int:

@@ -9,8 +9,9 @@ import torch
 
 from benchmark import peers
 from benchmark.inputs import Clouds, clouds
-from benchmark.runner import Case, Run, Workload
-from torch_geometric_erwin import Tree, ball_tree
+from benchmark.runner import Case, Run, Workload, steady_seconds
+from torch_geometric_erwin import Tree, _native, ball_tree
+from torch_geometric_erwin.ops.ball_tree import rotation_matrix
 
 _BALL = 128
 _LEVELS: dict[str, Any] = {
@@ -161,6 +162,70 @@ def tree_scaling(size: str) -> Iterator[Workload]:
         yield _workload(1, n, all_peers=n <= 10**6)
 
 
+class _Kernels:
+    r"""The native calls of a build and nothing else: their arguments are prepared when
+    an input is first seen.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        self.config = config
+        self.seen: Any = None
+
+    def __call__(self, c: Clouds) -> torch.Tensor:
+        if c is not self.seen:
+            self.seen, self.calls = c, self.prepared(c)
+        for function, args in self.calls:
+            assert function(*args) == 0
+        return self.tree.perm
+
+    def prepared(self, c: Clouds) -> list[tuple[Any, tuple[Any, ...]]]:
+        # The results are those of a tree, which they overwrite.
+        self.tree = tree = ball_tree(c.pos, c.ptr, **self.config)
+        config, dim = tree.config, c.pos.size(1)
+        layout = _native.layout(config.ball_sizes, config.strides, config.layout)
+        clouds = (c.ptr.data_ptr(), c.ptr.numel() - 1)
+        size = _native.size_of("erwin_tree_workspace", layout, 0, *clouds, dim)
+        rotation = rotation_matrix(config.rotate, dim).float()
+        number = torch.empty(2 * _native.MAX_LEVELS, dtype=torch.int64)
+        tables = map(_native.pointers, (tree.ball_len, tree.group_len))
+        workspace, context = _native.workspace(size), _native.context(c.pos)
+        self.kept = (rotation, number, workspace)
+        level, perm = tree.level.data_ptr(), tree.perm.data_ptr()
+        calls = {
+            "is_finite": (0, c.pos.data_ptr(), c.pos.numel(), number.data_ptr()),
+            "tree_sizes": (layout, *clouds, level, number.data_ptr()),
+            "tree_tables": (layout, *clouds, *tables),
+            "tree_workspace": (layout, 0, *clouds, dim, number.data_ptr()),
+            "tree_build": (
+                *(context, layout, 0, c.pos.data_ptr(), *clouds, dim),
+                rotation.data_ptr() if config.rotate else None,
+                *(workspace.data_ptr(), size, perm, None),
+                _native.pointers(tree.perm_rot),
+            ),
+        }
+        library = _native.library()
+        return [(getattr(library, f"erwin_{n}"), args) for n, args in calls.items()]
+
+
+def tree_call(size: str) -> Iterator[Workload]:
+    r"""What a public call costs beside its kernels, for batches of small clouds."""
+    num, n = (3, 256) if size == "tiny" else (16, 1024)
+    for name, config in (
+        ("one level", {"ball_sizes": _BALL, "strides": [], "rotate": 0.0}),
+        ("five levels", {**_LEVELS, "rotate": 0.0}),
+        ("five rotated levels", _LEVELS),
+    ):
+        yield Workload(
+            f"{num} x {n:,}, {name}",
+            partial(_clouds, num, n),
+            {"kernels": partial(_Kernels, **config), "ours": partial(_ours, **config)},
+            "kernels",
+            same_balls,
+            {"clouds": num, "points": num * n, "dim": 3, "kind": "uniform"},
+            seconds=steady_seconds,
+        )
+
+
 def tree_contention(size: str) -> Iterator[Workload]:
     r"""Two processes build at the same time, as workers of two trainings would."""
     num, n = (2, 256) if size == "tiny" else (16, 4096)
@@ -181,6 +246,12 @@ CASES = [
         tree_scaling,
         serial=True,
         plot="scaling",
+    ),
+    Case(
+        "tree_call",
+        "Building trees: the public call, and its native work alone",
+        tree_call,
+        serial=True,
     ),
     Case(
         "tree_contention",

@@ -17,6 +17,8 @@ bool is_finite(const char* values, int64_t count, int32_t mantissa) {
   Bits carry = 0;
   for (int64_t begin = 0; begin < count && (carry & sign) == 0; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, count);
+    // A few bytes of code, which may take twice as long where they cross a line of the cache: fewer turns.
+#pragma GCC unroll 4
     for (int64_t i = begin; i < end; ++i) {
       Bits bits;
       std::memcpy(&bits, values + i * static_cast<int64_t>(sizeof(Bits)), sizeof(bits));

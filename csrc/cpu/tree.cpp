@@ -306,15 +306,19 @@ using erwin::Layout;
 using erwin::Node;
 
 int32_t erwin_tree_sizes(const erwin_layout* config, const int64_t* ptr, int64_t clouds, int64_t* rows,
-                         int64_t* balls) {
+                         int64_t* total) {
   Layout layout;
   if (!erwin::make_layout(config, &layout) || !erwin::valid_ptr(ptr, clouds)) return ERWIN_INVALID_ARGUMENT;
-  if (!erwin::is_given(rows, clouds) || !erwin::is_given(balls, clouds)) return ERWIN_INVALID_ARGUMENT;
+  if (!erwin::is_given(rows, clouds) || total == nullptr) return ERWIN_INVALID_ARGUMENT;
+  int64_t* const balls = total + layout.levels;
+  std::fill_n(total, 2 * layout.levels, 0);
   for (int64_t g = 0; g < clouds; ++g) {
     const Node root = layout.root(ptr[g + 1] - ptr[g]);
     for (int32_t l = 0; l < layout.levels; ++l) {
-      rows[g * layout.levels + l] = layout.rows(root, l);
-      balls[g * layout.levels + l] = root.points == 0 ? 0 : erwin::count_balls(layout, l, root);
+      const int64_t count = layout.rows(root, l);
+      rows[g * layout.levels + l] = count;
+      total[l] += count;
+      if (root.points > 0) balls[l] += erwin::count_balls(layout, l, root);
     }
   }
   return ERWIN_OK;
@@ -335,8 +339,9 @@ int32_t erwin_tree_tables(const erwin_layout* config, const int64_t* ptr, int64_
       if (root.points == 0) continue;
       balls = erwin::write_balls(layout, l, root, balls);
       if (groups == nullptr) continue;
-      const int64_t stride = layout.span[l + 1] / layout.span[l];
-      for (int64_t rest = layout.rows(root, l); rest > 0; rest -= stride) *groups++ = std::min(stride, rest);
+      const int64_t stride = layout.span[l + 1] / layout.span[l], children = layout.rows(root, l);
+      groups = std::fill_n(groups, children / stride, stride);
+      if (children % stride != 0) *groups++ = children % stride;
     }
   }
   return ERWIN_OK;

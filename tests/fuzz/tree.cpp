@@ -71,18 +71,17 @@ template <typename T>
 void check_tables(const erwin_layout& layout, const Guarded<int64_t>& ptr, const Oracle<T>& oracle,
                   std::vector<int64_t>* level_rows) {
   const int64_t clouds = ptr.size() - 1, levels = layout.levels;
-  Guarded<int64_t> rows(clouds * levels), balls(clouds * levels);
-  expect_ok("sizes", erwin_tree_sizes(&layout, ptr.data(), clouds, rows.data(), balls.data()));
+  Guarded<int64_t> rows(clouds * levels), total(2 * levels);
+  expect_ok("sizes", erwin_tree_sizes(&layout, ptr.data(), clouds, rows.data(), total.data()));
   level_rows->assign(static_cast<size_t>(levels), 0);
-  std::vector<int64_t> level_balls(static_cast<size_t>(levels), 0);
-  for (int64_t i = 0; i < clouds * levels; ++i) {
-    (*level_rows)[static_cast<size_t>(i % levels)] += rows[i];
-    level_balls[static_cast<size_t>(i % levels)] += balls[i];
-  }
-  for (size_t l = 0; l < level_balls.size(); ++l) {
-    FUZZ_EXPECT(level_balls[l] == static_cast<int64_t>(oracle.ball_len[l].size()), "number of balls of level %zu", l);
-    FUZZ_EXPECT((*level_rows)[l] == static_cast<int64_t>(l == 0 ? oracle.perm.size() : oracle.group_len[l - 1].size()),
-                "number of rows of level %zu", l);
+  for (int64_t i = 0; i < clouds * levels; ++i) (*level_rows)[static_cast<size_t>(i % levels)] += rows[i];
+  for (int64_t l = 0; l < levels; ++l) {
+    const auto at = static_cast<size_t>(l);
+    FUZZ_EXPECT(total[l] == (*level_rows)[at], "rows of all clouds on level %zu", at);
+    FUZZ_EXPECT(total[l] == static_cast<int64_t>(l == 0 ? oracle.perm.size() : oracle.group_len[at - 1].size()),
+                "number of rows of level %zu", at);
+    FUZZ_EXPECT(total[levels + l] == static_cast<int64_t>(oracle.ball_len[at].size()), "number of balls of level %zu",
+                at);
   }
   const auto ball_len = arrays(oracle.ball_len), group_len = arrays(oracle.group_len);
   expect_ok("tables", erwin_tree_tables(&layout, ptr.data(), clouds, addresses(ball_len).data(),
@@ -179,11 +178,11 @@ struct Build {
   const erwin_tree_bounds* bounds_at = &bounds;
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;
-  int64_t *perm = nullptr, *rows = nullptr, *balls = nullptr, *bytes = nullptr;
+  int64_t *perm = nullptr, *rows = nullptr, *total = nullptr, *bytes = nullptr;
   uint8_t* mask = nullptr;
   int64_t *const *perm_rot = nullptr, *const *ball_len = nullptr, *const *group_len = nullptr;
 
-  int32_t sizes() const { return erwin_tree_sizes(layout_at, ptr, clouds, rows, balls); }
+  int32_t sizes() const { return erwin_tree_sizes(layout_at, ptr, clouds, rows, total); }
   int32_t tables() const { return erwin_tree_tables(layout_at, ptr, clouds, ball_len, group_len); }
   int32_t size() const { return erwin_tree_workspace(layout_at, dtype, ptr, clouds, dim, bytes); }
   int32_t build() const {
@@ -221,7 +220,7 @@ const Fault<Build> kNumbers[] = {
     {"dim 2^60", [](Build& b) { b.dim = int64_t{1} << 60; }}, {"dim 2^63 - 1", [](Build& b) { b.dim = INT64_MAX; }},
 };
 const Fault<Build> kSizesOutputs[] = {
-    {"rows NULL", [](Build& b) { b.rows = nullptr; }}, {"balls NULL", [](Build& b) { b.balls = nullptr; }},
+    {"rows NULL", [](Build& b) { b.rows = nullptr; }}, {"total NULL", [](Build& b) { b.total = nullptr; }},
 };
 const Fault<Build> kTablesOutputs[] = {
     {"ball_len NULL", [](Build& b) { b.ball_len = nullptr; }},
@@ -267,17 +266,17 @@ void bad_tree_case(Choices& choices) {
   const Guarded<int64_t> ptr(std::vector<int64_t>{0, 3, points});
   const Guarded<float> pos = make_pos<float>(choices, points, b.dim, false), rotation(9);
   std::fill(rotation.begin(), rotation.end(), 0.5f);
-  Guarded<int64_t> rows(2 * levels), balls(2 * levels), bytes(1);
+  Guarded<int64_t> rows(2 * levels), total(2 * levels), bytes(1);
   b.ptr = ptr.data(), b.pos = pos.data(), b.rotation = rotation.data();
-  b.rows = rows.data(), b.balls = balls.data(), b.bytes = bytes.data();
+  b.rows = rows.data(), b.total = total.data(), b.bytes = bytes.data();
   b.bounds.clouds = 2, b.bounds.points = points, b.bounds.largest = points;
   expect_ok("sizes", b.sizes());
   std::vector<std::vector<int64_t>> lengths, groups;
   for (int64_t l = 0; l < levels; ++l) {
-    b.bounds.rows[l] = rows[l] + rows[levels + l];
-    lengths.emplace_back(static_cast<size_t>(balls[l] + balls[levels + l]));
+    b.bounds.rows[l] = total[l];
+    lengths.emplace_back(static_cast<size_t>(total[levels + l]));
   }
-  groups.emplace_back(static_cast<size_t>(b.bounds.rows[1]));
+  groups.emplace_back(static_cast<size_t>(total[1]));
   const auto ball_len = arrays(lengths), group_len = arrays(groups);
   const auto ball_len_at = addresses(ball_len), group_len_at = addresses(group_len);
   b.ball_len = ball_len_at.data(), b.group_len = group_len_at.data();

@@ -7,8 +7,11 @@ import torch
 from compiled import no_recompilation
 from scipy.linalg import expm
 from scipy.spatial.transform import Rotation
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin import _native, ball_tree
+from torch_geometric_erwin.ops import ball_tree as ops
+from torch_geometric_erwin.ops import dispatch
 from torch_geometric_erwin.ops.ball_tree import rotation_matrix
 
 ANGLES = [45.0, -30.0, 10.0, 200.0]
@@ -192,8 +195,8 @@ def test_no_rotation_is_computed_without_an_angle(monkeypatch):
     monkeypatch.setattr(module, fail)
     pos = torch.rand(20, 3)
     assert ball_tree(pos, ball_sizes=4, strides=[], rotate=0.0).perm_rot == ()
-    with pytest.raises(AssertionError, match=r"called for 45\.0 degrees"):
-        ball_tree(pos, ball_sizes=4, strides=[], rotate=45.0)
+    with pytest.raises(AssertionError, match=r"called for 17\.5 degrees"):
+        ball_tree(pos, ball_sizes=4, strides=[], rotate=17.5)  # no other test's
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -234,3 +237,50 @@ def test_sum_of_opposite_infinities_counts_as_zero():
 def test_no_angle_is_the_identity():
     assert torch.equal(rotation_matrix(0.0, 4), torch.eye(4, dtype=torch.float64))
     assert torch.equal(rotation_matrix(45.0, 1), torch.eye(1, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotate", [0.0, 45.0])
+@pytest.mark.parametrize("sizes", [[], [0], [1], [7, 0, 300]])
+def test_the_kernel_alone_gives_what_the_operator_does(sizes, rotate, layout):
+    ptr = torch.tensor([0, *sizes]).cumsum(0)
+    pos = torch.rand(sum(sizes), 3)
+    args = (pos, ptr, [8, 4], [2], rotate, layout)
+    assert dispatch.is_eager(pos, ptr)
+    alone, operator = ops.ball_tree(*args), torch.ops.erwin.ball_tree(*args)
+    for a, b in zip(alone, operator, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+    memory = [t.untyped_storage().data_ptr() for t in alone if t.numel() > 0]
+    assert len({*memory}) == len(memory)
+
+
+class Seen(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_and_a_profile_see_the_operator():
+    pos = torch.rand(30, 3)
+    expected = ball_tree(pos, ball_sizes=8)
+    with Seen() as seen:
+        tree = ball_tree(pos, ball_sizes=8)
+    assert torch.equal(tree.perm, expected.perm)
+    assert seen.names.count("erwin::ball_tree") == 1
+    with torch.profiler.profile() as profile:
+        ball_tree(pos, ball_sizes=8)
+    assert "erwin::ball_tree" in {event.key for event in profile.key_averages()}
+
+
+def test_memory_that_the_host_does_not_have(monkeypatch):
+    def workspace(size):
+        raise RuntimeError(f"can't allocate memory: you tried to allocate {size} bytes")
+
+    monkeypatch.setattr(_native, "workspace", workspace)
+    with pytest.raises(MemoryError, match="erwin::ball_tree: can't allocate"):
+        ball_tree(torch.rand(30, 3), ball_sizes=8)

@@ -1,7 +1,10 @@
 import pytest
 import torch
 from clouds import ragged, randomised
+from torch._subclasses import FakeTensorMode
 from torch.nn import Parameter
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.ops import dispatch, linear
@@ -98,3 +101,38 @@ def test_knows_when_a_function_is_transformed():
     with torch.autograd.forward_ad.dual_level():
         function(x)
     assert seen == [False, True, True, True, True]
+
+
+class Function(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
+
+
+def test_knows_when_an_operator_is_its_kernel():
+    x = torch.ones(2)
+    assert dispatch.is_eager()
+    assert dispatch.is_eager(x, torch.ones(2, requires_grad=True))
+    assert not dispatch.is_eager(x, Parameter(x))
+    assert not dispatch.is_eager(torch._neg_view(x))
+    with FakeTensorMode() as mode:
+        assert not dispatch.is_eager(x)
+    assert not dispatch.is_eager(mode.from_tensor(x))
+    for context in (
+        TorchDispatchMode(),
+        Function(),
+        torch.device("cpu"),
+        torch.profiler.profile(),
+        torch.autograd.forward_ad.dual_level(),
+    ):
+        with context:
+            assert not dispatch.is_eager(x)
+    seen = []
+
+    def function(x):
+        seen.append(dispatch.is_eager(torch.ones(2)))
+        return x + 1
+
+    torch.func.vmap(function)(x)
+    torch.jit.trace(function, x, check_trace=False)
+    assert not any(seen)
+    assert dispatch.is_eager(x)

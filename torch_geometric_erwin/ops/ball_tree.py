@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
+from torch_geometric_erwin.ops import dispatch
 from torch_geometric_erwin.ops.contract import (
     check_tree,
     implement,
@@ -73,6 +74,11 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
     return torch.from_numpy(axes.T.copy())
 
 
+@lru_cache(maxsize=16)
+def _rotation(degrees: float, dim: int, dtype: torch.dtype) -> Tensor:
+    return rotation_matrix(degrees, dim).to(dtype)
+
+
 def sizes_of(
     ptr: Tensor, num_points: int, ball_sizes: list[int], strides: list[int], layout: str
 ) -> tuple[Tensor, list[int], list[int]]:
@@ -89,19 +95,12 @@ def sizes_of(
         ValueError: If the offsets are malformed.
     """
     config = _native.layout(ball_sizes, strides, layout)
-    clouds, levels = ptr.numel() - 1, len(ball_sizes)
-    rows, balls = ptr.new_empty(clouds, levels), ptr.new_empty(clouds, levels)
+    rows = ptr.new_empty(ptr.size(0) - 1, len(ball_sizes))
     try:
-        _native.call(
-            "erwin_tree_sizes",
-            config,
-            *(ptr.data_ptr(), clouds),
-            *(rows.data_ptr(), balls.data_ptr()),
-        )
-    except (RuntimeError, ValueError):
+        num_rows, num_balls = _native.tree_sizes(config, ptr, rows)
+    except RuntimeError:
         check_ptr(ptr, num_points, ptr.device)  # says what is wrong with the values
         raise
-    num_rows, num_balls = rows.sum(0).tolist(), balls.sum(0).tolist()
     if (int(ptr[-1]) if layout == "perfect" else num_rows[0]) != num_points:
         check_ptr(ptr, num_points, ptr.device)
     return rows, num_rows, num_balls
@@ -121,7 +120,7 @@ def tables_of(
     _native.call(
         "erwin_tree_tables",
         _native.layout(ball_sizes, strides, layout),
-        *(ptr.data_ptr(), ptr.numel() - 1),
+        *(ptr.data_ptr(), ptr.size(0) - 1),
         *(_native.pointers(ball_len), _native.pointers(group_len)),
     )
     return ball_len, group_len
@@ -162,12 +161,47 @@ def _ball_tree_cpu(
 ) -> list[Tensor]:
     check_tree(ball_sizes, strides, layout, rotate)
     pos, ptr = pos.contiguous(), ptr.contiguous()
-    check_finite(pos)
+    _check_finite(pos)
     config = (ball_sizes, strides, layout)
     rows, num_rows, num_balls = sizes_of(ptr, pos.size(0), *config)
     ball_len, group_len = tables_of(ptr, num_rows, num_balls, *config)
     perm, mask, *perm_rot = _order(pos, ptr, num_rows, *config, rotate)
     return [perm, rows, mask, *ball_len, *group_len, *perm_rot]
+
+
+def ball_tree(
+    pos: Tensor,
+    ptr: Tensor,
+    ball_sizes: Sequence[int],
+    strides: Sequence[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
+    r"""Calls the operator, or on the host its kernel at once where that is the same.
+
+    Args:
+        pos: The node positions, by :func:`check_pos`.
+        ptr: The row offsets of the clouds, by :func:`check_ptr`.
+        ball_sizes: The largest number of rows in a ball, per level.
+        strides: The number of rows that each coarsening pools.
+        rotate: The angle of the second tree, in degrees; zero for none.
+        layout: The layout of the tree.
+
+    Example:
+        >>> args = torch.tensor([[1.0], [0.0]]), torch.tensor([0, 2]), [2], [], 0.0
+        >>> ball_tree(*args, "balanced")[0]
+        tensor([1, 0])
+    """
+    args = (pos, ptr, ball_sizes, strides, rotate, layout)
+    if pos.is_cpu and ptr.is_cpu and dispatch.is_eager(pos, ptr):
+        return _ball_tree_cpu(*args)
+    return torch.ops.erwin.ball_tree(*args)
+
+
+def _check_finite(pos: Tensor) -> None:
+    # The native look alone at what is known to be a contiguous tensor of the host.
+    if not _native.is_finite(pos):
+        check_finite(pos)  # names the row
 
 
 def _order(
@@ -183,7 +217,7 @@ def _order(
     dtype, dim = _native.DTYPES[pos.dtype], pos.size(1)
     cloud_args = (ptr.data_ptr(), ptr.numel() - 1)
     perm, mask, *perm_rot = tensors = empty_order(pos, num_rows, rotate, layout)
-    rotation = rotation_matrix(rotate, dim).to(pos.dtype) if rotate else None
+    rotation = _rotation(rotate, dim, pos.dtype) if rotate else None
     size = _native.size_of("erwin_tree_workspace", config, dtype, *cloud_args, dim)
     workspace = _native.workspace(size)
     _native.call(
@@ -217,7 +251,7 @@ def _ball_tree_order_cpu(
 ) -> list[Tensor]:
     check_tree(ball_sizes, strides, layout, rotate)
     pos, ptr = pos.contiguous(), ptr.contiguous()
-    check_finite(pos)
+    _check_finite(pos)
     _, expected, _ = sizes_of(ptr, pos.size(0), ball_sizes, strides, layout)
     if num_rows != expected:
         raise ValueError(

@@ -204,7 +204,8 @@ def implement(
 ) -> Callable[[Function], Function]:
     r"""Registers an implementation that is called with what it takes, or not at all.
 
-    Where the host has no memory for what it makes, :obj:`MemoryError` is raised.
+    Where the host has no memory for what it makes, :obj:`MemoryError` is raised. What
+    is returned does the same, but leaves the arguments to its caller.
 
     Args:
         operator: The operator's name.
@@ -215,8 +216,7 @@ def implement(
 
     def register(function: Function) -> Function:
         @wraps(function)
-        def checked(*args: Any) -> Any:
-            contract.check(args)
+        def guarded(*args: Any) -> Any:
             try:
                 return function(*args)
             except RuntimeError as error:
@@ -224,8 +224,13 @@ def implement(
                     raise
                 raise MemoryError(f"{operator}: {error}") from error
 
+        @wraps(function)
+        def checked(*args: Any) -> Any:
+            contract.check(args)
+            return guarded(*args)
+
         torch.library.impl(operator, device)(checked)
-        return function
+        return guarded
 
     return register
 

@@ -55,3 +55,28 @@ def is_transformed() -> bool:
         return False
     transforms = torch._C._are_functorch_transforms_active()
     return transforms or forward_ad._current_level >= 0
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    r"""Whether a call of an operator would reach its kernel with these very tensors.
+
+    Nothing looks at the call on its way, neither a mode nor a trace, a transform or a
+    profile: the kernel may be called without PyTorch's dispatcher, which takes longer
+    than a small one.
+
+    Args:
+        *tensors: The tensors of the call.
+
+    Example:
+        >>> is_eager(torch.ones(2)), is_eager(Parameter(torch.ones(2)))
+        (True, False)
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and all(type(t) is Tensor and not t.is_neg() for t in tensors)
+        and not is_transformed()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._len_torch_function_stack() == 0
+        and not torch.jit.is_tracing()
+        and not torch.autograd._profiler_enabled()
+    )

@@ -8,15 +8,16 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from torch_geometric_erwin.ops import ball_tree as ops
 from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.order import TIES, coordinate_order
 from torch_geometric_erwin.tree.partition import runs_of
 from torch_geometric_erwin.tree.tree import Tree
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_flag,
     check_pos,
     check_ptr,
-    check_tensor,
 )
 from torch_geometric_erwin.utils.rows import segment_ids
 
@@ -73,7 +74,8 @@ def ball_tree(
         >>> ball_tree(pos, ball_sizes=2).perm
         tensor([3, 1, 2, 0])
     """
-    if isinstance(runs, Sequence) and len(runs) == 0:
+    check_flag("validate", validate)
+    if isinstance(runs, (list, tuple)) and len(runs) == 0:
         config = _config_of(ball_sizes, strides, rotate, layout)
     else:
         config = TreeConfig(ball_sizes, strides, rotate, layout, runs)
@@ -122,8 +124,7 @@ def build_tree(
         validate: Whether to check values on a GPU too.
     """
     check_choice("ties", ties, TIES)
-    check_tensor("pos", pos)
-    if pos.is_meta:
+    if isinstance(pos, Tensor) and pos.is_meta:
         raise ValueError("'pos' is on meta, where it has no values")
     # On the host the operator checks values, but of rows that ties have put in another
     # order.
@@ -137,7 +138,7 @@ def build_tree(
     if device.type not in ("cpu", "cuda"):
         pos, ptr = pos.cpu(), ptr.cpu()
     order = coordinate_order(pos, ptr) if ties == "coordinates" else None
-    tensors = torch.ops.erwin.ball_tree(
+    tensors = ops.ball_tree(
         pos if order is None else pos[order],
         ptr,
         config.ball_sizes,
@@ -150,7 +151,10 @@ def build_tree(
         start = ptr.to(pos.device)[segment_ids(level[:, 0], perm.size(0))]
         perm = order[perm + start] - start
     levels = config.num_levels
-    runs = runs_of(ptr.cpu(), pos.size(0), config) if config.runs else ()
+    runs: tuple[tuple[Tensor, ...], ...] = ()
+    if config.runs:
+        host = ptr.cpu().resolve_neg().contiguous()  # read as it lies in memory
+        runs = runs_of(host, pos.size(0), config)
     tree = Tree(
         perm,
         ptr if ptr.device == pos.device else ptr.to(pos.device),

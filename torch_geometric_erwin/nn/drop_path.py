@@ -41,6 +41,8 @@ class DropPath(Module):
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass of the module."""
+        if not self.training or self.p == 0:
+            return x
         check_level("level", level)
         check_tensor("x", x)
         check_floating("x", x)
@@ -49,8 +51,6 @@ class DropPath(Module):
                 f"'x' must have shape [{level.num_rows}, C] (got {[*x.shape]})"
             )
         check_devices(x=x, level=level.pos)
-        if not self.training or self.p == 0:
-            return x
         keep = torch.rand(level.num_clouds, device=x.device) >= self.p
         return x * (keep.to(x.dtype) / (1 - self.p))[level.batch][:, None]
 

@@ -1009,7 +1009,11 @@ def test_config_repeats_scalars():
         ((128, 2), ValueError, r"number of levels is unknown.*128 and 2"),
         (([], ()), ValueError, r"1 to 16 levels \(got 0\)"),
         (([8] * 17, 2), ValueError, r"1 to 16 levels \(got 17\)"),
-        (([8, 8, 8], [2]), ValueError, r"'ball_sizes' has 3 values and 'strides' 1: .* \(got \[8, 8, 8\]"),
+        (
+            ([8, 8, 8], [2]),
+            ValueError,
+            r"'ball_sizes' has 3 values and 'strides' 1: .* \(got \[8, 8, 8\]",
+        ),
         (([8, 0], 2), ValueError, r"'ball_sizes' must be at least 1 \(got 0\)"),
         ((8, [-2]), ValueError, r"'strides' must be at least 1 \(got -2\)"),
         (([8.0], ()), TypeError, r"'ball_sizes' must hold integers \(got 8.0\)"),

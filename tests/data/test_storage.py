@@ -173,3 +173,19 @@ def test_an_attribute_of_the_users_is_no_tree():
     assert read_tree(data, TreeConfig(4, ())) is None
     with pytest.raises(ValueError, match="the data has no tree"):
         global_perm(data)
+
+
+def test_data_of_an_earlier_version():
+    """Its numbers were one for the whole configuration, and the number of nodes."""
+    config, data = TreeConfig(4, [2]), batch_of(SIZES)
+    attach_tree(data, data.stores[0], tree_of(data, config))
+    expected = read_tree(data, config)
+    data.tree_code = torch.tensor([[2**60, n] for n in SIZES])
+    assert_same(read_tree(data, config), expected)
+
+    def rows(data):
+        return read_tree(data, config).to_rows(data.pos)
+
+    compiled = torch.compile(rows, fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="by an earlier version; apply"):
+        compiled(data)

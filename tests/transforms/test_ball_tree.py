@@ -98,7 +98,7 @@ def test_attributes(transform):
             expected[f"run_len_{l}_{size}"] = tensor
     expected = {name: tensor.int() for name, tensor in expected.items()}
     expected["tree_config"] = str(config)
-    expected["tree_code"] = torch.tensor([[config.code, 37]])
+    expected["tree_code"] = torch.tensor([[*config.numbers, 37]])
     if config.layout == "perfect":
         expected["perm_mask"] = tree.mask
     assert_same(data, Data(**cloud(37).to_dict(), **expected))

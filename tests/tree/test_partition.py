@@ -209,9 +209,24 @@ def test_text_of_runs():
     assert config.runs == ((2, 16), ())
     assert str(config) == f"{plain} runs=2,16|"
     assert config != plain
-    assert config.code != plain.code
+    assert config.numbers != plain.numbers
     assert [config.runs_of(l) for l in range(2)] == [(2, 16), ()]
     assert [plain.runs_of(l) for l in range(2)] == [(), ()]
+
+
+def test_numbers_tell_configurations_apart():
+    configs = [
+        *(TreeConfig(8), TreeConfig(16), TreeConfig(8, [2]), TreeConfig(8, [4])),
+        *(TreeConfig([8, 2], 3), TreeConfig([8, 2], 2), TreeConfig([2, 8], 2)),
+        *(TreeConfig(8, rotate=angle) for angle in (0.0, -45.0, 30.000001, 30.000002)),
+        TreeConfig(8, layout="perfect"),
+        *(TreeConfig(8, 2 * [2], runs=runs) for runs in ([[2], [], []], [[], [2], []])),
+        TreeConfig(8, [2, 2], runs=[[2, 4], [], [1]]),
+    ]
+    numbers = [config.numbers for config in configs]
+    assert len({*numbers}) == len(configs)
+    # As they are stored.
+    assert all(abs(number) < 2**63 for of_one in numbers for number in of_one)
 
 
 def test_a_tree_without_the_runs_is_refused():

@@ -14,6 +14,7 @@ from torch_geometric_erwin.data.storage import (
     read_tree,
     store_ptr,
     tree_attributes,
+    tree_code,
 )
 from torch_geometric_erwin.tree import TreeConfig
 from torch_geometric_erwin.utils.checks import (
@@ -144,8 +145,7 @@ def pad_batch(
     out.ptr = torch.cat([ptr, ptr.new_full((missing["graph"],), num_nodes)])
     numbers = torch.arange(missing["node"], dtype=torch.int32, device=ptr.device)
     out.tree_node = torch.cat([batch.tree_node, numbers])
-    count = out.ptr.diff()
-    out.tree_code = torch.stack([torch.full_like(count, config.code), count], dim=1)
+    out.tree_code = tree_code(config, out.ptr.diff())
     out.tree_config = [config.text] * num_graphs
     out.stores[0].update(tree_attributes(tree))
     out.graph_mask = tree.real

@@ -188,8 +188,15 @@ def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         return None
     if torch.compiler.is_compiling():
         # The texts in a batch are a list, and one graph serves one length of it.
-        fits = (nodes.tree_code[:, 0] == config.code).all()
-        torch._assert_async(fits, f"the tree was not built for '{config.text}'")
+        message = f"the tree was not built for '{config.text}'"
+        numbers, code = config.numbers, nodes.tree_code
+        if code.size(1) != len(numbers) + 1:
+            raise ValueError(
+                f"{message}, or by an earlier version; apply 'model.tree_transform()' "
+                "to the data"
+            )
+        fits = [code[:, i] == number for i, number in enumerate(numbers)]
+        torch._assert_async(torch.stack(fits).all(), message)
     else:
         built = getattr(nodes, "tree_config", None)
         if not isinstance(built, (str, list)):
@@ -296,8 +303,8 @@ def check_count(nodes: Nodes) -> None:
         return
     count = nodes.pos.size(0)
     sizes = [own.size(0)] if own.dim() == 1 else []
-    if code.dim() == 2 and code.size(1) == 2 and is_readable(code):
-        sizes.append(int(code[:, 1].sum()))
+    if code.dim() == 2 and code.size(1) > 1 and is_readable(code):
+        sizes.append(int(code[:, -1].sum()))
     for size in sizes:
         if size != count:
             raise ValueError(
@@ -316,9 +323,9 @@ def _check_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> None:
     if ptr is not None:
         check_ptr(ptr, pos.size(0), pos.device, values=False)
     clouds = 1 if ptr is None else ptr.size(0) - 1
-    if code.size(1) != 2:
+    if code.size(1) < 2:
         raise ValueError(
-            f"{message}'tree_code' has {code.size(1)} columns, expected 2; {CHANGED}"
+            f"{message}'tree_code' has {code.size(1)} columns, expected more; {CHANGED}"
         )
     check_count(nodes)
     if ptr is None and code.size(0) != 1:
@@ -334,14 +341,14 @@ def _check_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> None:
     if values and ptr is not None:
         check_ptr(ptr, pos.size(0), pos.device)
     sizes = _num_nodes(nodes, ptr)
-    same_sizes = (code[:, 1] == sizes).all()
+    same_sizes = (code[:, -1] == sizes).all()
     same_order = (own == _local_nodes(nodes, ptr)).all()
     if not values:  # raised by the device, nothing waits for it
         same = same_order & same_sizes
         torch._assert_async(same, f"{message}{OTHER_NODES}, or 'ptr' is of others")
     elif not bool(same_sizes):
         raise ValueError(
-            f"{message}it is of clouds of {code[:, 1].tolist()} nodes, 'ptr' of "
+            f"{message}it is of clouds of {code[:, -1].tolist()} nodes, 'ptr' of "
             f"{sizes.tolist()}: the clouds must be those that the tree was built for"
         )
     elif not bool(same_order):
@@ -362,11 +369,10 @@ def attach_tree(
         del store[name]
     ptr = store_ptr(store)
     num_nodes = _num_nodes(store, ptr)
-    code = torch.full_like(num_nodes, tree.config.code)
     values: dict[str, Any] = {
         **tree_attributes(tree),
         "tree_node": _local_nodes(store, ptr),
-        "tree_code": torch.stack([code, num_nodes], dim=1),
+        "tree_code": tree_code(tree.config, num_nodes),
         "tree_config": tree.config.text,
     }
     if not is_collated(data):
@@ -376,6 +382,26 @@ def attach_tree(
     slices = {name: _slices(name, tree, num_nodes) for name in values}
     incs = {name: torch.zeros(len(tree.level)) for name in values}
     record_slices(data, store, slices, {**incs, "tree_config": None})
+
+
+def tree_code(config: TreeConfig, num_nodes: Tensor) -> Tensor:
+    r"""What a tree was built for, in numbers.
+
+    Args:
+        config: The configuration of the tree.
+        num_nodes: The nodes of every cloud.
+
+    Shapes:
+        - **num_nodes:** :math:`(G)`; **output:** :math:`(G, F + 1)`, the :math:`F`
+          numbers of the configuration and, last, the number of nodes.
+
+    Example:
+        >>> tree_code(TreeConfig(8, [2], rotate=0), torch.tensor([5, 9])).tolist()
+        [[2, 8, 8, 2, 0, 0, 5], [2, 8, 8, 2, 0, 0, 9]]
+    """
+    # Filled where the nodes are: a tensor of the host's would have to wait for a GPU.
+    numbers = [torch.full_like(num_nodes, number) for number in config.numbers]
+    return torch.stack([*numbers, num_nodes], dim=1)
 
 
 def is_collated(data: Union[Data, HeteroData, Batch]) -> bool:

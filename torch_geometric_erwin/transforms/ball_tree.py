@@ -34,7 +34,8 @@ class BallTree(BaseTransform):
       rotated tree, or without one :obj:`group_len_{l}`: the children of every pooled
       row; :obj:`run_len_{l}_{m}`: the rows of every run of :obj:`runs`;
     - :obj:`tree_config`: what it was built for, so that another model refuses it, and
-      :obj:`tree_code` :math:`(1, 2)`: a number for that, and the number of nodes;
+      :obj:`tree_code` :math:`(1, F + 1)`: the same as numbers
+      (:attr:`TreeConfig.numbers`), and the number of nodes;
     - :obj:`tree_node` :math:`(n)`: the nodes' numbers, by which a tree whose nodes were
       dropped or reordered is refused;
     - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are

@@ -116,15 +116,22 @@ class TreeConfig:
         return len(self.ball_sizes)
 
     @property
-    def code(self) -> int:
-        r"""A number for the configuration, which is compared where texts cannot be.
+    def numbers(self) -> tuple[int, ...]:
+        r"""The configuration as integers, for where texts cannot be compared.
 
-        A polynomial in the characters modulo a prime: arithmetic that can be traced.
+        The number of levels, the ball sizes, the strides, the angle in millionths of a
+        degree, the layout (0 is balanced, 1 perfect), and, if there are any, the
+        number of :attr:`runs` of every level with their sizes.
+
+        Example:
+            >>> TreeConfig([16, 8], [2]).numbers
+            (2, 16, 8, 2, 45000000, 0)
         """
-        code = 0
-        for character in self.text:
-            code = (code * 257 + ord(character)) % (2**61 - 1)
-        return code
+        angle = round(1e6 * self.rotate)
+        layout = LAYOUTS[self.layout]
+        runs = [number for sizes in self.runs for number in (len(sizes), *sizes)]
+        levels = self.num_levels
+        return (levels, *self.ball_sizes, *self.strides, angle, layout, *runs)
 
     def runs_of(self, level: int) -> tuple[int, ...]:
         r"""The further sizes of a level's runs.

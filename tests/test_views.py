@@ -32,6 +32,11 @@ from torch_geometric_erwin import (
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.utils import checks, rows
 
+# Batches in training with gradients of positions: clouds depend on each other, as told.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:in training, a norm over the batch:UserWarning"
+)
+
 SIZES = [40, 1, 23]
 N, E, C, H, BALL = sum(SIZES), 150, 8, 2, 8
 CONTIGUOUS = torch.contiguous_format

@@ -28,6 +28,11 @@ from torch_geometric_erwin.nn.models.erwin import ErwinStage
 from torch_geometric_erwin.ops import linear
 from torch_geometric_erwin.utils.centre import centre_dense
 
+# Batches in training with gradients of positions: clouds depend on each other, as told.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:in training, a norm over the batch:UserWarning"
+)
+
 C, SIZES = 8, [13, 0, 1, 9, 2]
 PTR = torch.tensor([0, *SIZES]).cumsum(0)
 GENERATOR = torch.Generator().manual_seed(0)

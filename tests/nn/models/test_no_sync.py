@@ -12,6 +12,11 @@ from torch_geometric.testing import onlyCUDA
 from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import MPNN, Erwin
 
+# Batches in training with gradients of positions: clouds depend on each other, as told.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:in training, a norm over the batch:UserWarning"
+)
+
 SIZES = [20, 0, 30, 1]
 MODELS = {
     "no messages": {"mp_steps": 0},

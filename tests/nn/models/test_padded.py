@@ -14,6 +14,11 @@ from torch_geometric.data import Batch
 from torch_geometric_erwin import Tree, masked_mean, pad_batch, read_tree
 from torch_geometric_erwin.nn import Erwin
 
+# Batches in training with gradients of positions: clouds depend on each other, as told.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:in training, a norm over the batch:UserWarning"
+)
+
 BATCHES = {
     "ragged": [20, 0, 7, 1, 33],
     "one point": [1],

@@ -1,0 +1,95 @@
+r"""Checks at the public boundary: a bad argument is refused here, with its name.
+
+Checks that read values are skipped while a graph is traced, because a traced tensor has
+none.
+"""
+
+from torch_geometric_erwin.utils.checks.clouds import (
+    batch_to_ptr,
+    check_finite,
+    check_pos,
+    check_positions,
+    check_ptr,
+)
+from torch_geometric_erwin.utils.checks.devices import (
+    check_devices,
+    check_weight,
+    is_autocast,
+)
+from torch_geometric_erwin.utils.checks.levels import (
+    flag_per_level,
+    per_level,
+)
+from torch_geometric_erwin.utils.checks.objects import (
+    check_instance,
+    is_plain,
+    made_by,
+)
+from torch_geometric_erwin.utils.checks.scalars import (
+    LIMIT,
+    check_choice,
+    check_finite_number,
+    check_flag,
+    check_int,
+    check_radius,
+    check_share,
+)
+from torch_geometric_erwin.utils.checks.tables import (
+    check_edges,
+    check_lengths,
+    check_mask,
+    check_permutation,
+)
+from torch_geometric_erwin.utils.checks.tensors import (
+    HALF,
+    check_floating,
+    check_int64,
+    check_rows,
+    check_shape,
+    check_tensor,
+)
+from torch_geometric_erwin.utils.checks.values import (
+    has_memory,
+    is_batched,
+    is_readable,
+    reads_values,
+    unwrapped,
+)
+
+__all__ = [
+    "HALF",
+    "LIMIT",
+    "batch_to_ptr",
+    "check_choice",
+    "check_devices",
+    "check_edges",
+    "check_finite",
+    "check_finite_number",
+    "check_flag",
+    "check_floating",
+    "check_instance",
+    "check_int",
+    "check_int64",
+    "check_lengths",
+    "check_mask",
+    "check_permutation",
+    "check_pos",
+    "check_positions",
+    "check_ptr",
+    "check_radius",
+    "check_rows",
+    "check_shape",
+    "check_share",
+    "check_tensor",
+    "check_weight",
+    "flag_per_level",
+    "has_memory",
+    "is_autocast",
+    "is_batched",
+    "is_plain",
+    "is_readable",
+    "made_by",
+    "per_level",
+    "reads_values",
+    "unwrapped",
+]

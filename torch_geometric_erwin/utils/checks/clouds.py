@@ -1,0 +1,213 @@
+r"""Checks of what describes point clouds: positions, offsets and assignments."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from torch_geometric_erwin import _native
+from torch_geometric_erwin.utils.checks.scalars import check_int
+from torch_geometric_erwin.utils.checks.tensors import (
+    HALF,
+    check_floating,
+    check_int64,
+    check_rows,
+    check_tensor,
+)
+from torch_geometric_erwin.utils.checks.values import has_memory, reads_values
+
+
+def check_pos(pos: Tensor, values: bool = True) -> Tensor:
+    r"""Returns positions as the native operators take them.
+
+    They are detached; float16 and bfloat16 become float32, which is exact.
+
+    Args:
+        pos: The node positions.
+        values: Whether to check values too, which waits for a GPU.
+
+    Shapes:
+        - **pos:** :math:`(N, D)` with :math:`D \geq 1`.
+        - **output:** :math:`(N, D)`, float32 or float64.
+
+    Raises:
+        TypeError: If the positions are not a floating-point tensor.
+        ValueError: If they are not two-dimensional or not finite.
+
+    Example:
+        >>> check_pos(torch.zeros(4, 3, dtype=torch.float16)).dtype
+        torch.float32
+    """
+    check_tensor("pos", pos)
+    if pos.dim() != 2 or pos.size(1) < 1:
+        raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
+    check_floating("pos", pos)
+    if pos.dtype in HALF:
+        pos = pos.float()
+    pos = pos.detach()
+    if values and not torch.compiler.is_compiling():
+        check_finite(pos)
+    return pos
+
+
+def check_positions(name: str, pos: Tensor, num_rows: int, dim: int) -> None:
+    r"""Checks the row positions that a layer takes; on the host their values too.
+
+    Args:
+        name: The argument's name, for messages.
+        pos: The argument.
+        num_rows: The number of rows :math:`N`.
+        dim: The number of coordinates :math:`D`.
+
+    Shapes:
+        - **pos:** :math:`(N, D)`.
+
+    Raises:
+        TypeError: If they are no floating-point tensor.
+        ValueError: If they have another shape, or are not finite.
+
+    Example:
+        >>> check_positions("pos", torch.tensor([[1.0, float("inf")]]), 1, 2)
+        Traceback (most recent call last):
+        ValueError: 'pos' must be finite (row 0 is [1.0, inf])
+    """
+    check_rows(name, pos, num_rows, dim)
+    if pos.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_finite(pos, name)
+
+
+def check_finite(pos: Tensor, name: str = "pos") -> None:
+    r"""Checks the values of positions.
+
+    Args:
+        pos: The node positions.
+        name: The argument's name, for messages.
+
+    Shapes:
+        - **pos:** :math:`(N, D)`.
+
+    Raises:
+        ValueError: If a position is not finite.
+
+    Example:
+        >>> check_finite(torch.tensor([[0.0], [float("nan")]]))
+        Traceback (most recent call last):
+        ValueError: 'pos' must be finite (row 1 is [nan])
+    """
+    row = _not_finite(pos)
+    if row is not None:
+        raise ValueError(f"'{name}' must be finite (row {row[0]} is {row[1]})")
+
+
+@reads_values
+def _not_finite(pos: Tensor) -> Optional[tuple[int, list[float]]]:
+    # The first row that is not finite.
+    is_native = pos.dtype in (torch.float32, torch.float64) and has_memory(pos)
+    if pos.device.type == "cpu" and is_native:
+        finite = _native.is_finite(pos.contiguous())
+    else:
+        finite = bool(torch.isfinite(pos).all())
+    if finite:
+        return None
+    row = int((~torch.isfinite(pos).all(dim=1)).nonzero()[0])
+    return row, pos[row].tolist()
+
+
+def check_ptr(
+    ptr: Optional[Tensor],
+    num_rows: int,
+    device: torch.device,
+    values: bool = True,
+    name: str = "ptr",
+) -> Tensor:
+    r"""Returns the row offsets of the clouds; one cloud if none are given.
+
+    Args:
+        ptr: The offsets, as in :class:`torch_geometric.data.Batch`.
+        num_rows: The number of rows :math:`N` that they divide.
+        device: The device that they must be on.
+        values: Whether to check values too, which waits for a GPU.
+        name: The argument's name, for messages.
+
+    Shapes:
+        - **ptr:** :math:`(G + 1)`, int64, ascending from 0 to :math:`N`.
+
+    Raises:
+        TypeError: If the offsets are not int64.
+        ValueError: If they are malformed or on another device.
+
+    Example:
+        >>> check_ptr(None, 5, torch.device("cpu"))
+        tensor([0, 5])
+    """
+    if ptr is None:
+        # Not a tensor of the host's, whose copy to a GPU would wait for it.
+        return torch.arange(2, device=device) * num_rows
+    check_int64(name, ptr)
+    if ptr.dim() != 1 or ptr.size(0) < 1:
+        raise ValueError(f"'{name}' must have shape [G + 1] (got {list(ptr.shape)})")
+    if ptr.device != device:
+        raise ValueError(f"'{name}' is on {ptr.device}, the positions are on {device}")
+    if values and not torch.compiler.is_compiling():
+        if int(ptr[0]) != 0:
+            raise ValueError(f"'{name}' must start at 0 (got {int(ptr[0])})")
+        descents = (ptr[1:] < ptr[:-1]).nonzero()
+        if descents.numel() > 0:
+            i = int(descents[0])
+            raise ValueError(
+                f"'{name}' must not descend (entry {i} is {int(ptr[i])}, entry {i + 1} "
+                f"is {int(ptr[i + 1])})"
+            )
+        if int(ptr[-1]) != num_rows:
+            raise ValueError(
+                f"'{name}' must end at the number of rows {num_rows} (got "
+                f"{int(ptr[-1])})"
+            )
+    return ptr
+
+
+def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
+    r"""Turns a sorted assignment vector into row offsets.
+
+    Args:
+        batch: The cloud of every row.
+        num_clouds: The number of clouds :math:`G`, if the last ones may be empty.
+
+    Shapes:
+        - **batch:** :math:`(N)`, int64, ascending.
+        - **output:** :math:`(G + 1)`.
+
+    Raises:
+        TypeError: If the vector is not int64.
+        ValueError: If it is not one-dimensional, not sorted or negative.
+
+    Example:
+        >>> batch_to_ptr(torch.tensor([0, 0, 2]))
+        tensor([0, 2, 2, 3])
+    """
+    check_int64("batch", batch)
+    if batch.is_meta:
+        raise ValueError("'batch' is on meta, it must be where it has values")
+    if batch.dim() != 1:
+        raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
+    if batch.numel() > 0:
+        descents = (batch[1:] < batch[:-1]).nonzero()
+        if descents.numel() > 0:
+            i = int(descents[0]) + 1
+            raise ValueError(
+                f"'batch' must be sorted (entry {i} is {int(batch[i])} after "
+                f"{int(batch[i - 1])}); sort the nodes by cloud first"
+            )
+        if int(batch[0]) < 0:
+            raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+    if num_clouds is not None:
+        num_clouds = check_int("num_clouds", num_clouds, 0)
+    if num_clouds is None:
+        num_clouds = int(batch[-1]) + 1 if batch.numel() > 0 else 0
+    elif batch.numel() > 0 and int(batch[-1]) >= num_clouds:
+        raise ValueError(
+            f"'batch' names cloud {int(batch[-1])} of only {num_clouds} clouds: "
+            "'num_clouds' must be larger"
+        )
+    clouds = torch.arange(num_clouds + 1, device=batch.device)
+    return torch.searchsorted(batch.contiguous(), clouds)

@@ -1,0 +1,74 @@
+r"""Checks that tensors lie on one device, and meet weights of their dtype."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+def check_devices(**tensors: Optional[Tensor]) -> None:
+    r"""Checks that tensors lie on the device of the first of them.
+
+    Args:
+        **tensors: The tensors by their names.
+
+    Raises:
+        ValueError: If one lies on another.
+
+    Example:
+        >>> check_devices(x=torch.rand(3), perm=torch.arange(3, device="meta"))
+        Traceback (most recent call last):
+        ValueError: 'perm' is on meta, 'x' is on cpu
+    """
+    device, first = None, ""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if device is None:
+            device, first = tensor.device, name
+        if tensor.device != device:
+            raise ValueError(
+                f"'{name}' is on {tensor.device}, '{first}' is on {device}"
+            )
+
+
+def check_weight(name: str, x: Tensor, weight: Tensor) -> None:
+    r"""Checks that rows can meet the weights of a layer.
+
+    Args:
+        name: The argument's name, for messages.
+        x: The rows.
+        weight: A weight of the layer.
+
+    Raises:
+        TypeError: If the weight has another dtype.
+        ValueError: If it lies on another device.
+
+    Example:
+        >>> check_weight("x", torch.rand(3), torch.rand(3))
+    """
+    if x.device != weight.device:
+        raise ValueError(
+            f"'{name}' is on {x.device}, the weights are on {weight.device}: move one "
+            f"of them, such as '{name}.to({str(weight.device)!r})'"
+        )
+    same = x.dtype == weight.dtype or not weight.is_floating_point()
+    if not same and not is_autocast(x.device):
+        raise TypeError(
+            f"'{name}' is {x.dtype}, the weights are {weight.dtype}: convert one of "
+            f"them, such as '{name}.to({weight.dtype})'"
+        )
+
+
+def is_autocast(device: torch.device) -> bool:
+    r"""Whether autocast is at work on a device; some have none.
+
+    Args:
+        device: The device.
+
+    Example:
+        >>> is_autocast(torch.device("meta"))
+        False
+    """
+    known = torch.amp.is_autocast_available(device.type)
+    return known and torch.is_autocast_enabled(device.type)

@@ -1,0 +1,89 @@
+r"""Checks of modules, callables and other objects."""
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.modules.module import _has_any_global_hook
+
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_hooks",
+    "_backward_pre_hooks",
+    "_backward_hooks",
+)
+
+
+def check_instance(name: str, value: object, kind: Any, text: str = "") -> None:
+    r"""Checks the class of an argument.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument.
+        kind: The class, or a tuple of classes.
+        text: What to call them. (default: the name of the class)
+
+    Raises:
+        TypeError: If it is of another class.
+
+    Example:
+        >>> check_instance("mlp", 3, Module, "a module")
+        Traceback (most recent call last):
+        TypeError: 'mlp' must be a module (got 3)
+    """
+    if not isinstance(value, kind):
+        text = text or f"a {kind.__name__}"
+        given = repr(value)
+        if len(given) > 60 or isinstance(
+            value, Tensor
+        ):  # of data or a tree, or of many numbers
+            given = f"'{type(value).__name__}'"
+        raise TypeError(f"'{name}' must be {text} (got {given})")
+
+
+def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
+    r"""What a callable argument makes; one that does not take its arguments is named.
+
+    Args:
+        name: The argument's name, for messages.
+        make: The callable.
+        what: What it is called with, in words.
+        *args: The same.
+
+    Raises:
+        TypeError: If it takes something else.
+
+    Example:
+        >>> import torch
+        >>> made_by("norm", torch.nn.LayerNorm, "a number of channels", 8).eps
+        1e-05
+    """
+    try:
+        signature(make).bind(*args)
+    except TypeError as error:
+        raise TypeError(f"'{name}' must take {what} (got {make}: {error})") from None
+    except ValueError:  # what is written in C has no signature
+        pass
+    return make(*args)
+
+
+def is_plain(module: Module, kind: type[Module]) -> bool:
+    r"""Whether calling a module is what its class says and nothing more.
+
+    Args:
+        module: The module.
+        kind: The class.
+
+    Example:
+        >>> import torch
+        >>> is_plain(torch.nn.SiLU(), torch.nn.SiLU)
+        True
+    """
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not any(getattr(module, name) for name in _HOOKS)
+        and not _has_any_global_hook()
+    )

@@ -1,4 +1,4 @@
-r"""Steps that are recorded once and replayed."""
+r"""Training or inference steps that are recorded in a CUDA graph and replayed."""
 
 import copy
 from collections.abc import Callable
@@ -12,28 +12,30 @@ from torch_geometric_erwin.utils.checks import check_instance, check_int
 
 
 class CapturedStep:
-    r"""A step over padded batches that is recorded in a CUDA graph, as
-    :class:`torch.cuda.CUDAGraph` describes it, and replayed.
+    r"""Records a step over padded batches in a CUDA graph, as
+    :class:`torch.cuda.CUDAGraph` describes it, and replays it.
 
-    A replay launches all kernels of a step at once, so that Python's time per kernel,
-    which is most of the time of a small model on a fast GPU, is not spent. Every call
-    is one step: the first :obj:`warmup` run as they are, on a stream of their own,
-    the next one is recorded and replayed, further ones are replayed.
+    A replay launches all kernels of a step at once. This saves the time that Python
+    takes for every kernel, which is most of the time of a small model on a fast GPU.
+    Every call is one step: the first :obj:`warmup` calls run without a graph, on a
+    stream of their own; the next call is recorded and replayed; later calls are
+    replayed.
 
-    The step must not wait for the GPU, and what it reads must stay in place: weights,
-    running statistics, the state of an optimizer with :obj:`capturable=True` and, if a
-    schedule changes it, a learning rate that is a tensor on the GPU. Gradients are
-    created in the step: call :obj:`optimizer.zero_grad()` in it, and nowhere else.
-    Batches are copied to where the first one was put, so all of them have its sizes
-    (:func:`torch_geometric_erwin.pad_batch`); what is no tensor stays that of the
-    recorded batch.
+    The step must not wait for the GPU, and the tensors that it reads must stay at the
+    same place in memory: weights, running statistics, the state of an optimizer with
+    :obj:`capturable=True` and, if a schedule changes it, a learning rate that is a
+    tensor on the GPU. Gradients are created in the step: call
+    :obj:`optimizer.zero_grad()` in it, and nowhere else. Every batch is copied into the
+    memory of the first one, so all of them must have its sizes
+    (:func:`torch_geometric_erwin.pad_batch`). Attributes that are not tensors keep the
+    values of the first batch.
 
-    Where the batches are on the CPU nothing is recorded and every call runs the step.
+    If the batches are on the CPU, nothing is recorded and every call runs the step.
 
     Args:
         step: A function of a batch that returns a tensor, such as the loss.
-        warmup: The calls before the one that is recorded, at least one: the first step
-            makes the state of the optimizer.
+        warmup: The number of calls before the one that is recorded; at least one,
+            because the first step creates the state of the optimizer.
 
     Raises:
         ValueError: If a batch has other sizes than the first one.
@@ -80,7 +82,7 @@ class CapturedStep:
             return self.step(self.batch).detach()
         with torch.cuda.device(self.batch.pos.device):
             if self.calls <= self.warmup:
-                return self._aside()
+                return self._warm_up()
             if self.graph is None:
                 self._record()
             assert self.graph is not None
@@ -89,9 +91,11 @@ class CapturedStep:
         return self.output
 
     def _record(self) -> None:
-        # Kept only when the whole step is in it. A thread that pins the memory of the
-        # next batch may go on. Weights that an autocast around the calls has cast must
-        # be cast by the graph, and those that the graph casts are its own.
+        # The graph is stored after the whole step was recorded without an error.
+        # "thread_local" allows another thread to pin memory for the next batch.
+        # Autocast caches weights that it has cast. The cache is cleared before, so that
+        # the graph casts the weights itself, and after, so that nobody else uses the
+        # copies in the graph's memory.
         graph = torch.cuda.CUDAGraph()
         torch.clear_autocast_cache()
         try:
@@ -103,7 +107,7 @@ class CapturedStep:
 
     def _place(self, batch: Batch) -> None:
         if self.batch is None:
-            # Attributes that are changed in place stay the caller's own.
+            # A copy, because later batches are written into it.
             self.batch = copy.copy(batch).apply(torch.clone)
             return
         names = {n for n, v in batch.stores[0].items() if isinstance(v, Tensor)}
@@ -123,8 +127,9 @@ class CapturedStep:
                 )
             place.copy_(value, non_blocking=True)
 
-    def _aside(self) -> Tensor:
-        # What a first call allocates must not lie in the graph's memory.
+    def _warm_up(self) -> Tensor:
+        # Calls before the recorded one use another stream than the caller's, as CUDA
+        # graphs require: what a first call allocates must not be in the graph's memory.
         if self._stream is None:
             self._stream = torch.cuda.Stream()
         main = torch.cuda.current_stream()

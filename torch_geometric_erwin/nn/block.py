@@ -18,8 +18,8 @@ from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_instance,
     check_int,
+    check_probability,
     check_rows,
-    check_share,
     check_weight,
     is_autocast,
 )
@@ -82,8 +82,8 @@ class Block(Module):
         self.conv = conv
         self.norm_mlp = make_norm(norm, channels)
         self.mlp = mlp
-        self.dropout = Dropout(check_share("dropout", dropout))
-        self.drop_path = DropPath(check_share("drop_path", drop_path))
+        self.dropout = Dropout(check_probability("dropout", dropout))
+        self.drop_path = DropPath(check_probability("drop_path", drop_path))
         self._takes_pos = (
             conv is not None and "pos" in signature(conv.forward).parameters
         )

@@ -9,7 +9,7 @@ from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_floating,
-    check_share,
+    check_probability,
     check_tensor,
 )
 
@@ -37,7 +37,7 @@ class DropPath(Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        self.p = check_share("p", p)
+        self.p = check_probability("p", p)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
         r"""Runs the forward pass of the module."""

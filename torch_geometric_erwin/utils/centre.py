@@ -1,7 +1,7 @@
-r"""Rows relative to the mean of their segment.
+r"""Subtracting from rows the mean of their segment.
 
-Means are taken relative to a segment's first row, so that they are as exact far from
-the origin as near it.
+Means are computed relative to a segment's first row, so that they are as exact far
+from the origin as near it.
 """
 
 from typing import Optional
@@ -19,12 +19,12 @@ from torch_geometric_erwin.utils.rows import (
 
 
 def centre(x: Tensor, lengths: Tensor, perm: Optional[Tensor], limit: int) -> Tensor:
-    r"""Rows relative to the mean of their segment, differentiable to any order.
+    r"""Subtracts the mean of its segment from every row, differentiable to any order.
 
     Args:
-        x: The rows, of few columns.
-        lengths: The rows of every segment, consecutive in the order of the rows, or of
-            :obj:`perm` where it is given.
+        x: The rows, which have few columns.
+        lengths: The number of rows of every segment. Segments are consecutive in the
+            order of the rows, or in that of :obj:`perm` if it is given.
         perm: The row at every place.
         limit: The largest length that is possible.
 
@@ -45,12 +45,12 @@ def centre(x: Tensor, lengths: Tensor, perm: Optional[Tensor], limit: int) -> Te
 
 
 def centre_dense(x: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    r"""The dense view of rows relative to their segment's mean, and the means.
+    r"""Returns the dense view of rows minus their segment's mean, and the means.
 
     Args:
-        x: The rows, of few columns.
-        lengths: The rows of every segment, at most :obj:`width`.
-        width: The slots of a segment.
+        x: The rows, which have few columns.
+        lengths: The number of rows of every segment, at most :obj:`width`.
+        width: The number of slots of a segment.
 
     Shapes:
         - **x:** :math:`(N, D)`; **lengths:** :math:`(K)`; **output:**

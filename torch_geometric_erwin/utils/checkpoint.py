@@ -8,11 +8,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recompute(module: torch.nn.Module, *args: Any, is_random: bool = False) -> Tensor:
-    r"""Calls a module, and keeps nothing but its inputs.
+    r"""Calls a module, and keeps only its inputs for the backward pass.
 
-    Gradients exist to any order. The random state is left alone unless the module
-    needs the same numbers again: reading that of a GPU cannot be captured in a CUDA
-    graph.
+    Gradients exist to any order. The random state is saved only if the module draws
+    random numbers, because reading that of a GPU cannot be captured in a CUDA graph.
 
     Args:
         module: The module.

@@ -1,4 +1,4 @@
-r"""Files that are whole, and that run no code."""
+r"""Writing files completely or not at all, and reading them without running code."""
 
 import os
 import uuid
@@ -13,13 +13,14 @@ import torch
 
 @contextmanager
 def written_whole(path: Union[str, os.PathLike[str]]) -> Iterator[BinaryIO]:
-    r"""Opens a file that takes its name when all of it is on the disk.
+    r"""Opens a file for writing that gets its name when all of it is on the disk.
 
-    What had the name before keeps it if an error, an interrupt, a full disk or the end
-    of the process comes first; of two that write at once, the later one has it.
+    If an error, an interrupt, a full disk or the end of the process comes first, an
+    earlier file of that name stays as it was. If two processes write at once, the file
+    of the one that finishes last remains.
 
     Args:
-        path: The name.
+        path: The path of the file.
 
     Example:
         >>> from pathlib import Path
@@ -43,10 +44,10 @@ def written_whole(path: Union[str, os.PathLike[str]]) -> Iterator[BinaryIO]:
 
 
 def read_weights(file: BinaryIO) -> Any:
-    r"""Reads what :func:`torch.save` wrote, to the CPU, and runs no code from it.
+    r"""Reads a file of :func:`torch.save` to the CPU, without running code from it.
 
-    Loading in PyTorch Geometric falls back to running what a file asks for, and PyTorch
-    does not notice bytes that have changed.
+    PyTorch Geometric's own way to load falls back to running code that a file names,
+    and PyTorch does not notice changed bytes.
 
     Args:
         file: The file, opened for reading.
@@ -66,7 +67,7 @@ def read_weights(file: BinaryIO) -> Any:
             whole = archive.testzip() is None
     except MemoryError:
         raise
-    except Exception:  # which one depends on where the file goes wrong
+    except Exception:  # its class depends on where the file is damaged
         whole = False
     if not whole:
         raise ValueError("it is damaged, or was not written by torch.save")
@@ -80,5 +81,5 @@ def read_weights(file: BinaryIO) -> Any:
         ) from error
     except MemoryError:
         raise
-    except Exception as error:  # as above, of what was written to mislead
+    except Exception as error:  # as above, for a file that was made to fail here
         raise ValueError("it holds no tensors of torch.save") from error

@@ -7,14 +7,15 @@ from torch import Tensor
 
 
 def segment_ids(lengths: Tensor, size: int) -> Tensor:
-    r"""The segment of every row, for consecutive segments of given lengths.
+    r"""Returns the segment of every row, for consecutive segments of given lengths.
 
-    Offsets are sums on the lengths' device and the size is given, so nothing waits for
-    a GPU and shapes stay symbolic under :func:`torch.compile`.
+    Offsets are computed on the device of the lengths, and the sum of the lengths is an
+    argument, so nothing waits for a GPU and shapes stay symbolic under
+    :func:`torch.compile`.
 
     Args:
-        lengths: The rows of every segment; zero is allowed.
-        size: Their sum.
+        lengths: The number of rows of every segment; zero is allowed.
+        size: The sum of the lengths.
 
     Shapes:
         - **lengths:** :math:`(G)`; **output:** :math:`(N)`, ascending.
@@ -28,12 +29,14 @@ def segment_ids(lengths: Tensor, size: int) -> Tensor:
 
 
 def slots_of(lengths: Tensor, size: int, width: int) -> Tensor:
-    r"""Where each row lies in the dense view :obj:`[segments, width]`, flattened.
+    r"""Returns the slot of every row in the dense view :obj:`[segments, width]`.
+
+    Slots are counted through all segments.
 
     Args:
-        lengths: The rows of every segment, at most :obj:`width`.
-        size: Their sum.
-        width: The slots of a segment.
+        lengths: The number of rows of every segment, at most :obj:`width`.
+        size: The sum of the lengths.
+        width: The number of slots of a segment.
 
     Shapes:
         - **lengths:** :math:`(K)`; **output:** :math:`(N)`, ascending.
@@ -67,10 +70,10 @@ def put_rows(x: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
-    r"""Reads the rows :obj:`index`, none of them twice.
+    r"""Reads the rows :obj:`index`, which must be distinct.
 
-    Equal to :obj:`x[index]`. As no row is read twice, its gradient is written, not
-    accumulated.
+    Equal to :obj:`x[index]`. Because no row is read twice, the gradient of a row is
+    written, not accumulated.
 
     Args:
         x: The rows.
@@ -114,11 +117,11 @@ class _TakeRows(torch.autograd.Function):
 
 
 def row_mask(lengths: Tensor, width: int) -> Tensor:
-    r"""Which slots of the dense view hold a row.
+    r"""Returns which slots of the dense view hold a row.
 
     Args:
-        lengths: The rows of every segment.
-        width: The slots of a segment.
+        lengths: The number of rows of every segment.
+        width: The number of slots of a segment.
 
     Shapes:
         - **lengths:** :math:`(K)`; **output:** :math:`(K, B)`, bool.
@@ -131,12 +134,12 @@ def row_mask(lengths: Tensor, width: int) -> Tensor:
 
 
 def to_dense(x: Tensor, lengths: Tensor, width: int) -> Tensor:
-    r"""The dense view of consecutive segments; slots without a row are zero.
+    r"""Returns the dense view of consecutive segments; slots without a row are zero.
 
     Args:
         x: The rows.
-        lengths: The rows of every segment, at most :obj:`width`.
-        width: The slots of a segment.
+        lengths: The number of rows of every segment, at most :obj:`width`.
+        width: The number of slots of a segment.
 
     Shapes:
         - **x:** :math:`(N, *)`; **lengths:** :math:`(K)`;
@@ -158,8 +161,8 @@ def from_dense(x: Tensor, lengths: Tensor, size: int) -> Tensor:
 
     Args:
         x: The dense view.
-        lengths: The rows of every segment.
-        size: Their sum.
+        lengths: The number of rows of every segment.
+        size: The sum of the lengths.
 
     Shapes:
         - **x:** :math:`(K, B, *)`; **lengths:** :math:`(K)`;
@@ -177,10 +180,10 @@ def from_dense(x: Tensor, lengths: Tensor, size: int) -> Tensor:
 
 
 def dense_width(lengths: Tensor, limit: int) -> int:
-    r"""The slots that a segment needs in the dense view.
+    r"""Returns how many slots every segment gets in the dense view.
 
     Args:
-        lengths: The rows of every segment.
+        lengths: The number of rows of every segment.
         limit: The largest length that is possible.
 
     Shapes:
@@ -190,13 +193,14 @@ def dense_width(lengths: Tensor, limit: int) -> int:
         >>> dense_width(torch.tensor([3, 2]), limit=256)
         3
     """
-    # On the host the longest segment is at hand: a batch of small clouds is narrow.
+    # On the CPU the longest segment is cheap to read. With small clouds the dense view
+    # is then much narrower than the limit.
     if torch.compiler.is_compiling() or lengths.device.type != "cpu":
         return limit
     return max(1, int(lengths.max())) if lengths.size(0) > 0 else 1
 
 
 def _is_full(lengths: Tensor, size: int, width: int) -> bool:
-    # Full segments are a view. Compiled code takes the general path, whose graph does
-    # not depend on the accident that the sizes agree.
+    # Whether every segment is full, so that the dense view needs no copy. Compiled code
+    # does not ask, because its graph must serve segments that are not full too.
     return not torch.compiler.is_compiling() and size == lengths.size(0) * width

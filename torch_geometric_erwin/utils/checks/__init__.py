@@ -31,8 +31,8 @@ from torch_geometric_erwin.utils.checks.scalars import (
     check_finite_number,
     check_flag,
     check_int,
+    check_probability,
     check_radius,
-    check_share,
 )
 from torch_geometric_erwin.utils.checks.tables import (
     check_edges,
@@ -75,11 +75,11 @@ __all__ = [
     "check_permutation",
     "check_pos",
     "check_positions",
+    "check_probability",
     "check_ptr",
     "check_radius",
     "check_rows",
     "check_shape",
-    "check_share",
     "check_tensor",
     "check_weight",
     "flag_per_level",

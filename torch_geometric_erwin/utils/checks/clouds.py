@@ -18,13 +18,13 @@ from torch_geometric_erwin.utils.checks.values import has_memory, reads_values
 
 
 def check_pos(pos: Tensor, values: bool = True) -> Tensor:
-    r"""Returns positions as the native operators take them.
+    r"""Checks positions and returns them in a form that the native operators take.
 
     They are detached; float16 and bfloat16 become float32, which is exact.
 
     Args:
         pos: The node positions.
-        values: Whether to check values too, which waits for a GPU.
+        values: Whether to check values too; if they are on a GPU, this waits for it.
 
     Shapes:
         - **pos:** :math:`(N, D)` with :math:`D \geq 1`.
@@ -51,7 +51,7 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
 
 
 def check_positions(name: str, pos: Tensor, num_rows: int, dim: int) -> None:
-    r"""Checks the row positions that a layer takes; on the host their values too.
+    r"""Checks the row positions that a layer takes; on the CPU also their values.
 
     Args:
         name: The argument's name, for messages.
@@ -63,7 +63,7 @@ def check_positions(name: str, pos: Tensor, num_rows: int, dim: int) -> None:
         - **pos:** :math:`(N, D)`.
 
     Raises:
-        TypeError: If they are no floating-point tensor.
+        TypeError: If they are not a floating-point tensor.
         ValueError: If they have another shape, or are not finite.
 
     Example:
@@ -77,7 +77,7 @@ def check_positions(name: str, pos: Tensor, num_rows: int, dim: int) -> None:
 
 
 def check_finite(pos: Tensor, name: str = "pos") -> None:
-    r"""Checks the values of positions.
+    r"""Checks that all positions are finite.
 
     Args:
         pos: The node positions.
@@ -101,7 +101,7 @@ def check_finite(pos: Tensor, name: str = "pos") -> None:
 
 @reads_values
 def _not_finite(pos: Tensor) -> Optional[tuple[int, list[float]]]:
-    # The first row that is not finite.
+    # Returns the index and the values of the first row that is not finite.
     is_native = pos.dtype in (torch.float32, torch.float64) and has_memory(pos)
     if pos.device.type == "cpu" and is_native:
         finite = _native.is_finite(pos.contiguous())
@@ -120,13 +120,15 @@ def check_ptr(
     values: bool = True,
     name: str = "ptr",
 ) -> Tensor:
-    r"""Returns the row offsets of the clouds; one cloud if none are given.
+    r"""Checks the row offsets of the clouds and returns them.
+
+    If none are given, all rows are one cloud.
 
     Args:
         ptr: The offsets, as in :class:`torch_geometric.data.Batch`.
-        num_rows: The number of rows :math:`N` that they divide.
+        num_rows: The number of rows :math:`N` of all clouds.
         device: The device that they must be on.
-        values: Whether to check values too, which waits for a GPU.
+        values: Whether to check values too; if they are on a GPU, this waits for it.
         name: The argument's name, for messages.
 
     Shapes:
@@ -141,7 +143,7 @@ def check_ptr(
         tensor([0, 5])
     """
     if ptr is None:
-        # Not a tensor of the host's, whose copy to a GPU would wait for it.
+        # Computed on the device: to copy a tensor from the host would wait for a GPU.
         return torch.arange(2, device=device) * num_rows
     check_int64(name, ptr)
     if ptr.dim() != 1 or ptr.size(0) < 1:

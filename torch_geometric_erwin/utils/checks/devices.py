@@ -1,4 +1,4 @@
-r"""Checks that tensors lie on one device, and meet weights of their dtype."""
+r"""Checks that tensors have the same device, and the dtype of a layer's weights."""
 
 from typing import Optional
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def check_devices(**tensors: Optional[Tensor]) -> None:
-    r"""Checks that tensors lie on the device of the first of them.
+    r"""Checks that all tensors are on the same device as the first one.
 
     Args:
-        **tensors: The tensors by their names.
+        **tensors: The tensors by their names; :obj:`None` is skipped.
 
     Raises:
-        ValueError: If one lies on another.
+        ValueError: If one is on another device.
 
     Example:
         >>> check_devices(x=torch.rand(3), perm=torch.arange(3, device="meta"))
@@ -33,7 +33,7 @@ def check_devices(**tensors: Optional[Tensor]) -> None:
 
 
 def check_weight(name: str, x: Tensor, weight: Tensor) -> None:
-    r"""Checks that rows can meet the weights of a layer.
+    r"""Checks that rows have the device and, without autocast, the dtype of a weight.
 
     Args:
         name: The argument's name, for messages.
@@ -42,7 +42,7 @@ def check_weight(name: str, x: Tensor, weight: Tensor) -> None:
 
     Raises:
         TypeError: If the weight has another dtype.
-        ValueError: If it lies on another device.
+        ValueError: If it is on another device.
 
     Example:
         >>> check_weight("x", torch.rand(3), torch.rand(3))
@@ -61,7 +61,7 @@ def check_weight(name: str, x: Tensor, weight: Tensor) -> None:
 
 
 def is_autocast(device: torch.device) -> bool:
-    r"""Whether autocast is at work on a device; some have none.
+    r"""Whether autocast is enabled on a device; some devices do not support it.
 
     Args:
         device: The device.

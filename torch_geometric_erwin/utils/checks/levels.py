@@ -25,7 +25,7 @@ def per_level(
 
     Raises:
         TypeError: If a value is not an integer.
-        ValueError: If their number or one of them is out of range.
+        ValueError: If there are too few or too many, or one is out of range.
 
     Example:
         >>> per_level("ball_sizes", 128, 3)
@@ -57,7 +57,7 @@ def flag_per_level(
 
     Raises:
         TypeError: If a value is not a flag.
-        ValueError: If their number does not fit.
+        ValueError: If there are too few or too many.
 
     Example:
         >>> flag_per_level("checkpoint", True, 2)

@@ -23,7 +23,7 @@ def check_instance(name: str, value: object, kind: Any, text: str = "") -> None:
         name: The argument's name, for messages.
         value: The argument.
         kind: The class, or a tuple of classes.
-        text: What to call them. (default: the name of the class)
+        text: What the message calls the class. (default: its name)
 
     Raises:
         TypeError: If it is of another class.
@@ -36,24 +36,23 @@ def check_instance(name: str, value: object, kind: Any, text: str = "") -> None:
     if not isinstance(value, kind):
         text = text or f"a {kind.__name__}"
         given = repr(value)
-        if len(given) > 60 or isinstance(
-            value, Tensor
-        ):  # of data or a tree, or of many numbers
+        # The text of data, a tree or a tensor is too long for a message.
+        if len(given) > 60 or isinstance(value, Tensor):
             given = f"'{type(value).__name__}'"
         raise TypeError(f"'{name}' must be {text} (got {given})")
 
 
 def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
-    r"""What a callable argument makes; one that does not take its arguments is named.
+    r"""Calls an argument that is callable; the error names it if it takes others.
 
     Args:
         name: The argument's name, for messages.
         make: The callable.
-        what: What it is called with, in words.
-        *args: The same.
+        what: The arguments that it is called with, in words, for messages.
+        *args: These arguments.
 
     Raises:
-        TypeError: If it takes something else.
+        TypeError: If it cannot be called with them.
 
     Example:
         >>> import torch
@@ -64,13 +63,13 @@ def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
         signature(make).bind(*args)
     except TypeError as error:
         raise TypeError(f"'{name}' must take {what} (got {make}: {error})") from None
-    except ValueError:  # what is written in C has no signature
+    except ValueError:  # a function written in C may have no signature
         pass
     return make(*args)
 
 
 def is_plain(module: Module, kind: type[Module]) -> bool:
-    r"""Whether calling a module is what its class says and nothing more.
+    r"""Whether calling a module runs the :obj:`forward` of a class, and no hook.
 
     Args:
         module: The module.

@@ -6,7 +6,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-#: The largest number of rows, channels or whatever else is counted.
+#: The largest count of anything (rows, channels, ...): what 32 bits can hold.
 LIMIT = 2**31 - 1
 
 
@@ -45,7 +45,7 @@ def check_number(name: str, value: float) -> float:
 
     Raises:
         TypeError: If it is not a real number.
-        ValueError: If no float is as large.
+        ValueError: If it is too large for a float.
 
     Example:
         >>> check_number("eps", 2)
@@ -103,7 +103,7 @@ def check_radius(r: float) -> float:
     return r
 
 
-def check_share(name: str, value: float) -> float:
+def check_probability(name: str, value: float) -> float:
     r"""Returns a probability below one as a Python float.
 
     Args:
@@ -115,7 +115,7 @@ def check_share(name: str, value: float) -> float:
         ValueError: If it is not in :math:`[0, 1)`.
 
     Example:
-        >>> check_share("dropout", 0)
+        >>> check_probability("dropout", 0)
         0.0
     """
     number = check_number(name, value)
@@ -125,14 +125,14 @@ def check_share(name: str, value: float) -> float:
 
 
 def check_flag(name: str, value: bool) -> bool:
-    r"""Returns a flag; NumPy's are flags too.
+    r"""Returns a flag as a Python bool.
 
     Args:
         name: The argument's name, for messages.
-        value: The argument.
+        value: The argument; NumPy's bools are fine too.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not a bool.
 
     Example:
         >>> check_flag("loop", True)
@@ -144,12 +144,12 @@ def check_flag(name: str, value: bool) -> bool:
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
-    r"""Checks an argument that names one of a few choices.
+    r"""Checks that an argument is one of a few strings.
 
     Args:
         name: The argument's name, for messages.
-        value: Its value.
-        choices: What it may be.
+        value: The argument.
+        choices: The strings that are allowed.
 
     Raises:
         ValueError: If it is none of them.

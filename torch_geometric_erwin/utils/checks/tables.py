@@ -8,11 +8,11 @@ from torch_geometric_erwin.utils.checks.values import is_readable
 
 
 def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None:
-    r"""Checks the lengths of the runs, balls or groups, that rows are divided into.
+    r"""Checks the lengths of consecutive segments of rows: runs, balls or groups.
 
     Args:
         name: The argument's name, for messages.
-        lengths: The rows of every run.
+        lengths: The number of rows of every segment.
         num_rows: The number of rows.
         limit: The largest length that is possible.
 
@@ -20,8 +20,9 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
         - **lengths:** :math:`(K)`, int64.
 
     Raises:
-        TypeError: If they are no tensor.
-        ValueError: If they are malformed, do not sum to the rows, or exceed the limit.
+        TypeError: If they are not a tensor.
+        ValueError: If they are malformed, do not sum to the number of rows, or exceed
+            the limit.
 
     Example:
         >>> check_lengths("ball_len", torch.tensor([4, 2]), num_rows=6, limit=4)
@@ -48,7 +49,7 @@ def check_lengths(name: str, lengths: Tensor, num_rows: int, limit: int) -> None
 
 
 def check_permutation(name: str, perm: Tensor, num_rows: int) -> None:
-    r"""Checks an order of rows.
+    r"""Checks a permutation of rows.
 
     Args:
         name: The argument's name, for messages.
@@ -59,7 +60,7 @@ def check_permutation(name: str, perm: Tensor, num_rows: int) -> None:
         - **perm:** :math:`(N)`, int64.
 
     Raises:
-        TypeError: If it is no int64 tensor.
+        TypeError: If it is not an int64 tensor.
         ValueError: If it has another shape, or does not hold every row once.
 
     Example:
@@ -88,7 +89,7 @@ def check_permutation(name: str, perm: Tensor, num_rows: int) -> None:
 
 
 def check_mask(name: str, mask: Tensor, num_rows: int) -> None:
-    r"""Checks a flag for every row.
+    r"""Checks a mask, which has one flag for every row.
 
     Args:
         name: The argument's name, for messages.
@@ -99,7 +100,7 @@ def check_mask(name: str, mask: Tensor, num_rows: int) -> None:
         - **mask:** :math:`(N)`, bool.
 
     Raises:
-        TypeError: If it is no boolean tensor.
+        TypeError: If it is not a boolean tensor.
         ValueError: If it has another shape.
 
     Example:
@@ -126,14 +127,14 @@ def check_edges(
         name: The argument's name, for messages.
         edge_index: The edges.
         num_nodes: The number of nodes :math:`N`.
-        int32: Whether 32-bit integers are fine, too.
+        int32: Whether 32-bit integers are allowed too.
 
     Shapes:
         - **edge_index:** :math:`(2, E)`, int64.
 
     Raises:
-        TypeError: If they are no int64 tensor.
-        ValueError: If they have another shape, or name a node that is not there.
+        TypeError: If they are not an int64 tensor.
+        ValueError: If they have another shape, or name a node that does not exist.
 
     Example:
         >>> check_edges("edge_index", torch.tensor([[0], [3]]), 3)

@@ -12,24 +12,25 @@ from torch_geometric_erwin.utils.checks.values import (
     needed_bytes,
 )
 
-#: The dtypes that layers calculate in, but do not sum up in.
+#: The half-precision dtypes. Layers multiply in them, but sum up in float32.
 HALF = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *HALF)
 
 
 def check_tensor(name: str, tensor: Tensor) -> None:
-    r"""Checks that an argument is a tensor whose numbers can be read, where it is.
+    r"""Checks that an argument is a dense tensor whose memory is allocated.
 
-    Tensors without numbers (:obj:`meta`, or a GPU's in a trace) and those that a
-    function transform wraps pass: whoever needs their numbers does not get that far.
+    The memory of two kinds of tensors is not looked at: those that have no numbers
+    (:obj:`meta` tensors, and tensors on a GPU while a graph is traced), and those that
+    a function transform wraps.
 
     Args:
         name: The argument's name, for messages.
         tensor: The argument.
 
     Raises:
-        TypeError: If it is no tensor, or not a dense one.
-        ValueError: If its memory was released, or was never there.
+        TypeError: If it is not a dense tensor.
+        ValueError: If its memory was released, or never allocated.
 
     Example:
         >>> released = torch.rand(3)
@@ -47,7 +48,7 @@ def check_tensor(name: str, tensor: Tensor) -> None:
         raise TypeError(f"'{name}' must be a dense tensor (got {kind})")
     if is_wrapped(tensor) or has_memory(tensor):
         return
-    if is_traceable_wrapper_subclass(tensor):  # it knows where its numbers are
+    if is_traceable_wrapper_subclass(tensor):  # its numbers are in other tensors
         return
     size, needed = tensor.untyped_storage().nbytes(), needed_bytes(tensor)
     if size < needed:
@@ -62,14 +63,16 @@ def check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def check_floating(name: str, x: Tensor) -> None:
-    r"""Checks that a tensor has a dtype that PyTorch calculates in.
+    r"""Checks that a tensor has a floating-point dtype of 16 bits or more.
+
+    PyTorch does not calculate in narrower ones.
 
     Args:
         name: The argument's name, for messages.
         x: The argument.
 
     Raises:
-        TypeError: If it has not.
+        TypeError: If it has another dtype.
 
     Example:
         >>> check_floating("x", torch.arange(3))
@@ -89,7 +92,7 @@ def check_int64(name: str, tensor: Tensor) -> None:
         tensor: The argument.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is anything else.
 
     Example:
         >>> check_int64("perm", [0, 1])
@@ -110,13 +113,13 @@ def check_rows(name: str, x: Tensor, num_rows: int, channels: int) -> None:
         name: The argument's name, for messages.
         x: The argument.
         num_rows: The number of rows :math:`N`.
-        channels: The number of entries of each.
+        channels: The number of entries in each row.
 
     Shapes:
         - **x:** :math:`(N, C)`.
 
     Raises:
-        TypeError: If it is no floating-point tensor.
+        TypeError: If it is not a floating-point tensor.
         ValueError: If it has another shape.
 
     Example:
@@ -141,8 +144,8 @@ def check_shape(name: str, x: Tensor, sizes: Sequence[int]) -> None:
         sizes: What its shape must begin with.
 
     Raises:
-        TypeError: If it is no dense tensor.
-        ValueError: If its shape begins otherwise.
+        TypeError: If it is not a dense tensor.
+        ValueError: If its shape begins with other sizes.
 
     Example:
         >>> check_shape("x", torch.rand(5, 2), (4,))

@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 def reads_values(check: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
-    r"""Lets a check of rows look at what :mod:`torch.func` has wrapped.
+    r"""Lets a check read the values of rows that :mod:`torch.func` has wrapped.
 
     Args:
-        check: The check; of a batch of samples it sees the rows of all.
+        check: The check. Under :func:`torch.vmap` it gets the rows of all samples.
 
     Example:
         >>> @reads_values
@@ -41,7 +41,9 @@ def reads_values(check: Callable[[Tensor], T]) -> Callable[[Tensor], T]:
 
 
 def unwrapped(x: Tensor) -> Tensor:
-    r"""The tensor inside the wrappers of :mod:`torch.func`, all samples of a batch.
+    r"""Returns the tensor inside the wrappers of :mod:`torch.func`.
+
+    Under :func:`torch.vmap` it holds all samples.
 
     Args:
         x: The tensor.
@@ -76,12 +78,12 @@ def is_batched(x: Tensor) -> bool:
         >>> is_batched(torch.ones(2))
         False
     """
-    # The samples are one more dimension of what is inside.
+    # The tensor inside has one dimension more, that of the samples.
     return unwrapped(x).dim() > x.dim()
 
 
 def is_readable(x: Tensor) -> bool:
-    r"""Whether a check can look at single values, and without waiting for a GPU.
+    r"""Whether a check can read single values of a tensor without waiting for a GPU.
 
     Args:
         x: The tensor.
@@ -100,7 +102,7 @@ def is_readable(x: Tensor) -> bool:
 
 
 def has_memory(tensor: Tensor) -> bool:
-    r"""Whether a tensor's memory is there, all of it.
+    r"""Whether all of a tensor's memory is allocated.
 
     Args:
         tensor: A tensor with storage.

@@ -1,6 +1,7 @@
-// Memory dealt out to arrays, one after the other: workspaces of callers, scratch of threads, a block's shared memory.
+// Places arrays one after the other in one piece of memory: a caller's workspace, a thread's scratch memory, or the
+// shared memory of a block.
 //
-// Everything has internal linkage, so that files of any instruction set may use it.
+// Everything has internal linkage, so that files compiled for different instruction sets can include it.
 #ifndef ERWIN_ARENA_H_
 #define ERWIN_ARENA_H_
 
@@ -12,20 +13,21 @@ namespace erwin {
 namespace {
 
 constexpr int64_t kLine = 64;             // bytes of a CPU's cache line
-constexpr int64_t kTooLarge = INT64_MAX;  // of an arena that no memory could hold
+constexpr int64_t kTooLarge = INT64_MAX;  // size in bytes that means "more than any memory"
 
 // Every array starts at a multiple of Align bytes, a power of two, counted from the base.
-// From NULL it only counts. Sizes are products of what a caller states: once they do not fit, `used` is kTooLarge.
+// With `base` NULL the arena only counts bytes. Sizes are products of numbers that a caller passes: if they overflow,
+// `used` becomes kTooLarge.
 template <int64_t Align>
 struct AlignedArena {
   char* base;
   int64_t used = 0;
 
-  // An array with as many elements as the product of the counts.
+  // Returns an array whose number of elements is the product of the counts.
   template <typename T, typename... N>
   ERWIN_HOST_DEVICE T* take(N... counts) {
 #if defined(__CUDA_ARCH__)
-    // Never NULL, so that the compiler sees what memory this is, and small.
+    // Never NULL, so that the compiler knows that this is shared memory. Sizes are small and cannot overflow.
     T* const here = reinterpret_cast<T*>(base + used);
     used += ((static_cast<int64_t>(counts) * ...) * static_cast<int64_t>(sizeof(T)) + Align - 1) / Align * Align;
 #else
@@ -40,10 +42,10 @@ struct AlignedArena {
     return here;
   }
 
-  // Bytes of memory that may start anywhere.
+  // Bytes that are enough if the memory may start at any address.
   int64_t bytes_anywhere() const { return used > kTooLarge - Align ? kTooLarge : used + Align - 1; }
 
-  // The first place in such memory that an arena may start at.
+  // The first aligned address in such memory.
   static char* aligned(void* memory) {
     return static_cast<char*>(memory) + (-reinterpret_cast<uintptr_t>(memory) & (Align - 1));
   }

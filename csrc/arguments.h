@@ -1,4 +1,4 @@
-// What entry points ask of the arguments that many of them have.
+// Checks of the arguments that many entry points have in common.
 #ifndef ERWIN_ARGUMENTS_H_
 #define ERWIN_ARGUMENTS_H_
 
@@ -15,7 +15,7 @@ inline bool is_count(int64_t items) { return items >= 0 && items <= kMostItems; 
 
 inline bool valid_context(const erwin_context* context) { return context != nullptr && context->num_threads >= 1; }
 
-// Of entry points that only the host has.
+// Checks the context of an entry point that exists on the host only.
 inline int32_t check_host(const erwin_context* context) {
   if (!valid_context(context)) return ERWIN_INVALID_ARGUMENT;
   return context->device == ERWIN_HOST ? ERWIN_OK : ERWIN_UNSUPPORTED;
@@ -28,12 +28,12 @@ inline int32_t check_isa(int32_t isa) {
 
 inline bool valid_dim(int64_t dim) { return dim >= 1 && dim <= ERWIN_MAX_DIM; }
 
-// Whether an array [rows, columns] is there, or has no elements and need not be.
+// Whether an array [rows, columns] is valid: not NULL, unless it has no elements.
 inline bool is_given(const void* array, int64_t rows, int64_t columns = 1) {
   return array != nullptr || rows == 0 || columns == 0;
 }
 
-// Whether a workspace on a device is there and aligned.
+// Whether a workspace on a device is not NULL and aligned.
 inline bool valid_device_memory(const void* workspace) {
   return workspace != nullptr && reinterpret_cast<uintptr_t>(workspace) % ERWIN_DEVICE_ALIGNMENT == 0;
 }

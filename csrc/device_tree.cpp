@@ -11,7 +11,7 @@
 namespace erwin {
 namespace {
 
-// Numbers of rows whose memory can be computed without an overflow, and of trees that 32 bits can count.
+// Limits: rows, so that sizes in bytes do not overflow; clouds, so that 32 bits are enough to number all trees.
 constexpr int64_t kMostRows = int64_t{1} << 40, kMostClouds = int64_t{1} << 26;
 
 bool valid(const erwin_tree_bounds& bounds, int32_t levels) {
@@ -36,7 +36,7 @@ int32_t prepare(const erwin_context* context, const erwin_layout* config, int32_
   return ERWIN_OK;
 }
 
-// Whether the memory of a build is there; `bytes` is the workspace's.
+// Whether no array that a build needs is NULL; `bytes` is the size of the workspace.
 bool memory_is_given(const Layout& layout, const erwin_tree_bounds& bounds, const DeviceTree& tree, int64_t bytes) {
   if (tree.ptr == nullptr || !is_given(tree.pos, bounds.points) || !is_given(tree.perm, bounds.rows[0])) return false;
   if (bytes > 0 && !valid_device_memory(tree.workspace)) return false;

@@ -1,4 +1,4 @@
-// What the entry points of tree building on a device need of it: arguments are checked before.
+// The functions of a device that the entry points of tree building call, after they have checked the arguments.
 #ifndef ERWIN_DEVICE_TREE_H_
 #define ERWIN_DEVICE_TREE_H_
 
@@ -8,7 +8,7 @@
 
 namespace erwin {
 
-// The arguments that a build and the size of its workspace share.
+// The arguments that determine the size of the workspace; a build needs them too.
 struct DeviceTreeCall {
   const erwin_context* context;
   Layout layout;
@@ -18,7 +18,7 @@ struct DeviceTreeCall {
   bool rotated;
 };
 
-// The arguments of erwin_tree_build_device that are memory; all of it is the device's but the rotation.
+// The arrays that erwin_tree_build_device gets. All are in the device's memory, except the rotation.
 struct DeviceTree {
   const void* pos;
   const int64_t* ptr;

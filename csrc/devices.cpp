@@ -14,7 +14,7 @@ constexpr DeviceKernels kCuda = {&kCudaTree, &kCudaNeighbors};
 const DeviceKernels* find_device(int32_t device) {
   if (device == ERWIN_HOST) return &kHost;
 #if defined(ERWIN_WITH_CUDA)
-  if (device >= 0) return &kCuda;  // an ordinal; CUDA says whether there is one
+  if (device >= 0) return &kCuda;  // the ordinal of a CUDA device; CUDA reports an error if it does not exist
 #endif
   return nullptr;
 }

@@ -10,11 +10,11 @@
 namespace erwin {
 
 struct DeviceKernels {
-  const DeviceTreeKernels* tree;  // NULL: built by erwin_tree_build
+  const DeviceTreeKernels* tree;  // NULL: this device uses erwin_tree_build
   const NeighborsKernels* neighbors;
 };
 
-// By the number in a context; NULL where this build has no such device.
+// Finds a device by the number in a context. Returns NULL if this build does not support it.
 const DeviceKernels* find_device(int32_t device);
 
 extern const NeighborsKernels kHostNeighbors, kCudaNeighbors;

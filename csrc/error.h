@@ -1,10 +1,10 @@
-// What went wrong on a device.
+// Stores the message of the last error on a device.
 #ifndef ERWIN_ERROR_H_
 #define ERWIN_ERROR_H_
 
 namespace erwin {
 
-// Keeps a text, which must live as long as the library, for erwin_last_error.
+// Stores the pointer to a text for erwin_last_error. The text must exist as long as the library is loaded.
 void set_last_error(const char* text);
 
 }  // namespace erwin

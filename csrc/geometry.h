@@ -1,4 +1,4 @@
-// Arithmetic on coordinates that every builder shares, so that all of them round and order alike.
+// Arithmetic on coordinates. All builders of trees use it, so that they round and order in the same way.
 #ifndef ERWIN_GEOMETRY_H_
 #define ERWIN_GEOMETRY_H_
 
@@ -9,7 +9,8 @@
 
 namespace erwin {
 
-// The unsigned integer of a coordinate's size whose order is that of coordinates. -0.0 and +0.0 have one key.
+// Maps a coordinate to an unsigned integer of the same size. Keys have the same order as coordinates. -0.0 and +0.0
+// have the same key.
 ERWIN_HOST_DEVICE inline uint32_t ordered_key(float x) {
   x += 0.0f;
   uint32_t bits;
@@ -24,7 +25,7 @@ ERWIN_HOST_DEVICE inline uint64_t ordered_key(double x) {
   return bits ^ ((bits >> 63) * 0x7fffffffffffffffu | 0x8000000000000000u);
 }
 
-// The coordinate of a key.
+// The coordinate with this key: the inverse of `ordered_key`.
 ERWIN_HOST_DEVICE inline float coordinate_of(uint32_t key) {
   const uint32_t bits = key ^ (((key >> 31) ^ 1) * 0x7fffffffu | 0x80000000u);
   float x;
@@ -39,14 +40,14 @@ ERWIN_HOST_DEVICE inline double coordinate_of(uint64_t key) {
   return x;
 }
 
-// NaN has no place in an order: it counts as 0.
+// Replaces NaN, which has no order, by 0.
 template <typename T>
 ERWIN_HOST_DEVICE T ordered(T x) {
   return x == x ? x : T{0};
 }
 
-// x @ rotation with separate multiplies and adds. Sums that overflow both ways give NaN. The sums grow side by side, in
-// the order of the rotation's memory.
+// x @ rotation, with separate multiplications and additions (no fused multiply-add). If terms overflow to both +inf and
+// -inf, the sum is NaN. All sums are computed side by side, so that `rotation` is read in the order of its memory.
 template <typename T>
 ERWIN_HOST_DEVICE void rotate(const T* x, const T* rotation, int32_t dim, T* out) {
   for (int32_t column = 0; column < dim; ++column) out[column] = 0;

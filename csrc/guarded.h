@@ -1,4 +1,4 @@
-// The error boundary of the entry points.
+// The error boundary of the entry points: exceptions become status codes.
 #ifndef ERWIN_GUARDED_H_
 #define ERWIN_GUARDED_H_
 
@@ -12,10 +12,10 @@
 
 namespace erwin {
 
-// Thrown where a call is left because its caller wants it to stop.
+// Thrown to end a call because its caller asked it to stop.
 struct Interrupted {};
 
-// Runs a kernel, which may return a status, and turns what it throws into one: no exception leaves the library.
+// Runs a kernel, which may return a status, and turns exceptions into a status: no exception leaves the library.
 template <typename F>
 int32_t guarded(F&& kernel) {
   try {
@@ -31,7 +31,7 @@ int32_t guarded(F&& kernel) {
     return ERWIN_INTERRUPTED;
   } catch (const std::bad_alloc&) {
     return ERWIN_OUT_OF_MEMORY;
-  } catch (const std::length_error&) {  // more than a vector can ever hold
+  } catch (const std::length_error&) {  // more elements than a std::vector can hold
     return ERWIN_OUT_OF_MEMORY;
   } catch (...) {
     return ERWIN_INTERNAL_ERROR;

@@ -1,4 +1,4 @@
-// Marks what host and GPU share.
+// Marks functions that are compiled for both host and GPU.
 #ifndef ERWIN_HOST_DEVICE_H_
 #define ERWIN_HOST_DEVICE_H_
 

@@ -1,9 +1,10 @@
 // The split rule: how many points go left at every node of a cloud's tree.
 //
-// Splits are by count, so every boundary is a function of the cloud's size, the ball sizes and the strides alone.
-// Balanced layout: the cloud is cut into blocks of S points (S: product of the strides) and blocks are dealt to balls,
-// so that fills differ by at most one block and every left child is a perfect subtree. Perfect layout: 2^m slots,
-// halved at every node; a point that is alone in a leaf pair fills both slots.
+// Nodes are split by the number of points, so all boundaries depend only on the size of the cloud, the ball sizes and
+// the strides, not on coordinates. Balanced layout: the cloud is divided into blocks of S points (S: product of the
+// strides), and the blocks are distributed over the balls. The sizes of balls differ by at most one block, and every
+// left child is a perfect subtree. Perfect layout: there are 2^m slots, halved at every node; a point that is alone in
+// a pair of slots fills both.
 #ifndef ERWIN_LAYOUT_H_
 #define ERWIN_LAYOUT_H_
 
@@ -15,14 +16,15 @@
 
 namespace erwin {
 
-// A node of one cloud's tree, by integers that are wide enough for it. In the balanced layout `slots == points`.
+// A node of the tree of one cloud. I is an integer type that is wide enough for its numbers. In the balanced layout
+// `slots == points`.
 template <typename I>
 struct NodeOf {
   I begin;   // first point, counted in the cloud
   I points;  // distinct points below the node
   I slot;    // first row of level 0
   I slots;   // rows of level 0
-  I balls;   // balls still to be dealt (balanced layout; 1 inside a ball)
+  I balls;   // balls below the node (balanced layout; 1 inside a ball)
 };
 
 template <typename I>
@@ -33,7 +35,7 @@ struct ChildrenOf {
 using Node = NodeOf<int64_t>;
 using Children = ChildrenOf<int64_t>;
 
-// Of numbers that are not negative; a GPU divides faster without signs.
+// Rounds up. For numbers that are not negative: a GPU divides unsigned numbers faster.
 template <typename I>
 ERWIN_HOST_DEVICE I floor_div(I a, typename std::common_type<I>::type b) {
   typedef typename std::make_unsigned<I>::type U;
@@ -57,7 +59,8 @@ ERWIN_HOST_DEVICE I ceil_pow2(I n) {
   return p;
 }
 
-// Of k >= 2 equal parts, those that go left: the power of two that leaves at most twice as many on either side.
+// How many of k >= 2 equal parts go left: the power of two for which neither side has more than twice as many parts as
+// the other.
 template <typename I>
 ERWIN_HOST_DEVICE I left_parts(I k) {
   const I p = ceil_pow2(k);  // 2^h with h = ceil(log2 k)
@@ -86,14 +89,14 @@ struct Layout {
     return {0, points, 0, points, ceil_div(ceil_div(points, block()), blocks_per_ball)};
   }
 
-  // Down to single slots; `node.slots >= 2`.
+  // Splits a node with `slots >= 2`. Repeated splits end at single slots.
   template <typename I>
   ERWIN_HOST_DEVICE ChildrenOf<I> split(const NodeOf<I>& node) const {
     I points = 0, slots = 0, balls = 1, balls_right = 1;
     if (kind == ERWIN_PERFECT) {
       points = (2 * node.begin + node.points) / 2 - node.begin;
       slots = node.slots / 2;
-      if (points == 0) points = node.points;  // a lone point: both slots show it
+      if (points == 0) points = node.points;  // a single point: it fills both slots
     } else if (node.balls > 1) {
       const I size = static_cast<I>(block()), blocks = ceil_div(node.points, size);
       balls = left_parts(node.balls);
@@ -117,14 +120,14 @@ struct Layout {
     return ceil_div(node.slots, static_cast<I>(span[level]));
   }
 
-  // Balls of a level are the maximal nodes that do not exceed its ball size.
+  // The balls of a level are the largest nodes that are not larger than its ball size.
   template <typename I>
   ERWIN_HOST_DEVICE bool within_ball(const NodeOf<I>& node, int32_t level) const {
     return rows(node, level) <= ball[level];
   }
 };
 
-// Checks a configuration and derives what the rule needs; false where it is out of range.
+// Checks a configuration and computes the numbers that the split rule needs. Returns false if it is out of range.
 inline bool make_layout(const erwin_layout* config, Layout* layout) {
   if (config == nullptr || config->levels < 1 || config->levels > ERWIN_MAX_LEVELS) return false;
   if (config->kind != ERWIN_BALANCED && config->kind != ERWIN_PERFECT) return false;
@@ -148,7 +151,7 @@ inline bool make_layout(const erwin_layout* config, Layout* layout) {
   return true;
 }
 
-// Whether offsets start at 0 and ascend, by clouds that 32-bit indices can number, repeated points included.
+// Whether offsets start at 0 and ascend, and every cloud is small enough for 32-bit indices, repeated points included.
 inline bool valid_ptr(const int64_t* ptr, int64_t clouds) {
   if (ptr == nullptr || clouds < 0 || ptr[0] != 0) return false;
   for (int64_t g = 0; g < clouds; ++g) {

@@ -20,7 +20,7 @@ int64_t count_edges(const int64_t* ptr, int64_t clouds, int64_t k, bool loop) {
   return edges;
 }
 
-// Fills a call with the arguments that all entry points share, but for the workspace.
+// Checks the arguments that all entry points have in common, except the workspace, and stores them in the call.
 int32_t prepare(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
                 const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, NeighborsCall* call,
                 const NeighborsKernels** kernels) {
@@ -34,7 +34,7 @@ int32_t prepare(const erwin_context* context, const erwin_layout* config, int32_
   return ERWIN_OK;
 }
 
-// Calls f with a search of valid arguments and a workspace that is large enough, and the device's kernels for it.
+// Checks the arguments and the size of the workspace, then calls f with the search and the device's kernels.
 template <typename F>
 int32_t run(const erwin_context* context, const erwin_layout* config, int32_t dtype, const void* pos,
             const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box, void* workspace,

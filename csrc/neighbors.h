@@ -1,4 +1,4 @@
-// What the entry points of neighbour search need of a device: arguments are checked before.
+// The functions of a device that the entry points of neighbour search call, after they have checked the arguments.
 #ifndef ERWIN_NEIGHBORS_H_
 #define ERWIN_NEIGHBORS_H_
 
@@ -9,7 +9,7 @@
 
 namespace erwin {
 
-// The arguments that all searches share.
+// The arguments that all searches have in common.
 struct NeighborsCall {
   const erwin_context* context;
   Layout layout;
@@ -23,7 +23,7 @@ struct NeighborsCall {
 
 // The searches of a device. All but the first return an erwin_status.
 struct NeighborsKernels {
-  // Bytes; kTooLarge if they do not fit.
+  // Returns bytes, or kTooLarge if the number does not fit.
   int64_t (*workspace)(const NeighborsCall&);
   int32_t (*knn)(const NeighborsCall&, int64_t k, bool loop, int64_t* source, int64_t* target);
   int32_t (*radius_count)(const NeighborsCall&, double radius, int64_t cap, bool loop, int64_t* degree,
@@ -32,7 +32,7 @@ struct NeighborsKernels {
                          const int64_t* degree, int64_t* source, int64_t* target);
 };
 
-// Of every point of a cloud: at most k, as far as there are so many.
+// The neighbours that every point of a cloud gets in a k-NN search: k, or fewer in a small cloud.
 inline int64_t most_neighbors(int64_t points, int64_t k, bool loop) {
   return std::max<int64_t>(0, std::min(k, points - (loop ? 0 : 1)));
 }

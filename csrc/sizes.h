@@ -1,4 +1,4 @@
-// Sizes that a caller states: products and sums that would overflow, and with them the memory, are refused.
+// Arithmetic on sizes that a caller passes. A sum or product that would overflow throws an exception.
 #ifndef ERWIN_SIZES_H_
 #define ERWIN_SIZES_H_
 
@@ -7,10 +7,10 @@
 
 namespace erwin {
 
-// Thrown where a size is beyond any memory.
+// Thrown if a size is larger than any memory.
 struct TooLarge {};
 
-// Of numbers that are not negative, like their product below.
+// The sum, and below the product, of numbers that are not negative.
 inline int64_t checked_sum(int64_t a, int64_t b) {
   if (a > std::numeric_limits<int64_t>::max() - b) throw TooLarge{};
   return a + b;

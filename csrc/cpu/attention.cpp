@@ -14,8 +14,8 @@
 namespace erwin {
 namespace {
 
-constexpr int64_t kSerialProducts = 1 << 20;  // calls of fewer products of channels are not worth a second thread
-constexpr int64_t kTasksPerThread = 4;        // fewer balls than that are split by heads
+constexpr int64_t kSerialProducts = 1 << 20;  // multiply-adds below which a second thread does not pay off
+constexpr int64_t kTasksPerThread = 4;        // with fewer balls than this, a ball's heads become several tasks
 
 int32_t check(const erwin_context* context, const erwin_attention* a) {
   if (a == nullptr) return ERWIN_INVALID_ARGUMENT;
@@ -37,7 +37,7 @@ int32_t check(const erwin_context* context, const erwin_attention* a) {
   return rows == a->rows ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
 
-// Elements from the first to the last, gaps included; negative if that is no tensor.
+// The number of elements from the first to the last one, gaps included; -1 if `x` is invalid.
 int64_t extent(const erwin_attention& a, const erwin_heads* x) {
   if (x == nullptr) return -1;
   if (a.rows == 0 || a.heads == 0 || a.channels == 0) return 0;
@@ -72,7 +72,7 @@ struct Plan {
 struct Workspace {
   int64_t* starts;  // [balls + 1]
   uint8_t* seen;    // a bit for every row if there is a permutation
-  float* partial;   // [balls, heads] of a backward call: what every ball adds to the gradient of sigma
+  float* partial;   // [balls, heads], backward calls only: what every ball adds to the gradient of sigma
   char* scratch;    // [threads, scratch bytes]
 };
 
@@ -89,7 +89,7 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
     products += static_cast<double>(a.ball_len[i]) * static_cast<double>(a.ball_len[i]);
   }
   if (products * static_cast<double>(a.heads * (a.channels + 1)) >= kSerialProducts) p.threads = context.num_threads;
-  // A gradient of positions sums over all heads of a ball.
+  // With a gradient of positions (backward == 2), one task must sum over all heads of a ball.
   if (p.threads > 1 && backward < 2 && a.balls > 0) {
     const int64_t wanted = ceil_div(kTasksPerThread * p.threads, a.balls);
     p.head_groups = std::clamp<int64_t>(wanted, 1, std::max<int64_t>(a.heads, 1));
@@ -104,7 +104,8 @@ Plan plan_of(const erwin_context& context, const erwin_attention& a, int32_t bac
   return p;
 }
 
-// Outputs are mostly fresh memory, whose first writes may take half as long as the kernel.
+// Outputs are usually newly allocated, and the first writes to them can take half as long as the kernel itself. Large
+// pages make these writes faster.
 void expect_writes(const erwin_attention& a, const erwin_heads& x) {
   use_large_pages(static_cast<char*>(x.data), extent(a, &x) * (a.dtype == ERWIN_FLOAT32 ? 4 : 2));
 }

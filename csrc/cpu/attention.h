@@ -1,4 +1,4 @@
-// Between the entry points of ball attention and its kernels, one for every instruction set.
+// The interface between the entry points of ball attention and its kernels. There is one kernel per instruction set.
 //
 // Only declarations and plain structs: a function defined here could be compiled for one machine's instructions and
 // then be called on another.
@@ -11,7 +11,7 @@
 
 namespace erwin {
 
-// What a backward call has beyond `erwin_attention`.
+// The arguments of a backward call that are not in `erwin_attention`.
 struct AttentionGradients {
   erwin_heads out, grad_out, grad_q, grad_k, grad_v;
   float* grad_sigma;  // [balls, heads]: what each ball adds

@@ -1,4 +1,4 @@
-// Ball attention for the instructions that every machine of the target has.
+// Ball attention for the instructions that every processor of the target architecture has.
 #include "attention_kernel.h"
 
 const erwin::AttentionKernel erwin::kAttentionBaseline = erwin::kAttentionKernel;

@@ -1,9 +1,9 @@
 // Ball attention for one instruction set; included by one source file for each.
 //
-// Lanes run over queries: a tile holds the scores of a block of queries with a run of keys, transposed, as
-// [keys, queries]. The softmax over keys is then a loop over vectors without a step across lanes, keys and values enter
-// as scalars at any number of channels, and no key is padded. Only the sums over queries of the backward pass,
-// the gradients of k and v, have lanes over channels. Every product of matrices is `multiply`.
+// The lanes of a vector are queries: a tile holds the scores of a block of queries and some consecutive keys,
+// transposed, as [keys, queries]. Then the softmax over keys is a loop over vectors that never combines lanes; keys and
+// values are read as scalars, with any number of channels; and no key is padded. Only the gradients of k and v, which
+// are sums over queries, use lanes for channels. All matrix products are done by `multiply`.
 #ifndef ERWIN_CPU_ATTENTION_KERNEL_H_
 #define ERWIN_CPU_ATTENTION_KERNEL_H_
 
@@ -25,17 +25,17 @@ constexpr int kRows = 8, kColumns = 2;
 constexpr int kRows = 4, kColumns = 2;
 #endif
 
-constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, its row stride
+constexpr int64_t kQueries = kColumns * kLanes;  // queries of a tile, which is also its row stride
 constexpr int64_t kForwardKeys = 128;            // keys of a tile
-constexpr int64_t kBackwardKeys = 64;            // of each of the two tiles in use at a time
-constexpr int64_t kCachedLength = 512;           // distances of longer balls are computed for every head again
-constexpr int64_t kFetchChannels = 16;           // channels of a product of scores between two fetches of rows
+constexpr int64_t kBackwardKeys = 64;            // keys of each of the two tiles that are in use at the same time
+constexpr int64_t kCachedLength = 512;           // rows; for longer balls every head computes the distances again
+constexpr int64_t kFetchChannels = 16;           // channels that a product of scores handles between two prefetches
 constexpr float kLog2E = 1.44269504088896341f;
 constexpr float kLowest = -3.40282347e+38f;
 
 ERWIN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Rows of channels, up to whole vectors.
+// Rows of channels, padded to whole vectors.
 struct Rows {
   const float* data;
   int64_t stride;
@@ -46,7 +46,7 @@ struct Number {
   static constexpr int value = N;
 };
 
-// Calls body(Number<rows>, first) for runs of R rows, then of R / 2, ..., then of one.
+// Calls body(Number<rows>, first) for groups of R rows, then for what is left in groups of R / 2, ..., down to one row.
 template <int R, typename Body>
 ERWIN_INLINE void for_rows(int64_t first, int64_t last, const Body& body) {
   for (; first + R <= last; first += R) body(Number<R>{}, first);
@@ -68,7 +68,8 @@ ERWIN_INLINE void multiply(const float* a, int64_t row, int64_t step, const floa
   }
 }
 
-// out[r * out_stride + c] += the product above for all rows r, columns c in vectors of L; or = if there is no sum yet.
+// Adds the product above to out[r * out_stride + c] for all rows r and columns c, in vectors of L. If `out` holds no
+// sum yet, the product is stored instead.
 template <int L, int R, int C>
 ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const float* b, int64_t stride, int64_t count,
                              float* out, int64_t out_stride, int64_t rows, bool first_sum) {
@@ -86,7 +87,8 @@ ERWIN_INLINE void accumulate(const float* a, int64_t row, int64_t step, const fl
   });
 }
 
-// out[j, c] += sum over i < queries of tile[j, i] * x[i, c]: lanes over channels, narrower vectors for the last.
+// out[j, c] += sum over i < queries of tile[j, i] * x[i, c]. Lanes are channels; the last channels use narrower
+// vectors.
 template <int L>
 void accumulate_keys(const float* tile, int64_t keys, Rows x, int64_t queries, float* out, int64_t stride,
                      int64_t first, int64_t channels, bool first_sum) {
@@ -125,8 +127,8 @@ ERWIN_INLINE void transpose_blocks(Vector<L> (&rows)[L]) {
   if constexpr (S > 1) transpose_blocks<L, S / 2>(rows);
 }
 
-// out[c, r] = factor[c] * in[r, c] for a square of lanes. Rows of `in` beyond `in_rows` repeat its last; `out_rows` rows
-// of `out` are written.
+// out[c, r] = factor[c] * in[r, c] for a block of kLanes x kLanes. If `in` has fewer rows (`in_rows`), its last row is
+// repeated; `out_rows` rows of `out` are written.
 ERWIN_INLINE void transpose(const float* in, int64_t in_stride, int64_t in_rows, Vector<kLanes> factor, float* out,
                             int64_t out_stride, int64_t out_rows) {
   Vector<kLanes> square[kLanes];
@@ -155,17 +157,17 @@ ERWIN_INLINE void to_bfloat16(const float* from, int64_t count, uint16_t* to) {
   }
 }
 
-// What a ball's heads share: where its rows lie and how far they are from each other.
+// What all heads of a ball share: where its rows lie in memory, and the distances between them.
 //
-// Scratch is laid out once, for the longest ball of a call, and every ball uses the front of its arrays: no array of a
-// shorter ball may be larger than that of a longer one.
+// Scratch memory is laid out once, for the longest ball of a call. Every ball uses the front of these arrays, so a
+// shorter ball must never need a larger array than a longer one.
 struct Ball {
   const erwin_attention& attention;
-  int64_t stride;     // of a row of channels in scratch
-  float* place;       // [dim, padded] coordinates; queries beyond the length stand on the first row
+  int64_t stride;     // elements of a row of channels in scratch memory
+  float* place;       // [dim, padded] coordinates; queries beyond the length have those of the first row
   float* distance;    // [length, padded] or, if not cached, [keys of a tile, kQueries]
   int64_t start = 0, length = 0;
-  int64_t padded = 0;  // length, up to whole tiles
+  int64_t padded = 0;  // length, rounded up to whole tiles
   bool cached = false;
 
   Ball(const erwin_attention& a, int64_t longest, Arena& arena)
@@ -174,7 +176,7 @@ struct Ball {
         place(arena.take<float>(a.dim, round_up(longest, kQueries))),
         distance(take_distances(least(longest, kCachedLength), arena)) {}
 
-  // Enough for every ball that is cached, and for a tile of one that is not.
+  // Memory that is enough for every ball with cached distances, and for one tile of a ball without.
   static float* take_distances(int64_t longest_cached, Arena& arena) {
     static_assert(kForwardKeys <= kCachedLength && kBackwardKeys <= kCachedLength && kQueries <= kCachedLength);
     return arena.take<float>(longest_cached, round_up(longest_cached, kQueries));
@@ -203,7 +205,8 @@ struct Ball {
     if (cached) measure(0, length, 0, padded, distance, padded);
   }
 
-  // Relative to the first row in float64, whose differences float32 would not keep far from the origin.
+  // Coordinates relative to the first row. The subtraction is in float64, because float32 would lose small differences
+  // far from the origin.
   template <typename T>
   void read_positions(const T* pos) {
     const T* const origin = pos + row(0) * attention.dim;
@@ -215,7 +218,7 @@ struct Ball {
     }
   }
 
-  // to[j, i]: from the `keys` rows from `key` on to the `queries` rows from `query` on.
+  // Writes to[j, i], the distance from key row `key` + j to query row `query` + i, for `keys` and `queries` rows.
   void measure(int64_t key, int64_t keys, int64_t query, int64_t queries, float* to, int64_t to_stride) const {
     for (int64_t j = 0; j < keys; ++j) {
       for (int64_t i = 0; i < queries; i += kLanes) {
@@ -241,7 +244,7 @@ struct Ball {
     return distance;
   }
 
-  // Rows from the `first` on, `count` of them, as [count, stride]; channels up to the stride are zero.
+  // Copies `count` rows, starting with `first`, as [count, stride]; padding channels are zero.
   void read(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float* to) const {
     const int64_t channels = attention.channels;
     for (int64_t i = 0; i < count; ++i, to += stride) {
@@ -256,19 +259,19 @@ struct Ball {
     }
   }
 
-  // Whether rows can be used where they lie: as they are, and in whole vectors.
+  // Whether rows can be used in place: no permutation or conversion is needed, and a row is a whole number of vectors.
   bool direct() const {
     return attention.dtype == ERWIN_FLOAT32 && attention.perm == nullptr && attention.channels == stride;
   }
 
-  // The same rows, where they lie or in `scratch`.
+  // The same rows, either in place or copied to `scratch`.
   Rows view(const erwin_heads& x, int64_t head, int64_t first, int64_t count, float* scratch) const {
     if (direct()) return {static_cast<const float*>(x.data) + offset(x, head, first), x.row_stride};
     read(x, head, first, count, scratch);
     return {scratch, stride};
   }
 
-  // to[c, i] = factor * rows[i, c] for C vectors of queries; those beyond the last repeat it.
+  // to[c, i] = factor * rows[i, c] for C vectors of queries; missing queries repeat the last one.
   template <int C>
   void transpose_in(Rows rows, int64_t queries, float factor, float* to) const {
     for (int i = 0; i < C * kLanes; i += kLanes) {
@@ -311,8 +314,8 @@ struct Ball {
   }
 };
 
-// Fetches the rows of N tensors that the next head reads and writes while the present one is computed: pieces that far
-// apart are beyond the machine's own prefetchers.
+// While one head is computed, prefetches the rows of N tensors that the next head reads and writes. These pieces of
+// memory are too far apart for the processor's own prefetchers.
 template <int N>
 struct Ahead {
   const Ball& ball;
@@ -322,11 +325,12 @@ struct Ahead {
   void begin(int64_t of_head, int64_t last_head) {
     head = of_head;
     next = 0;
-    // Pieces shorter than a line share one with the head before.
+    // Pieces shorter than a cache line are on the same line as the previous head: nothing to prefetch.
     last = of_head < last_head && ball.attention.channels * item() >= kLine ? ball.length : 0;
   }
 
-  // Rows to fetch at each of `steps` places in a block of scores; a head has length^2 / (kRows * kQueries) blocks.
+  // How many rows to prefetch at each of the `steps` points of a block of scores, so that all rows are requested by the
+  // end of the head, which has length^2 / (kRows * kQueries) blocks.
   int64_t share(int64_t steps) const { return (kRows * kQueries + ball.length * steps - 1) / (ball.length * steps); }
 
   ERWIN_INLINE void advance() { fetch(share(1)); }
@@ -347,7 +351,7 @@ void fill(float* to, int64_t count, float value) {
   for (int64_t i = 0; i < count; ++i) to[i] = value;
 }
 
-// Calls body(Number<columns>) with as many vectors as hold `queries`, at most C.
+// Calls body(Number<columns>) with the number of vectors that hold `queries`, at most C.
 template <int C, typename Body>
 ERWIN_INLINE void with_columns(int64_t queries, const Body& body) {
   if constexpr (C > 1) {
@@ -358,7 +362,7 @@ ERWIN_INLINE void with_columns(int64_t queries, const Body& body) {
 
 struct Forward {
   Ball ball;
-  float *key_rows, *value_rows;  // [length, stride]: where rows are read to that cannot be used where they lie
+  float *key_rows, *value_rows;  // [length, stride]: copies of rows that cannot be used in place
   float* rows;           // [kQueries, stride]: the same for the block's queries and outputs
   float* query;          // [stride, kQueries]: transposed, in units of log(2)
   float* out;            // [stride, kQueries]: transposed
@@ -434,7 +438,7 @@ struct Forward {
     ball.transpose_out<C>(out, share, to, head, first, queries, rows);
   }
 
-  // The tile's scores, and the largest of every query.
+  // Computes the tile's scores, and updates the largest score of every query.
   template <int C>
   ERWIN_INLINE void scores(int64_t first, int64_t j, int64_t keys, float sigma, Vector<kLanes> (&top)[C],
                            Ahead<4>& ahead) {
@@ -447,7 +451,7 @@ struct Forward {
       constexpr int r_end = decltype(block)::value;
       const float* const from_key = key.data + (j + from) * key.stride;
       Vector<kLanes> sums[r_end][C] = {};
-      // Many fetches at once would wait for each other.
+      // Prefetches are spread out, because many at once would wait for each other.
       for (int64_t c = 0; c < channels; c += kFetchChannels) {
         ahead.fetch(share);
         multiply<kLanes, r_end, C>(from_key + c, key.stride, 1, query + c * kQueries, kQueries,
@@ -463,7 +467,7 @@ struct Forward {
     });
   }
 
-  // Scores become weights relative to the top.
+  // Replaces scores by weights relative to the largest score: 2^(score - top).
   template <int C>
   ERWIN_INLINE void weigh(int64_t keys, const Vector<kLanes> (&top)[C], Vector<kLanes> (&total)[C]) {
     for_rows<4>(0, keys, [&](auto block, int64_t from) __attribute__((always_inline)) {
@@ -485,7 +489,7 @@ struct Backward {
   float *grad_key, *grad_value;                // [length, stride]
   float *rows, *grad_rows, *other;             // [kQueries, stride]: the same for what a block reads and writes
   float *query, *grad, *grad_query;            // [stride, kQueries]: transposed
-  float *weight, *slope;                       // [kBackwardKeys, kQueries]: of weights, and of the loss in the scores
+  float *weight, *slope;                       // [kBackwardKeys, kQueries]: weights; gradients at scores
   float *lse, *offset;                         // [kQueries]
   float* pull;                                 // [length, padded]: sum over heads of sigma * slope, or NULL
   float* grad_place;                           // [dim, padded] or NULL
@@ -601,8 +605,8 @@ struct Backward {
     return all;
   }
 
-  // Of every query the product of its output and the output's gradient, and the saved logarithm of its sum. Queries
-  // beyond the block's end get weight zero.
+  // Reads, for every query, the dot product of its output and the output's gradient, and the logarithm of the sum of
+  // weights that the forward pass saved. Queries beyond the end of the block get weight zero.
   void read_sums(int64_t head, int64_t first, int64_t queries, int64_t padded, Rows grads, Rows outs,
                  const float* saved_lse) {
     for (int64_t r = 0; r < padded; r += kLanes) {
@@ -631,7 +635,7 @@ struct Backward {
     }
   }
 
-  // A pair pulls its two rows along the line between them, in opposite directions.
+  // The gradient from each pair of rows points along the line between them, in opposite directions at the two rows.
   void write_grad_pos(float* grad_pos) {
     typedef Vector<kLanes> V;
     const int64_t dim = ball.attention.dim, padded = ball.padded;

@@ -1,4 +1,5 @@
-// What a radius search found, kept until its caller knows how many edges there are and has memory for them.
+// The result of a radius search. It is kept until the caller knows the number of edges and has allocated memory for
+// them.
 #ifndef ERWIN_CPU_FOUND_H_
 #define ERWIN_CPU_FOUND_H_
 
@@ -13,13 +14,13 @@
 
 namespace erwin {
 
-// Lists of numbers, of one thread: they stay where they are while others are added. Aligned, as threads that write to
-// the same line of a cache slow each other down.
+// The lists of numbers of one thread. A list does not move in memory when others are added. The struct is aligned to a
+// cache line, because threads that write to the same line slow each other down.
 class alignas(64) Lists {
  public:
   explicit Lists(int64_t block) : block_(block) {}
 
-  // Room for a list.
+  // Returns memory for a list of `count` numbers.
   int32_t* take(int64_t count) {
     if (count > left_) add_block(std::max(count, block_));
     left_ -= count;
@@ -35,9 +36,9 @@ class alignas(64) Lists {
     left_ = size;
   }
 
-  const int64_t block_;  // numbers that memory is got for at a time, at least
+  const int64_t block_;  // numbers in an allocated block, at least
   std::vector<std::unique_ptr<int32_t[]>> blocks_;
-  int32_t* next_ = nullptr;  // in the last block
+  int32_t* next_ = nullptr;  // the first free number in the last block
   int64_t left_ = 0;
 };
 
@@ -45,13 +46,14 @@ class alignas(64) Lists {
 
 struct erwin_found {
   erwin_found(int64_t points, int32_t num_threads) : neighbors(static_cast<size_t>(points)) {
-    // One block for the neighbours of all points, as many as are usual. Beyond 8 MB large pages fill it well enough.
+    // Each thread's first block is large enough for its points at the usual number of neighbours, up to 8 MB. A larger
+    // block would not be faster, because from this size on large pages are used.
     constexpr int64_t kUsual = 16, kMostNumbers = int64_t{2} << 20;
     lists.reserve(static_cast<size_t>(num_threads));
     for (int32_t i = 0; i < num_threads; ++i) lists.emplace_back(std::min(kUsual * points / num_threads, kMostNumbers));
   }
 
-  std::vector<int64_t> degree;            // [points], once the search has ended
+  std::vector<int64_t> degree;            // [points], set when the search has ended
   std::vector<const int32_t*> neighbors;  // [points]: rows of their cloud, nearest first
   std::vector<erwin::Lists> lists;        // of every thread
 };

@@ -1,4 +1,4 @@
-// What this build of the library can do, and what a device's last error was.
+// Tells what this build of the library supports, and what the last error on a device was.
 #include "../erwin.h"
 #include "../error.h"
 

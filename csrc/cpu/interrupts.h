@@ -10,17 +10,17 @@
 
 namespace erwin {
 
-// Asks the caller whether to go on, now and then, and keeps the answer for all threads of the call.
+// Asks the caller from time to time whether to continue, and passes the answer to all threads of the call.
 class Interrupts {
  public:
-  static constexpr std::chrono::milliseconds kPause{20};  // between two questions
+  static constexpr std::chrono::milliseconds kPause{20};  // the time between two questions
 
-  // Never interrupted.
+  // Never interrupts the call.
   Interrupts() = default;
   explicit Interrupts(const erwin_context& context) : ask_(context.interrupted) {}
 
-  // Throws `Interrupted` if the call is to stop. Only the thread that made the call asks. Cheap, but not for free: for
-  // every few microseconds of work.
+  // Throws `Interrupted` if the call must stop. Only the thread that made the call asks the caller. This costs little,
+  // but not nothing: call it once per several microseconds of work, not more often.
   void check() {
     if (ask_ == nullptr) return;
     if (std::this_thread::get_id() == caller_ && !stopped_.load(std::memory_order_relaxed)) {

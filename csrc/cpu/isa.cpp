@@ -10,7 +10,7 @@
 namespace erwin {
 namespace {
 
-// By erwin_cpu_isa_kind. A build that has AVX-512 has AVX2.
+// Indexed by erwin_cpu_isa_kind. A build with AVX-512 also has AVX2.
 constexpr IsaKernels kTable[] = {
     {&kAttentionBaseline, &kMessageBaseline, &kSearchBaseline, nullptr},
 #if defined(ERWIN_WITH_AVX2)

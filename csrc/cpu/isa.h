@@ -11,19 +11,20 @@
 
 namespace erwin {
 
-// What is compiled for one instruction set.
+// The kernels that are compiled for one instruction set.
 struct IsaKernels {
   const AttentionKernel* attention;
   const MessageKernel* message;
   const KernelTable* search;
-  const QuadPasses* quads;  // NULL: loops do as well
+  const QuadPasses* quads;  // NULL: plain loops are used instead
 };
 
-// Those of an instruction set, at most erwin_cpu_isa(); negative: of the widest.
+// Returns the kernels of an instruction set, which is at most erwin_cpu_isa(). A negative `isa` means the widest one.
 const IsaKernels& kernels_of(int32_t isa);
 
-// Those of trees and searches, whose bits no instruction set changes: of the widest, unless ATEN_CPU_CAPABILITY, which
-// limits PyTorch's kernels, names a narrower one.
+// Returns the kernels for trees and searches, whose results are the same bits for every instruction set: those of the
+// widest one, unless the environment variable ATEN_CPU_CAPABILITY, which limits PyTorch's kernels, names a narrower
+// one.
 const IsaKernels& geometry_kernels();
 
 }  // namespace erwin

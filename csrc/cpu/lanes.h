@@ -1,4 +1,4 @@
-// What the search needs of a vector unit beyond loops that compilers vectorise by themselves.
+// The vector operations of the search that compilers do not generate from plain loops.
 //
 // Everything here and in the headers that build on it has internal linkage: they are compiled once for each instruction
 // set, and the linker must not merge the copies.
@@ -36,7 +36,7 @@ V load(const void* from) {
   return v;
 }
 
-// Of positive numbers, which order as their bits do.
+// For positive numbers only: they have the same order as their bits, read as integers.
 inline Doubles smaller(Doubles a, Doubles b) {
 #if defined(__AVX512F__)
   const auto x = reinterpret_cast<Longs>(a), y = reinterpret_cast<Longs>(b);
@@ -63,7 +63,7 @@ inline Doubles larger(Doubles a, Doubles b) {
 #endif
 }
 
-// A bit for each of kLeaf numbers that is within the limit; NaN never is.
+// Returns a bit mask of those of kLeaf numbers that are <= limit. The bit of a NaN is 0.
 inline uint32_t lanes_within(const float* x, float limit) {
 #if defined(__AVX512F__)
   return _mm512_cmp_ps_mask(_mm512_loadu_ps(x), _mm512_set1_ps(limit), _CMP_LE_OQ);
@@ -104,14 +104,14 @@ inline uint32_t lanes_within(const double* x, double limit) {
 inline int64_t count_lanes(uint32_t lanes) {
 #if defined(__POPCNT__) || !defined(__x86_64__)
   return __builtin_popcount(lanes);
-#else  // where it would be a call; of 16 bits
+#else  // without the instruction, the builtin would be a function call; counts 16 bits
   lanes -= lanes >> 1 & 0x5555;
   lanes = (lanes & 0x3333) + (lanes >> 2 & 0x3333);
   return ((lanes + (lanes >> 4)) & 0x0f0f) * 0x0101 >> 8 & 0x1f;
 #endif
 }
 
-// Writes the chosen ones of kLeaf numbers one after the other; up to kLeaf places of `out` may be overwritten.
+// Writes the selected ones of kLeaf numbers to consecutive places of `out`, of which up to kLeaf may be overwritten.
 template <typename X>
 void compress(uint32_t lanes, const X* x, X* out) {
 #if defined(__AVX512F__)

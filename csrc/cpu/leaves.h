@@ -1,9 +1,9 @@
 // The lower part of a tree on the host: a node of a few thousand points, down to single points.
 //
-// The points are sorted once along every axis. Then a node is a run of each sorted list: its extent is read off the
-// ends of the runs, the list of the widest axis is split where it stands, and the other lists follow by a stable
-// partition. From 64 points down, a node is a set of bits per axis, one for each place in the sorted list, and is split
-// by a few instructions without a loop over its points.
+// The points are sorted once along every axis. Then a node is a range of each sorted list. Its extent along an axis is
+// the difference of the ends of that range. The list of the widest axis is split in place, and the other lists are
+// split by a stable partition. A node of at most 64 points is instead a bit mask per axis, with one bit for each place
+// in the sorted list, and is split by a few instructions without a loop over its points.
 #ifndef ERWIN_CPU_LEAVES_H_
 #define ERWIN_CPU_LEAVES_H_
 
@@ -16,7 +16,7 @@
 
 namespace erwin {
 
-// A thread's memory for such nodes, one after the other: half a megabyte.
+// Builds such nodes, one after the other, in memory of its own (half a megabyte). Every thread has one.
 template <typename T, int D>
 class Leaves {
   static constexpr int32_t kIdBits = 14;  // an item of the sort holds an id and 18 bits of a coordinate
@@ -29,7 +29,7 @@ class Leaves {
       left_[n] = static_cast<uint8_t>(layout.split(Node{0, n, 0, n, 1}).left.points);
   }
 
-  // Takes the points of a node, at most kPoints; their indices ascend.
+  // Loads the points of a node: at most kPoints, with ascending indices.
   void load(const Record<T, D>* records, int64_t points) {
     const auto n = static_cast<int32_t>(points);
     for (int32_t i = 0; i < n; ++i) {
@@ -62,9 +62,9 @@ class Leaves {
  private:
   static constexpr int32_t kSetBits = 64;
 
-  // Sorts ids by coordinate; equal ones keep their order, which is ascending. Points are dealt to cells of equal width
-  // by a radix sort of two digits; what little is still out of order inside the cells is sorted by insertion. With
-  // kInOrder, ids[i] == i.
+  // Sorts ids by coordinate; ids of equal coordinates stay in ascending order. A radix sort of two digits distributes
+  // the points over cells of equal width. Few points are then out of order, all inside cells: an insertion sort moves
+  // them. With kInOrder, ids[i] == i.
   template <bool kInOrder>
   void sort(const T* x, uint16_t* ids, int32_t n) {
     if (n <= 24) {
@@ -75,7 +75,7 @@ class Leaves {
     T low, high;
     range(value, n, &low, &high);
     if (low == high) return;
-    int32_t bits = 6;  // of a digit: 64 cells a point, or as many as an item holds
+    int32_t bits = 6;  // bits of a digit, for 64 cells per point, or as many as fit in an item
     while (2 * bits + 2 <= 32 - kIdBits && int64_t{1} << (2 * bits) < int64_t{64} * n) ++bits;
     const uint32_t digits = 1u << bits;
     const T scale = static_cast<T>(digits * digits - 1) / (high - low);
@@ -102,7 +102,7 @@ class Leaves {
     for (int32_t i = 0; i < n; ++i)
       ids[count_[1][item_[1][i] / kPoints >> bits]++] = static_cast<uint16_t>(item_[1][i] % kPoints);
     if (insertion_sort(x, ids, n, 4 * n)) return;
-    // Some cells are crowded. They are divided further, unless the crowd is all there is.
+    // Some cells hold many points. Each is sorted by smaller cells, unless one cell holds all points.
     for (int32_t begin = 0, end; begin < n; begin = end) {
       const uint32_t c = cell(x[ids[begin]]);
       for (end = begin + 1; end < n && cell(x[ids[end]]) == c; ++end) continue;
@@ -114,7 +114,7 @@ class Leaves {
     }
   }
 
-  // In eight lanes, because a minimum takes longer than a load.
+  // Eight minima are computed side by side, because a minimum has a longer latency than a load.
   template <typename Value>
   static void range(const Value& value, int32_t n, T* low, T* high) {
     T lows[8], highs[8];
@@ -154,7 +154,7 @@ class Leaves {
     std::sort(ids, ids + n, [x](uint16_t a, uint16_t b) { return x[a] < x[b] || (x[a] == x[b] && a < b); });
   }
 
-  // A node is list_[a][first], ... for every axis.
+  // Splits a node whose points are list_[a][first], ..., in the order along each axis a.
   void split_lists(const Node& node, int32_t first) {
     if (node.points <= kSetBits) return split_bits(node, first);
     const Children children = layout_.split(node);
@@ -178,7 +178,7 @@ class Leaves {
     split_balls(level, children.right, first + left);
   }
 
-  // Moves `left` points to the front of every list, those that are smallest along the widest axis.
+  // Moves the `left` points with the smallest coordinates along the widest axis to the front of every list.
   void split_list(int32_t first, int32_t n, int32_t left) {
     T extent[D];
     for (int32_t a = 0; a < D; ++a) {
@@ -200,7 +200,7 @@ class Leaves {
     return (second & (third ^ 1)) | third << 1;
   }
 
-  // Stable; ids of a rank below the cut come first.
+  // Moves ids whose rank is below the cut to the front; the order within both parts is kept.
   void partition(uint16_t* list, int32_t n, const uint16_t* rank, uint16_t cut) {
     int64_t left = 0;
     for (int64_t i = 0; i < n; ++i) {
@@ -212,8 +212,8 @@ class Leaves {
     std::memcpy(list + left, spill_, static_cast<size_t>(n - left) * sizeof(*list));
   }
 
-  // A node of at most 64 points. The points before a place along an axis are known as bits along every axis: a split
-  // intersects a node's bits with them.
+  // Splits a node of at most 64 points. A table holds, for every place along an axis, the points before it as bit masks
+  // along every axis. A split is the intersection of the node's bit masks with those.
   void split_bits(const Node& node, int32_t first) {
     const auto n = static_cast<int32_t>(node.points);
     for (int32_t i = 0; i < n; ++i) place_[list_[0][first + i]] = static_cast<uint8_t>(i);
@@ -237,7 +237,7 @@ class Leaves {
       }
     }
     if (layout_.kind == ERWIN_BALANCED && node.balls == 1) {
-      // Inside a ball a split is a function of the number of points alone.
+      // Inside a ball a split depends only on the number of points.
       split_sets(InBall{n, node.slot}, [this](const InBall& part) {
         const int32_t left = left_[part.points];
         return Pair<InBall>{{left, part.slot}, {part.points - left, part.slot + left}};
@@ -259,7 +259,7 @@ class Leaves {
     N left, right;
   };
 
-  // Goes down level by level, because nodes beside each other do not wait for one another's results.
+  // Works level by level, because the nodes of a level do not depend on each other, so the processor can overlap them.
   template <typename N, typename Split>
   void split_sets(const N& root, const Split& split) {
     N nodes[2 * kSetBits];
@@ -290,7 +290,7 @@ class Leaves {
     if (node.points == 2) perm_[node.slot + 1] = second;
   }
 
-  // In the perfect layout a lone point fills its leaf pair, so that two points have two to four slots.
+  // In the perfect layout a point that is alone in a pair of slots fills both. So two points fill two to four slots.
   void write(const Node& node, int32_t first, int32_t second) {
     const int64_t of_first = node.points == 2 ? node.slots / 2 : node.slots;
     for (int64_t i = 0; i < node.slots; ++i) {
@@ -314,22 +314,22 @@ class Leaves {
   const Layout& layout_;
   int64_t* perm_;
   uint8_t* mask_;
-  uint8_t left_[kSetBits + 1];  // of n points inside a ball, those that go left
+  uint8_t left_[kSetBits + 1];  // [n]: how many of n points inside a ball go left
   int32_t index_[kPoints];
   T x_[D][kPoints];
   uint16_t list_[D][kPoints];  // ids in the order along an axis
-  uint16_t rank_[D][kPoints];  // the place of an id in that order of all points
+  uint16_t rank_[D][kPoints];  // the place of an id in this order, among all points
   uint16_t spill_[kPoints];
   uint16_t ball_[kPoints], place_in_ball_[kPoints];
   uint32_t item_[2][kPoints];
   uint32_t count_[2][1024];
-  // Of a node of at most 64 points:
+  // For a node of at most 64 points:
   uint8_t place_[kPoints];          // the place of an id along the first axis
   const uint16_t* sorted_id_[D];    // ids along an axis
   T sorted_[D][kSetBits];           // coordinates along an axis
-  uint64_t bit_[D][kSetBits];       // along an axis, the bit of the point at a place along the first
-  uint64_t before_[D][D][kSetBits];  // the points before a place along an axis, as bits along another
-  uint64_t set_[D][2 * kSetBits];   // its nodes, as bits along every axis
+  uint64_t bit_[D][kSetBits];       // [axis, place along the first axis]: the bit of that point
+  uint64_t before_[D][D][kSetBits];  // [axis, other axis, place]: the points before the place, as bits along the other
+  uint64_t set_[D][2 * kSetBits];   // [axis, node]: the points of the node, as bits
 };
 
 }  // namespace erwin

@@ -13,8 +13,8 @@
 namespace erwin {
 namespace {
 
-constexpr int64_t kTaskNodes = 128;                // nodes of a task; gradients of weights are summed by chunk, in order
-constexpr int64_t kSerialChannels = 1 << 16;   // calls with fewer channels of edges are not worth a second thread
+constexpr int64_t kTaskNodes = 128;  // nodes per task; gradients of weights are summed per task, then over all tasks
+constexpr int64_t kSerialChannels = 1 << 16;  // edges x channels below which a second thread does not pay off
 
 int32_t check_sizes(const erwin_message* m) {
   if (m == nullptr) return ERWIN_INVALID_ARGUMENT;
@@ -26,7 +26,7 @@ int32_t check_sizes(const erwin_message* m) {
   return ERWIN_OK;
 }
 
-// Whether a table may be that of erwin_group; what it lists is checked where it is read.
+// Whether a table can be a result of erwin_group. Its items are checked later, when they are read.
 bool is_table(const erwin_message& m, const int64_t* ptr, const int64_t* order) {
   return ptr != nullptr && is_given(order, m.edges) && ptr[0] == 0 && ptr[m.nodes] == m.edges;
 }
@@ -111,7 +111,7 @@ int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* 
   }
   for (int64_t g = 0; g < groups; ++g) ptr[g + 1] += ptr[g];
   for (int64_t i = 0; i < count; ++i) order[ptr[key[i]]++] = i;
-  // Every offset has moved to the end of its group.
+  // Now every offset points to the end of its group: shift them by one.
   for (int64_t g = groups; g > 0; --g) ptr[g] = ptr[g - 1];
   ptr[0] = 0;
   return ERWIN_OK;

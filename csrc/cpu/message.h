@@ -1,4 +1,4 @@
-// Between the entry points of message passing and its kernels, one for every instruction set.
+// The interface between the entry points of message passing and its kernels. There is one kernel per instruction set.
 //
 // Only declarations and plain structs: a function defined here could be compiled for one machine's instructions and
 // then be called on another.
@@ -17,7 +17,7 @@ struct EdgeGradient {
   float mean, inverse_std, slope, shift;
 };
 
-// What the backward passes share; rows are as long as those of `erwin_message`.
+// The arrays that both backward passes use; rows have the same length as those of `erwin_message`.
 struct MessageGradients {
   const float* grad_mean;  // [nodes]
   float* scaled;           // [nodes]: the gradient at the normalised value, the same for all edges into a node
@@ -26,8 +26,8 @@ struct MessageGradients {
   float* grad_target;      // [nodes]
 };
 
-// All work on the nodes first .. last - 1, return false where an index is out of range, and are given `scratch` of
-// `scratch(message)` floats.
+// The passes. Each handles the nodes first .. last - 1, gets `scratch` memory of `scratch(message)` floats, and returns
+// false if an index is out of range.
 struct MessageKernel {
   int64_t (*scratch)(const erwin_message& message);
   bool (*forward)(const erwin_message& message, int64_t first, int64_t last, float* scratch, float* mean);

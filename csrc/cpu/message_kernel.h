@@ -1,7 +1,7 @@
 // Message passing for one instruction set; included by one source file for each.
 //
-// Lanes run over channels. Nothing of an edge outlives it but, in the backward pass, four numbers: an edge's message is
-// computed again, once in the order of the targets and once in that of the sources.
+// The lanes of a vector are channels. An edge's message is not stored; only the backward pass stores four numbers per
+// edge. It computes the message twice again, once in the order of the targets and once in the order of the sources.
 #ifndef ERWIN_CPU_MESSAGE_KERNEL_H_
 #define ERWIN_CPU_MESSAGE_KERNEL_H_
 
@@ -14,8 +14,8 @@ namespace {
 using Lanes = Vector<kLanes>;
 
 // The normal distribution function is 1/2 + z P(z^2), and the derivative of GELU is 1/2 + z Q(z^2), up to |z| = kTail;
-// beyond it both are 0 or 1 to 6e-7. P and Q are polynomials in u = 2 z^2 / kTail^2 - 1, fitted for the least largest
-// error of the functions, 4e-8; with rounding it is 1.4e-7 and 2.5e-7.
+// beyond it both are 0 or 1, with an error of at most 6e-7. P and Q are polynomials in u = 2 z^2 / kTail^2 - 1, fitted
+// to minimise the largest error of the functions, which is 4e-8; with rounding errors it is 1.4e-7 and 2.5e-7.
 constexpr float kTail = 5.5f;
 constexpr float kDistribution[] = {
     0x1.07463cp-3f, -0x1.06d9b8p-4f, 0x1.870fbap-5f, -0x1.3dbeccp-5f, 0x1.06d04ap-5f, -0x1.abd3ap-6f,
@@ -31,8 +31,8 @@ struct Powers {
   Lanes of[5];
 };
 
-// The terms First .. Last - 1 of a polynomial over u^First, halved at powers of two (Estrin): the chain of dependent
-// products is a third of that of Horner's rule.
+// The terms First .. Last - 1 of a polynomial, divided by u^First. The terms are split at powers of two (Estrin's
+// scheme): the chain of dependent products is a third as long as with Horner's rule.
 template <int First, int Last, int N>
 ERWIN_INLINE Lanes polynomial(const Powers& powers, const float (&coefficients)[N]) {
   if constexpr (Last - First == 1) {
@@ -55,7 +55,7 @@ struct Gelu {
   Lanes value, slope;
 };
 
-// Exact GELU and, if asked, its derivative. A NaN is kept.
+// Exact GELU (no tanh approximation) and, if wanted, its derivative. The result of NaN is NaN.
 template <bool WithSlope>
 ERWIN_INLINE Gelu gelu(Lanes z) {
   const Lanes square = z * z;
@@ -70,9 +70,10 @@ ERWIN_INLINE Gelu gelu(Lanes z) {
   return g;
 }
 
-constexpr int64_t kAhead = 8;  // edges between the request of a row and its use
+constexpr int64_t kAhead = 8;  // how many edges ahead rows are prefetched
 
-// P is the type of the coordinates. W, the floats of a row, and D, the dimension, are 0 where only the run knows them.
+// P is the type of the coordinates. W is the number of floats of a row and D the dimension; both are 0 if they are
+// known only at run time.
 template <typename P, int W, int D>
 class Messages {
  public:
@@ -190,7 +191,7 @@ class Messages {
     float mean, inverse_std;
   };
 
-  // The table of the edges at every node, and of all edges the end there and the other end.
+  // The table of the edges at every node; for every edge, its end at that node (`own`) and the other end.
   struct Incidence {
     const int64_t *ptr, *order, *own, *other;
   };
@@ -208,9 +209,9 @@ class Messages {
     for (int64_t c = 0; c < width_; c += kLanes) store<kLanes>(row + c, Lanes{});
   }
 
-  // Calls body(edge, other end) for the edges of a node, and before that ahead(edge, other end) to fetch what it will
-  // read. False where an end is no node, or where the table cannot be erwin_group's: its edges must be the node's own and
-  // ascend, so that none is met twice.
+  // Calls body(edge, other end) for the edges of a node, and some edges earlier ahead(edge, other end), which
+  // prefetches what body reads. Returns false if an end is not a node, or if the table cannot be a result of
+  // erwin_group: the listed edges must belong to the node and ascend, so that no edge is visited twice.
   template <typename Ahead, typename F>
   ERWIN_INLINE bool for_edges(const Incidence& at, int64_t node, const Ahead& ahead, const F& body) const {
     const int64_t first = at.ptr[node], last = at.ptr[node + 1];
@@ -238,20 +239,20 @@ class Messages {
     return static_cast<uint64_t>(index) < static_cast<uint64_t>(count);
   }
 
-  // Coordinates of the source j, relative to the target i.
+  // Writes the coordinates of source j relative to target i.
   ERWIN_INLINE void subtract(int64_t j, int64_t i, float* offset) const {
     const P* const pos = static_cast<const P*>(m_.pos);
     for (int64_t d = 0; d < dim_; ++d) offset[d] = static_cast<float>(pos[j * dim_ + d] - pos[i * dim_ + d]);
   }
 
-  // GELU's argument.
+  // The argument of GELU at an edge from j to i.
   ERWIN_INLINE Lanes argument(int64_t j, int64_t i, const float* offset, int64_t c) const {
     Lanes z = load<kLanes>(m_.source_rows + j * width_ + c) + load<kLanes>(m_.target_rows + i * width_ + c);
     for (int64_t d = 0; d < dim_; ++d) z += load<kLanes>(m_.weight + d * width_ + c) * offset[d];
     return z;
   }
 
-  // GELU at one edge less its mean over the channels, in `centred`; its derivative in `slope`.
+  // Writes GELU at one edge minus its mean over the channels to `centred`, and its derivative to `slope`.
   template <bool WithSlope>
   ERWIN_INLINE Moments normalise(int64_t j, int64_t i, float* offset, float* centred, float* slope) const {
     subtract(j, i, offset);
@@ -260,11 +261,11 @@ class Messages {
       const Gelu g = gelu<WithSlope>(argument(j, i, offset, c));
       store<kLanes>(centred + c, g.value);
       if constexpr (WithSlope) store<kLanes>(slope + c, g.slope);
-      sums += g.value;  // rows are padded with zeros, where GELU is zero
+      sums += g.value;  // padding is zero, and GELU(0) = 0
     }
     const float mean = sum<kLanes>(sums) * per_channel_;
     if constexpr (W == 0) {
-      for (int64_t c = m_.channels; c < width_; ++c) centred[c] = mean;  // adds nothing to the variance
+      for (int64_t c = m_.channels; c < width_; ++c) centred[c] = mean;  // then padding adds nothing to the variance
     }
     Lanes squares = {};
     for (int64_t c = 0; c < width_; c += kLanes) {
@@ -282,7 +283,7 @@ class Messages {
   float* const scratch_;
 };
 
-// Calls run(messages) of the template that fits: rows of common lengths stay in registers.
+// Calls run(messages) with the matching template: rows of common lengths are kept in registers.
 template <typename P, int D, typename F>
 bool with_width(const erwin_message& message, float* scratch, const F& run) {
   switch (message.channels) {

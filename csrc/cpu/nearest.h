@@ -19,9 +19,11 @@ Longs lane_numbers(std::integer_sequence<int64_t, I...>) {
 }
 inline Longs lane_numbers() { return lane_numbers(std::make_integer_sequence<int64_t, kKeyLanes>{}); }
 
-// kKeyLanes candidates that order by (squared distance, index). Distances are not negative, so that their bits order as
-// they do: with float32 a candidate is one integer of 64 bits. Offset by the smallest normal double, the integer orders
-// like the double of the same bits, of which every instruction set has a minimum, denormals flushed or not.
+// kKeyLanes candidates, ordered by (squared distance, index). Distances are not negative, so they have the same order
+// as their bits. With float32, distance and index together are one integer of 64 bits. An offset, the bits of the
+// smallest normal double, makes the bits of every candidate those of a normal positive double with the same order. So
+// the minimum of doubles, which every instruction set has, can compare candidates, even where the processor flushes
+// denormals to zero.
 template <typename T>
 struct Keys;
 
@@ -36,7 +38,7 @@ struct Keys<float> {
     const Longs low = __builtin_convertvector(erwin::load<Words>(index), Longs);
     return {reinterpret_cast<Doubles>((bits << 32 | low) + kOffset)};
   }
-  // The first `count` lanes, and behind them those of `rest`.
+  // The first `count` lanes of this vector, then the lanes of `rest`.
   Keys first(int64_t count, const Keys& rest) const {
     return {lane_numbers() < count ? key : rest.key};
   }
@@ -98,13 +100,13 @@ inline void order(Keys<double>& a, Keys<double>& b) {
   a = low;
 }
 
-// The lane of the same number with the bits of X flipped.
+// Every lane gets the value of the lane whose number differs by the bits of X.
 template <int X, int... I>
 auto flip(std::integer_sequence<int, I...>) {
   return [](const auto& v) { return __builtin_shufflevector(v, v, (I ^ X)...); };
 }
 
-// Lanes without the bit B of the first argument, the others of the second.
+// Lanes whose number lacks the bit B come from the first argument, the others from the second.
 template <int B, int... I>
 auto halves(std::integer_sequence<int, I...>) {
   return [](const auto& a, const auto& b) {
@@ -114,7 +116,8 @@ auto halves(std::integer_sequence<int, I...>) {
 
 using Lanes = std::make_integer_sequence<int, kKeyLanes>;
 
-// Orders the lanes that differ by the bits of X; the lane without the bit B gets the smaller key.
+// Orders pairs of lanes whose numbers differ by the bits of X. The lane whose number lacks the bit B gets the smaller
+// key.
 template <int X, int B, typename T>
 void exchange(Keys<T>& v) {
   Keys<T> low = v, high = v.permute(flip<X>(Lanes{}));
@@ -122,7 +125,8 @@ void exchange(Keys<T>& v) {
   v = Keys<T>::blend(low, high, halves<B>(Lanes{}));
 }
 
-// Sorts the lanes of a vector whose runs of 2 * B lanes are bitonic: rise and then fall, up to a rotation.
+// Sorts each group of 2 * B lanes of a vector; each must be bitonic: first ascending, then descending, up to a
+// rotation.
 template <int B, typename T>
 void clean_lanes(Keys<T>& v) {
   if constexpr (B > 0) {
@@ -145,10 +149,11 @@ Keys<T> reversed(const Keys<T>& v) {
   return v.permute(flip<kKeyLanes - 1>(Lanes{}));
 }
 
-// In the networks the smaller key always goes to the lower place, so that places beyond the end, of any number up to
-// the next power of two, can be left out. Up to a few vectors they are straight code on registers.
+// In the sorting networks the smaller key always goes to the lower place. So the number of vectors need not be a power
+// of two: the missing places at the end are simply left out. For few vectors the networks are straight-line code on
+// registers.
 
-// Compares two vectors at places that mirror each other: the first step of a merge.
+// Compares two vectors, the first lane of one with the last lane of the other and so on: the first step of a merge.
 template <typename T>
 void order_mirrored(Keys<T>& a, Keys<T>& z) {
   Keys<T> b = reversed(z);
@@ -161,7 +166,7 @@ void repeat(const F& f, std::integer_sequence<int, I...>) {
   (f(std::integral_constant<int, I>{}), ...);
 }
 
-// Sorts runs of 2 * Half vectors that are bitonic.
+// Sorts groups of 2 * Half vectors, each of them bitonic.
 template <int Size, int Half, typename T>
 void clean(Keys<T> (&v)[Size]) {
   if constexpr (Half > 0) {
@@ -237,9 +242,9 @@ void sort_keys(Keys<T>* keys, int64_t size) {
   }
 }
 
-constexpr int32_t kNoIndex = std::numeric_limits<int32_t>::max();  // follows the index of every point
+constexpr int32_t kNoIndex = std::numeric_limits<int32_t>::max();  // larger than the index of every point
 
-// Keys of no points, which follow all candidates up to a distance.
+// Keys that stand for no point: they come after all candidates up to the distance `farthest`.
 template <typename T>
 Keys<T> no_keys(T farthest = std::numeric_limits<T>::infinity()) {
   T distance[kKeyLanes];
@@ -251,7 +256,7 @@ Keys<T> no_keys(T farthest = std::numeric_limits<T>::infinity()) {
   return Keys<T>::load(distance, index);
 }
 
-// Packs candidates into vectors; returns their number. Up to kKeyLanes - 1 candidates beyond `count` are read.
+// Packs candidates into vectors and returns the number of vectors. Reads up to kKeyLanes - 1 values beyond `count`.
 template <typename T>
 int64_t pack(const T* distance, const int32_t* index, int64_t count, Keys<T>* keys) {
   int64_t size = 0;
@@ -278,14 +283,14 @@ class Nearest {
   int64_t width() const { return width_; }
   const Keys<T>* keys() const { return best_; }
 
-  // How many there are, up to k.
+  // The number of candidates found so far, at most k.
   int64_t count() const {
     int64_t count = k_;
     while (count > 0 && Keys<T>::index(best_, count - 1) == kNoIndex) --count;
     return count;
   }
 
-  // Takes vectors of candidates in, which are sorted for it.
+  // Merges new candidates into the list; sorts `fresh` in place.
   void merge(Keys<T>* fresh, int64_t size) {
     sort_keys(fresh, size);
     for (int64_t i = 0; i < size && i < width_; ++i) {

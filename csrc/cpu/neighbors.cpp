@@ -26,11 +26,11 @@ namespace erwin {
 namespace {
 
 constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
-constexpr int64_t kListBytes = 64 << 10;  // of the nearest candidates that a thread keeps at a time
-constexpr int64_t kManyEdges = 1 << 28;   // 4 GiB: from there on a search is tried only where memory is to be had
-constexpr int64_t kMostKeys = 8;          // of a vector
-constexpr int64_t kPointsAtOnce = 512;    // whose edges a thread writes at a time
-constexpr int64_t kListsAhead = 16;       // that are fetched while a list is read
+constexpr int64_t kListBytes = 64 << 10;  // bytes of the candidate lists that a thread keeps at a time
+constexpr int64_t kManyEdges = 1 << 28;   // edges of 4 GiB: with as many, a search first checks that memory can be had
+constexpr int64_t kMostKeys = 8;          // most keys in a vector
+constexpr int64_t kPointsAtOnce = 512;    // points whose edges a thread writes at a time
+constexpr int64_t kListsAhead = 16;       // how many lists ahead lists are prefetched
 
 template <typename T>
 const Kernels<T>& kernels(int64_t dim) {
@@ -45,12 +45,12 @@ int64_t count_leaves(const Layout& layout, const Node& node) {
   return count_leaves(layout, children.left) + count_leaves(layout, children.right);
 }
 
-// The group that a number belongs to; `first` [groups + 1]: where each of them starts.
+// The group that an item belongs to. `first` [groups + 1]: the first item of each group.
 int64_t owner(const int64_t* first, int64_t groups, int64_t number) {
   return std::upper_bound(first, first + groups + 1, number) - first - 1;
 }
 
-// Whether there may be memory for so many edges.
+// Whether the system may have memory for this number of edges.
 bool has_memory(int64_t edges) {
   if (!is_count(edges)) return false;
   void* volatile const memory = std::malloc(checked_product(edges, int64_t{2}, static_cast<int64_t>(sizeof(int64_t))));
@@ -58,7 +58,7 @@ bool has_memory(int64_t edges) {
   return memory != nullptr;
 }
 
-// At most about as many as there are groups of queries, because each has scratch of its own.
+// Not many more threads than groups of queries, because each thread has scratch memory of its own.
 int32_t threads_for(const NeighborsCall& call) {
   const int64_t points = call.ptr[call.clouds];
   if (points < kSerialPoints) return 1;
@@ -87,7 +87,8 @@ class SearchTree {
     return Arrays(nullptr, clouds, leaves, dim).bytes;
   }
 
-  // False where `perm` is no permutation of the points of every cloud, which a stale tree's is not.
+  // Returns false if `perm` is not a permutation of the points of every cloud, for example if it is from an outdated
+  // tree.
   bool build() {
     if (!valid_perm()) return false;
     const std::vector<int64_t> first_leaf = find_leaves();
@@ -106,7 +107,7 @@ class SearchTree {
   }
 
   void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
-    // First edge of every cloud.
+    // The first edge of every cloud.
     std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
     for (int64_t g = 0; g < clouds_; ++g)
       first_edge[g + 1] = first_edge[g] + (ptr_[g + 1] - ptr_[g]) * most(k, g, loop);
@@ -125,7 +126,7 @@ class SearchTree {
     if (cap == 0) {
       std::fill_n(degree, ptr_[clouds_], int64_t{0});
     } else {
-      const int64_t kept = cap < largest_cloud() ? cap : 0;  // of a query; 0: all
+      const int64_t kept = cap < largest_cloud() ? cap : 0;  // neighbours kept per query; 0: all
       for_each_group(largest_cloud(), largest_cloud(), kept,
                      [&](int32_t worker, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
         const RadiusSearch<T> search{limit,
@@ -176,7 +177,7 @@ class SearchTree {
     return true;
   }
 
-  // The first leaf of every cloud, and their number.
+  // The first leaf of every cloud, and at the end the number of all leaves.
   std::vector<int64_t> find_leaves() const {
     std::vector<int64_t> first_leaf(static_cast<size_t>(clouds_ + 1), 0);
     for (int64_t g = 0; g < clouds_; ++g)
@@ -188,7 +189,7 @@ class SearchTree {
     const int32_t id = (*num_nodes)++;
     nodes[id].leaf = *num_leaves;
     nodes[id].points = static_cast<int32_t>(node.points);
-    nodes[id].index = static_cast<int32_t>(node.begin);  // of a leaf, until its points are filled in
+    nodes[id].index = static_cast<int32_t>(node.begin);  // for a leaf: its first place, until its points are filled in
     if (node.points <= kLeaf) {
       leaves[(*num_leaves)++] = id;
     } else {
@@ -252,7 +253,7 @@ class SearchTree {
     }
   }
 
-  // How far the points of two boxes are apart, squared, at least or at most.
+  // A bound of the squared distance between points of two boxes: the largest one if `at_most`, else the smallest.
   T apart(const T* a, const T* b, bool at_most) const {
     T sum = 0;
     for (int32_t axis = 0; axis < dim_; ++axis) {
@@ -263,8 +264,8 @@ class SearchTree {
     return sum;
   }
 
-  // Edges that a radius search is sure to find, from boxes alone: a lower bound, which is near their number where the
-  // radius is far too large for its cloud.
+  // A lower bound of the number of edges that a radius search will find, computed from boxes only. It is close to the
+  // true number if the radius is far too large for the cloud.
   int64_t sure_edges(T limit, int64_t cap, bool loop) {
     const auto is_small = [](const SearchNode& node) { return node.points <= kGroupLeaves * kLeaf; };
     int64_t edges = 0;
@@ -298,8 +299,8 @@ class SearchTree {
     return largest;
   }
 
-  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves, with scratch for so many leaves
-  // around, so many candidates of a query, and the `nearest` ones of some queries.
+  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves. The scratch memory holds `room`
+  // leaves around a group, `candidates` candidates of a query, and lists of the `nearest` ones of some queries.
   template <typename F>
   void for_each_group(int64_t room, int64_t candidates, int64_t nearest, const F& body) {
     int64_t width = 0, batch = 0;
@@ -338,8 +339,8 @@ class SearchTree {
       return arena.bytes_anywhere();
     };
     std::vector<Scratch<T>> scratch(static_cast<size_t>(num_threads_));
-    // Zeros, because vectors are read whole, with what lies behind the last candidate. The system gives zeros where memory
-    // is first looked at, so that they cost nothing elsewhere.
+    // The memory must be initialised, because whole vectors are read, also beyond the last candidate. calloc() costs
+    // little: the system provides zeros when a page is first used.
     struct Free {
       void operator()(void* block) const { std::free(block); }
     };
@@ -372,7 +373,7 @@ class SearchTree {
   Arrays at_;
 };
 
-// Calls f with a search; false if that finds an argument invalid.
+// Calls f with a search tree. f returns false if it finds an invalid argument.
 template <typename F>
 int32_t search(const NeighborsCall& call, const F& f) {
   const bool valid = with_scalar(call.dtype, [&](auto scalar) {
@@ -382,7 +383,7 @@ int32_t search(const NeighborsCall& call, const F& f) {
   return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
 
-// Writes the edges that were found; false where they are not `degree` of every point.
+// Writes the edges that were found. Returns false if `degree` is not the number of neighbours found for every point.
 bool write_edges(const NeighborsCall& call, const erwin_found& found, const int64_t* degree, int64_t* source,
                  int64_t* target) {
   const int64_t points = call.ptr[call.clouds];
@@ -398,7 +399,8 @@ bool write_edges(const NeighborsCall& call, const erwin_found& found, const int6
     const int64_t end = std::min((part + 1) * kPointsAtOnce, points);
     int64_t g = owner(call.ptr, call.clouds, part * kPointsAtOnce);
     for (int64_t i = part * kPointsAtOnce; i < end; ++i) {
-      // Lists were written in the order of the tree: no cache expects the next one.
+      // Lists lie in memory in the order of the tree, so the processor cannot predict where the next one is: prefetch
+      // it.
       const int64_t ahead = std::min(i + kListsAhead, end - 1);
       for (int64_t j = 0; j < std::min<int64_t>(degree[ahead], 64); j += 16) __builtin_prefetch(found.neighbors[ahead] + j);
       while (call.ptr[g + 1] <= i) ++g;

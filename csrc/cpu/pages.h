@@ -1,4 +1,4 @@
-// A hint that saves most of the time that the first writes to a large output take.
+// A hint to the system that makes the first writes to a large output much faster.
 #ifndef ERWIN_CPU_PAGES_H_
 #define ERWIN_CPU_PAGES_H_
 
@@ -10,7 +10,7 @@
 
 namespace erwin {
 
-// Asks for large pages where an array spans several of them.
+// Asks the system for large pages if the array spans several of them.
 template <typename X>
 void use_large_pages(X* array, int64_t count) {
 #if defined(__linux__)

@@ -1,4 +1,4 @@
-// What every host kernel shares: the error boundary, and loops over the threads of a call.
+// What all host kernels use: the error boundary, and parallel loops over the threads of a call.
 #ifndef ERWIN_CPU_PARALLEL_H_
 #define ERWIN_CPU_PARALLEL_H_
 
@@ -12,10 +12,10 @@
 
 namespace erwin {
 
-constexpr int64_t kSerialPoints = 1024;  // batches below this are not worth a second thread
+constexpr int64_t kSerialPoints = 1024;  // for fewer points a second thread does not pay off
 
-// Calls body(worker, i) for every i, `chunk` of them in one go; calls with the same worker do not overlap. Throws what
-// a body throws, once no other is at work.
+// Calls body(worker, i) for every i. A thread takes `chunk` of them at a time; calls with the same worker do not
+// overlap. If a body throws, the exception is thrown again after all running bodies have ended.
 template <typename F>
 void parallel_for(Interrupts& interrupts, int32_t num_threads, int64_t count, int64_t chunk, const F& body) {
   const int64_t chunks = ceil_div(count, chunk);

@@ -1,4 +1,4 @@
-// Whether tables that were read from data are permutations.
+// Checks that tables read from data are permutations.
 #include "permutations.h"
 
 #include <cstdint>

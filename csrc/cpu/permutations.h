@@ -1,4 +1,4 @@
-// Whether numbers are a permutation.
+// Checks that an array is a permutation.
 #ifndef ERWIN_CPU_PERMUTATIONS_H_
 #define ERWIN_CPU_PERMUTATIONS_H_
 
@@ -7,11 +7,11 @@
 
 namespace erwin {
 
-// Whether `perm` [length] holds every number below its length once. `seen` has room for as many bits, in whole bytes;
-// look() is called now and then, every millisecond or so.
+// Whether `perm` [length] holds every number below its length exactly once. `seen` is scratch memory of one bit per
+// number, rounded up to bytes. look() is called about once a millisecond.
 template <typename F>
 bool is_permutation(const int64_t* perm, int64_t length, uint8_t* seen, const F& look) {
-  constexpr int64_t kUnasked = 1 << 16;  // numbers between two looks
+  constexpr int64_t kUnasked = 1 << 16;  // numbers between two calls of look()
   std::fill(seen, seen + (length + 7) / 8, uint8_t{0});
   for (int64_t i = 0; i < length; ++i) {
     if (i % kUnasked == 0) look();

@@ -1,6 +1,6 @@
-// The passes that a split makes over records of four lanes, float32 points in 2-D and 3-D, by AVX-512.
+// The passes of a split over records of four lanes (float32 points in 2-D and 3-D), with AVX-512 instructions.
 //
-// They give what the loops in select.h give, to the bit, in a third of the time.
+// Their results are the same bits as those of the loops in select.h, in a third of the time.
 #ifndef ERWIN_CPU_QUADS_H_
 #define ERWIN_CPU_QUADS_H_
 
@@ -8,7 +8,7 @@
 
 namespace erwin {
 
-// Lanes of the coordinate that a split looks at and of the index.
+// Which lane holds the coordinate that a split compares, and which holds the index.
 struct QuadLanes {
   int32_t axis, index;
 };
@@ -19,12 +19,12 @@ struct QuadRange {
 };
 
 struct QuadPasses {
-  // Writes the bits of the coordinate and the index of the records between first and last. Returns how many these are;
-  // `below` becomes the number of records before them.
+  // Writes the coordinate's bits and the index of all records whose coordinate is between first and last. Returns their
+  // number; `below` becomes the number of records with a smaller coordinate.
   int64_t (*collect)(const float* records, int64_t n, QuadLanes lanes, float first, float last, uint32_t* ranks,
                      int64_t* below);
-  // Appends the records before the pivot to `left`, the others to `right`. ranges[0] and ranges[1] become those of the
-  // two sides.
+  // Appends the records before the pivot to `left`, the others to `right`. Writes the ranges of both sides to ranges[0]
+  // and ranges[1].
   void (*partition)(const float* records, int64_t n, QuadLanes lanes, float pivot, int32_t pivot_index, float* left,
                     float* right, QuadRange* ranges);
 };

@@ -9,9 +9,10 @@
 namespace erwin {
 namespace {
 
-constexpr uint32_t kFirstLanes = 0x1111;  // of the four records in a vector
+constexpr uint32_t kFirstLanes = 0x1111;  // the first lane of each of the four records in a vector
 
-// For each choice of the four records in a vector, the lanes of those chosen and then of the others, both in order.
+// For each subset of the four records in a vector: the lanes of its records, then the lanes of the others, both in
+// order.
 struct Orders {
   alignas(64) int32_t lanes[16][16];
 };
@@ -32,7 +33,7 @@ constexpr Orders kOrders = make_orders();
 int64_t collect(const float* records, int64_t n, QuadLanes lanes, float first, float last, uint32_t* ranks,
                 int64_t* below) {
   const __m512 low = _mm512_set1_ps(first), high = _mm512_set1_ps(last);
-  // The coordinates of eight records, twice.
+  // The lanes that hold the coordinates of eight records, listed twice.
   const __m512i of_eight = _mm512_add_epi32(
       _mm512_set1_epi32(lanes.axis), _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28));
   const auto eight = [=](const float* at) {
@@ -81,7 +82,7 @@ void partition(const float* records, int64_t n, QuadLanes lanes, float pivot, in
     const int64_t count = __builtin_popcount(lefts);
     const uint32_t chosen = lefts * 0x1248 >> 12 & 0xf;  // the four bits side by side
     x = _mm512_maskz_permutexvar_ps(0xffff, _mm512_load_si512(kOrders.lanes[chosen]), x);
-    // Masked, because behind the last record of a side lie those that other threads write.
+    // Masked, because other threads write the records that follow the last one of a side.
     const auto go_left = static_cast<__mmask16>((1u << 4 * count) - 1);
     const auto go_right = static_cast<__mmask16>(all & ~go_left);
     _mm512_mask_storeu_ps(left, go_left, x);

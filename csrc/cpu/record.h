@@ -1,4 +1,4 @@
-// A point on its way through the tree.
+// The record of a point while the tree is built.
 #ifndef ERWIN_CPU_RECORD_H_
 #define ERWIN_CPU_RECORD_H_
 
@@ -10,7 +10,7 @@
 
 namespace erwin {
 
-// The smallest power of two that is not below a record's size: records are copied in one go.
+// The size of a record in bytes, rounded up to a power of two so that it is copied by one vector instruction.
 template <typename T, int D>
 constexpr size_t record_size() {
   size_t size = 2 * sizeof(int32_t);
@@ -18,7 +18,7 @@ constexpr size_t record_size() {
   return size;
 }
 
-// A point on its way through the tree. D is the dimension, or 0 where it is known at run time only.
+// A point while the tree is built. D is the dimension, or 0 if it is known only at run time.
 template <typename T, int D>
 struct alignas(record_size<T, D>()) Record {
   using Scalar = T;
@@ -32,7 +32,7 @@ struct alignas(record_size<T, D>()) Record {
     store(lanes, i);
   }
 
-  // pos @ rotation: for all lanes at once, the operations of `rotate`.
+  // Loads pos @ rotation, with the same operations in every lane as `rotate`, so that the bits are the same.
   void load_rotated(const T* pos, const T* rotation, int64_t i) {
     Lanes sum{};
     for (int row = 0; row < D; ++row) {
@@ -47,7 +47,7 @@ struct alignas(record_size<T, D>()) Record {
 
  private:
   void store(const Lanes& lanes, int64_t i) {
-    const Lanes kept = lanes == lanes ? lanes : Lanes{};  // `ordered`
+    const Lanes kept = lanes == lanes ? lanes : Lanes{};  // NaN becomes 0, as in `ordered`
     std::memcpy(static_cast<void*>(this), &kept, sizeof(kept));
     index = static_cast<int32_t>(i);
   }

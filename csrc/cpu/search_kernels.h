@@ -1,9 +1,9 @@
 // Exact search for the neighbours of the points of a few consecutive leaves.
 //
-// The leaves that come near enough to all of them are listed once; for the points of each leaf the list is narrowed,
-// and each point looks only into the leaves whose boxes it is near to. Pruning is exact: the distance to a box is
-// computed with the operations, in the axis order, of the distance to a point, and rounding is monotonic, so it never
-// exceeds that of a point inside.
+// The leaves that are near enough to any of these points are listed once. For the points of each leaf the list is
+// narrowed, and each point is compared only with the points of leaves whose boxes are near it. Pruning is exact: the
+// distance to a box is computed with the same operations, in the same order of axes, as the distance to a point;
+// rounding is monotonic, so the distance to a box is never larger than that to a point inside it.
 #ifndef ERWIN_CPU_SEARCH_KERNELS_H_
 #define ERWIN_CPU_SEARCH_KERNELS_H_
 
@@ -18,12 +18,13 @@
 namespace erwin {
 namespace {
 
-// With a cap: from so much on, for each neighbour that is kept, looking for the nearest is faster than sorting all that
-// is within the radius; measured with 8, 32 and 128 kept.
+// A radius search with a cap can sort all points within the radius, or search the nearest ones. If there are more
+// points or leaves than this per neighbour that is kept, searching the nearest is faster (measured with 8, 32 and 128
+// kept).
 constexpr int64_t kCrowdedLeaf = 12;  // points in the leaves near a leaf
-constexpr int64_t kCrowdedGroup = 4;  // leaves near a group, beside its own
+constexpr int64_t kCrowdedGroup = 4;  // leaves near a group, not counting its own
 
-// D is the dimension, or 0 where it is known at run time only.
+// D is the dimension, or 0 if it is known only at run time.
 template <typename T, int D>
 class Search {
  public:
@@ -33,12 +34,12 @@ class Search {
   void knn(int32_t first, int32_t last, const KnnSearch<T>& search) {
     struct Queries {
       const KnnSearch<T>& search;
-      int64_t row;  // the cloud's first
+      int64_t row;  // the cloud's first row
       int64_t k = search.k;
       T farthest = std::numeric_limits<T>::infinity();
 
       static bool wants(int32_t) { return true; }
-      // Edges are written in the order of the tree, to places that no cache expects.
+      // Edges are written in the order of the tree, so the processor cannot predict where: prefetch the places.
       void expect(int32_t point) const {
         for (int64_t j = 0; j < std::min<int64_t>(k, 64); j += 8) {
           __builtin_prefetch(search.source + point * k + j, 1);
@@ -55,13 +56,13 @@ class Search {
     find_nearest(first, last, search.loop, Queries{search, cloud_.first});
   }
 
-  // A query sorts all that is within the radius. With a cap that may be far more than is kept: where many leaves are
-  // near, it looks for its nearest instead.
+  // A query sorts all points within the radius. With a cap these may be far more than are kept: if many leaves are
+  // near, it searches its nearest neighbours instead.
   void radius(int32_t first, int32_t last, const RadiusSearch<T>& search) {
     struct Queries {
       const RadiusSearch<T>& search;
       int32_t first;
-      uint32_t crowded;  // a bit for each leaf of those with many near
+      uint32_t crowded;  // a bit for each leaf, 1 if many leaves are near it
       int64_t k = search.most;
       T farthest = search.limit;
 
@@ -82,8 +83,8 @@ class Search {
   const int32_t* index(int32_t leaf) const { return cloud_.index + static_cast<int64_t>(leaf) * kLeaf; }
   int32_t size(int32_t leaf) const { return cloud_.nodes[cloud_.leaves[leaf]].points; }
 
-  // distance[j] = sum over the axes of difference(a, j) squared, for kLeaf lanes: loops that compilers vectorise. The
-  // order of the loops has no effect on the sums.
+  // distance[j] = sum over axes a of difference(a, j) squared, for kLeaf lanes. Compilers vectorise these loops. Both
+  // orders of the loops give the same sums.
   template <typename F>
   void sum_squares(T* __restrict distance, const F& difference) const {
     if constexpr (D > 0) {
@@ -108,19 +109,20 @@ class Search {
     }
   }
 
-  // Of the query to the points of a leaf.
+  // Squared distances from a query to the points of a leaf.
   void leaf_distances(const T* query, int64_t stride, int32_t leaf, T* __restrict distance) const {
     const T* const x = coords(leaf);
     sum_squares(distance, [=](int32_t a, int32_t j) { return x[a * kLeaf + j] - query[a * stride]; });
   }
 
-  // Between boxes, kLeaf of them side by side, and one that reaches from a corner to the opposite one.
+  // Squared distances from kLeaf boxes of the list to the box with the corners `from` and `to`.
   void box_distances(const LeafList<T>& list, int64_t first, const T* from, const T* to, int64_t query_stride,
                      T* __restrict distance) const {
     const int64_t stride = list.stride;
     const T* const low = list.boxes + first;
     const T* const high = low + dim() * stride;
-    // Where there is a gap it lies between `left` and `right`. A constant 0 would tempt compilers into branches.
+    // A gap between the boxes, if there is one, is from `left` to `right`. The code avoids a constant 0, because
+    // compilers would generate branches for it.
     sum_squares(distance, [=](int32_t a, int32_t j) {
       const T l = low[a * stride + j], h = high[a * stride + j], f = from[a * query_stride], t = to[a * query_stride];
       const T right = l > f ? l : f, left = h < t ? h : t;
@@ -128,7 +130,7 @@ class Search {
     });
   }
 
-  // The box of consecutive leaves, [2, dim].
+  // Writes the box that encloses consecutive leaves to `low` [2, dim].
   void enclose(int32_t first, int32_t last, T* low) const {
     T* const high = low + dim();
     std::copy_n(box(cloud_.leaves[first]), 2 * dim(), low);
@@ -141,8 +143,9 @@ class Search {
     }
   }
 
-  // Lists leaves, from node `id` on, that come within `limit` of a box, until there are `most` or the list is full. Those
-  // at the limit count where one of their points has an index up to `last`. Returns the node to go on from.
+  // Lists the leaves within `limit` of a box, starting at node `id`, until there are `most` or the list is full. A leaf
+  // at exactly `limit` counts only if one of its points has an index <= `last`. Returns the node where the next call
+  // continues.
   int32_t gather(const T* from, int32_t id, T limit, int32_t last, int64_t most) {
     const T* const to = from + dim();
     const int64_t room = std::min(own_.room, most);
@@ -172,7 +175,8 @@ class Search {
     return id;
   }
 
-  // The places in `around` of the leaves within a limit of a leaf: their number, distances and places in the scratch.
+  // Finds the leaves in `around` within a limit of a leaf. Returns their number; their distances and places in `around`
+  // are written to the scratch memory.
   int64_t narrow(int32_t leaf, T limit) const {
     const T* const from = box(cloud_.leaves[leaf]);
     T distance[kLeaf];
@@ -198,7 +202,7 @@ class Search {
       own_.near.boxes[a * own_.near.stride + to] = own_.around.boxes[a * own_.around.stride + place];
   }
 
-  // Calls body(distances, leaf) for every near leaf that comes within the limit of a query.
+  // Calls body(distances, leaf) for every leaf in `near` that is within the limit of a query.
   template <typename F>
   void visit(const T* query, int64_t near, T limit, const F& body) const {
     T box_distance[kLeaf], distance[kLeaf];
@@ -213,8 +217,8 @@ class Search {
     }
   }
 
-  // Writes the points of a leaf within the limit, of the lanes that are allowed, to a place among the candidates;
-  // returns their number.
+  // Appends those points of a leaf to the candidates that are within the limit and in an allowed lane. Returns their
+  // number.
   int64_t append(const T* distance, int32_t leaf, T limit, uint32_t allowed, const Candidates<T>& to,
                  int64_t place) const {
     const uint32_t lanes = lanes_within(distance, limit) & allowed;
@@ -230,10 +234,12 @@ class Search {
     search.degree[point] = count;
   }
 
-  // Answers the queries that sort what they find; returns a bit for each leaf of the others, which have many near.
+  // Answers queries by sorting all points within the radius. Leaves with many others near are left out: their bits are
+  // set in the result.
   uint32_t sort_within(int32_t first, int32_t last, const RadiusSearch<T>& search) {
     const bool capped = search.most != kNoCap;
-    // The list has room for every leaf of the cloud. With a small cap it ends early: its group is crowded by then.
+    // The list has room for every leaf of the cloud. With a small cap, listing stops as soon as the group counts as
+    // crowded.
     const bool ends_early = capped && search.most < own_.room / kCrowdedGroup;
     const int64_t room = ends_early ? kGroupLeaves + kCrowdedGroup * search.most : own_.room;
     enclose(first, last, own_.box);
@@ -273,7 +279,8 @@ class Search {
     return id;
   }
 
-  // Starts the list of a query with its nearest in a node, but for itself if `lane` is its lane in `leaf`.
+  // Fills the list of a query with the nearest points of a node. The point at `lane` of `leaf`, the query itself, is
+  // left out; a negative lane leaves out none.
   void start(Nearest<T>& nearest, const T* query, const SearchNode& home, int32_t leaf, int32_t lane) const {
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     constexpr T infinity = std::numeric_limits<T>::infinity();
@@ -305,7 +312,7 @@ class Search {
     if (count > 0) nearest.merge(keys, pack(found.distance, found.index, count, keys));
   }
 
-  // Finds the k nearest, up to the farthest distance, of the queries in the leaves that are wanted.
+  // Finds the k nearest neighbours, within the distance `farthest`, of all queries in the wanted leaves.
   template <typename Q>
   void find_nearest(int32_t first, int32_t last, bool loop, const Q& queries) {
     for (int32_t begin = first; begin < last; begin += own_.batch)
@@ -317,7 +324,7 @@ class Search {
     Nearest<T> nearest[kGroupLeaves * kLeaf];
     int32_t home[kGroupLeaves];
     auto* keys = static_cast<Keys<T>*>(own_.lists);
-    // Calls f(leaf, lane, its nearest) for the queries that are wanted.
+    // Calls f(leaf, lane, nearest) for the wanted queries.
     const auto for_each = [&](const auto& f) {
       for (int32_t leaf = begin; leaf < end; ++leaf) {
         if (!queries.wants(leaf)) continue;
@@ -345,14 +352,14 @@ class Search {
     for_each([&](int32_t leaf, int32_t i, const Nearest<T>& own) { queries.keep(index(leaf)[i], own); });
   }
 
-  // Raises a bound to that of a query.
+  // Raises the bound (limit, last) to the bound of a query if that is larger.
   static void widen(const Nearest<T>& nearest, T* limit, int32_t* last) {
     if (nearest.limit() < *limit) return;
     *last = nearest.limit() > *limit ? nearest.last() : std::max(*last, nearest.last());
     *limit = nearest.limit();
   }
 
-  // Looks for nearer points of the queries of a leaf in the leaves around, nearest leaves first.
+  // Searches the leaves around a leaf, nearest ones first, for points that are nearer to its queries.
   template <typename Q>
   void look_around(int32_t leaf, int32_t home, Nearest<T>* nearest, const Q& queries) {
     T limit = -1;
@@ -372,7 +379,8 @@ class Search {
       ++near;
     }
     T box_distance[kLeaf], distance[kLeaf];
-    // The query before: its candidates are merged one query late, when they have reached memory.
+    // The candidates of a query are merged after the next query has run: by then they have been written to memory, and
+    // reading them does not wait.
     Nearest<T>* before = nullptr;
     int64_t left = 0;
     int32_t turn = 0;

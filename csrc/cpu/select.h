@@ -1,8 +1,9 @@
 // The upper part of a tree on the host: one split of a large node, out of place and stable.
 //
-// The record that the left ones precede is found by a histogram of a sample's coordinates and a selection among the few
-// records in the bins that it may lie in; the partition finds the ranges of both sides in passing, and keeps the order
-// on either side, so that records of a node always ascend by index and ties need no thought.
+// The pivot is the first record that goes right. A histogram of a sample's coordinates gives the few bins that can hold
+// it, and a selection among the records in these bins finds it. The partition also computes the ranges of both sides.
+// It keeps the order of records on either side, so the records of a node always ascend by index and ties need no extra
+// work.
 #ifndef ERWIN_CPU_SELECT_H_
 #define ERWIN_CPU_SELECT_H_
 
@@ -32,15 +33,15 @@ struct Range {
   }
 };
 
-// The ranges of a node's records along every axis; not kept where the dimension is known at run time only.
+// The ranges of a node's records along every axis; empty if the dimension is known only at run time (D = 0).
 template <typename T, int D>
 struct Box : std::array<Range<T>, D> {
   void include(const Box& other) {
     for (int32_t a = 0; a < D; ++a) (*this)[a].include(other[a]);
   }
 
-  // For all lanes of a record at once; what the lane of the index gives is not used. Two records at a time, because a
-  // minimum takes longer than a load.
+  // Works on all lanes of a record at once; the result in the lane of the index is not used. Two minima are computed
+  // side by side, because a minimum has a longer latency than a load.
   void include(const Record<T, D>* records, int64_t n) {
     typedef T Lanes __attribute__((vector_size(sizeof(Record<T, D>))));
     static_assert(sizeof(Record<T, D>) > D * sizeof(T), "a record has room for its index");
@@ -75,7 +76,7 @@ void find_ranges(const Record<T, 0>* records, int64_t n, int32_t dim, Range<T>* 
     for (int64_t i = 0; i < n; ++i) ranges[a].include({records[i].at(a), records[i].at(a)});
 }
 
-// The lowest one wins ties.
+// The axis with the largest extent; if several are equal, the lowest.
 template <typename T>
 int32_t widest_axis(const Range<T>* ranges, int32_t dim) {
   int32_t axis = 0;
@@ -125,14 +126,14 @@ class Bins {
 
 using Counts = std::array<uint32_t, 1 << Bins<uint32_t>::kMaxBits>;
 
-// The bin of the k-th key; k becomes its place inside the bin.
+// The bin that holds the k-th key; k becomes the place of that key inside the bin.
 inline int32_t bin_of(const uint32_t* counts, int64_t* k) {
   int32_t bin = 0;
   for (; *k >= counts[bin]; ++bin) *k -= counts[bin];
   return bin;
 }
 
-// The k-th of ranks whose keys lie between low and high. Ranks of equal key ascend.
+// The k-th smallest of ranks with keys between low and high. Ranks with equal keys must come in ascending order.
 template <typename K>
 Rank<K> nth_rank(Rank<K>* ranks, int64_t n, int64_t k, K low, K high) {
   while (n > 512 && low < high) {
@@ -154,12 +155,12 @@ Rank<K> nth_rank(Rank<K>* ranks, int64_t n, int64_t k, K low, K high) {
   return ranks[k];
 }
 
-// Records below an interval, and in it.
+// The numbers of records below an interval and inside it.
 struct Part {
   int64_t below, inside;
 };
 
-// The vector unit's passes over records, where it has them.
+// The vector code for passes over these records, or NULL if this processor or type has none.
 template <typename T, int D>
 const QuadPasses* quad_passes() {
   if constexpr (std::is_same_v<T, float> && (D == 2 || D == 3)) {
@@ -170,7 +171,7 @@ const QuadPasses* quad_passes() {
   }
 }
 
-// Writes the ranks of the records between first and last. Without branches: those are mispredicted too often.
+// Writes the ranks of the records between first and last. There are no branches, because most would be mispredicted.
 template <typename T, int D, typename K>
 Part collect_ranks(const Record<T, D>* records, int64_t n, int32_t axis, T first, T last, Rank<K>* ranks) {
   Part part{0, 0};
@@ -205,7 +206,7 @@ int64_t partition_records(const R* records, int64_t n, int32_t axis, const Rank<
   for (int64_t i = 0; i < n; ++i) {
     const T x = records[i].at(axis);
     const bool is_left = (x < pivot_x) | ((x == pivot_x) & (records[i].index < pivot.index));
-    // Arithmetic, because a branch would be mispredicted every other time.
+    // Computed without a branch, because half of the branches would be mispredicted.
     const int64_t to_right = gap + i - lefts;
     left[to_right + ((lefts - to_right) & -static_cast<int64_t>(is_left))] = records[i];
     lefts += is_left;
@@ -213,10 +214,10 @@ int64_t partition_records(const R* records, int64_t n, int32_t axis, const Rank<
   return lefts;
 }
 
-constexpr int64_t kChunkRecords = 8192;    // of a large node, that a thread takes at a time
-constexpr int64_t kBlockRecords = 512;     // that are still in the first cache after a pass over them
-constexpr int64_t kHistogramPoints = 256;  // smaller nodes are selected from as they are
-constexpr int64_t kSamplePoints = 16384;   // larger nodes are sampled first
+constexpr int64_t kChunkRecords = 8192;    // records of a large node that a thread takes at a time
+constexpr int64_t kBlockRecords = 512;     // records that fit in the first-level cache: a second pass is fast
+constexpr int64_t kHistogramPoints = 256;  // smaller nodes use the selection without a histogram
+constexpr int64_t kSamplePoints = 16384;   // size of the sample in larger nodes
 
 template <typename T, int D>
 struct Boxes {
@@ -254,7 +255,7 @@ Boxes<T, D> partition_boxes(const Record<T, D>* records, int64_t n, int32_t axis
 }
 
 // Moves records to `out`: the `left` smallest along the widest axis, then the others, both in their old order.
-// 1 <= left < n. `out` also serves as scratch before. `box` holds the records; returns the boxes of the halves.
+// 1 <= left < n. `out` is also used as scratch memory. `box` encloses the records; returns the boxes of both sides.
 template <typename T, int D>
 Boxes<T, D> split_records(Team& team, const Record<T, D>* in, Record<T, D>* out, int64_t n, int64_t left, int32_t dim,
                           const Box<T, D>& box) {
@@ -298,8 +299,8 @@ Boxes<T, D> split_records(Team& team, const Record<T, D>* in, Record<T, D>* out,
     return sum;
   };
 
-  // The record that the left ones precede lies in an interval that a sample gives, three standard deviations to either
-  // side, or else in the bin that all records give.
+  // Find an interval that holds the pivot. First try one from a sample, three standard deviations to either side of the
+  // estimate; if the pivot is not in it, use the exact bin from a histogram of all records.
   const Bins<K> bins(low, high, n);
   K from, to;
   int64_t k;

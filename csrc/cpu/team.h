@@ -1,10 +1,11 @@
 // A team of threads that one of them leads.
 //
-// The leader hands out jobs, works on them and waits for chunks in progress only: a helper that has no core at the
-// moment delays nothing that it has not begun. Who waits for long sleeps, so that a team costs nobody else a core.
+// The leader publishes jobs, works on them too, and at the end waits only for chunks that have been started. So a
+// helper that gets no core at the moment delays nothing unless it has started a chunk. Threads that wait for long go to
+// sleep, so a team takes no core from other programs.
 //
-// What a chunk throws, on any thread, ends its job: the leader throws it again when no chunk is in progress any more.
-// Where a thread cannot be started, or there is no memory to invite it, the team is smaller.
+// If a chunk throws, on any thread, its job ends. The leader throws the exception again when no chunk is running any
+// more. If a thread cannot be started, or there is no memory to invite it, the team is smaller.
 #ifndef ERWIN_CPU_TEAM_H_
 #define ERWIN_CPU_TEAM_H_
 
@@ -28,12 +29,13 @@
 
 namespace erwin {
 
-// The jobs of a team, one after the other. Helpers share it with the leader and may find it after the last job.
+// The jobs of a team, one after the other. Leader and helpers share this object; a helper may arrive after the last
+// job.
 class Jobs {
  public:
   explicit Jobs(Interrupts& interrupts) : interrupts_(interrupts) {}
 
-  // The leader's: calls call(body, worker, i) for every i below `count`. Helpers leave after the last job.
+  // Called by the leader: calls call(body, worker, i) for every i below `count`. Helpers leave after the last job.
   void run(void (*call)(const void*, int32_t, int64_t), const void* body, int64_t count, bool last) {
     call_ = call;
     body_ = body;
@@ -50,17 +52,17 @@ class Jobs {
     std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
-  // The leader's, after the last job.
+  // Called by the leader after the last job.
   void end() {
     ended_.store(true);
     wake();
   }
 
-  // A helper's: works until the end.
+  // Called by a helper: works until the last job is done.
   void help(int32_t worker) {
     const auto due = [this] { return ended_.load() || has_chunk(ticket_.load()); };
     while (true) {
-      const bool ended = ended_.load();  // looked at first: the last job is there by then
+      const bool ended = ended_.load();  // read before work(): once it is true, the last job is already published
       work(worker);
       if (ended) return;
       for (int32_t i = 0; i < kPatience && !due(); ++i) std::this_thread::yield();
@@ -73,13 +75,13 @@ class Jobs {
   }
 
  private:
-  // Takes chunks of the job in hand, the last one first. A ticket names the job and counts what is left of it, so that a
-  // chunk is never taken from a job that is over.
+  // Takes chunks of the current job, starting with the last one. A ticket holds the job's number and how many chunks
+  // are left, so that no chunk can be taken from a job that is over.
   void work(int32_t worker) {
     uint64_t ticket = ticket_.load();
     while (has_chunk(ticket)) {
       if (!ticket_.compare_exchange_weak(ticket, ticket - 1)) continue;
-      // The chunks that are left of a job that failed are counted only.
+      // If the job has failed, the remaining chunks are counted but not run.
       if (!failed_.load()) {
         attempt([&] {
           interrupts_.check();
@@ -104,7 +106,8 @@ class Jobs {
     }
   }
 
-  // The leader's, while helpers finish their chunks: sleeps until they have, or until it is time to ask the caller.
+  // Called by the leader while helpers finish their chunks: sleeps until they are done, or until it is time to ask the
+  // caller again whether to continue.
   void sleep() {
     {
       std::unique_lock<std::mutex> lock(mutex_);
@@ -115,7 +118,8 @@ class Jobs {
     attempt([this] { interrupts_.check(); });
   }
 
-  // After a change that sleepers wait for. They count themselves before they look for it, so that none is missed.
+  // Called after a change that sleepers wait for. A sleeper is counted before it checks for the change, so none is
+  // missed.
   void wake() {
     if (sleepers_.load() == 0) return;
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -124,7 +128,7 @@ class Jobs {
 
   static bool has_chunk(uint64_t ticket) { return (ticket & kMask) != 0; }
 
-  static constexpr int32_t kCountBits = 40;  // of a ticket; the job's number is above
+  static constexpr int32_t kCountBits = 40;  // bits of a ticket for the chunks left; the job's number is above
   static constexpr uint64_t kMask = (uint64_t{1} << kCountBits) - 1;
   static constexpr int32_t kPatience = 100;  // times that a thread yields before it sleeps: tens of microseconds
   Interrupts& interrupts_;
@@ -137,7 +141,7 @@ class Jobs {
   alignas(64) std::atomic<int32_t> sleepers_{0};
   std::atomic<bool> ended_{false};
   std::atomic<bool> failed_{false};
-  std::exception_ptr error_;  // the one who sets `failed_` sets it, before its chunk is counted
+  std::exception_ptr error_;  // set by the thread that sets `failed_`, before its chunk is counted as done
   std::mutex mutex_;
   std::condition_variable published_, finished_;
 };
@@ -151,8 +155,8 @@ class Helpers {
     return *helpers;
   }
 
-  // Invites workers 1 .. count, or as many as the machine has threads and memory for: the leader needs none. Teams at
-  // work at the same time share the threads.
+  // Invites workers 1 .. count, or fewer if no more threads can be started or memory is short: the leader can work
+  // alone. Teams that work at the same time share the threads.
   void invite(const std::shared_ptr<Jobs>& jobs, int32_t count) {
     const std::lock_guard<std::mutex> lock(mutex_);
     try {
@@ -163,7 +167,7 @@ class Helpers {
     for (int32_t i = 0; i < count; ++i) invited_.notify_one();
   }
 
-  // Withdraws invitations that nobody has followed.
+  // Withdraws the invitations that no thread has accepted yet.
   void withdraw(const std::shared_ptr<Jobs>& jobs) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto of_jobs = [&](const Invitation& invitation) { return invitation.jobs == jobs; };
@@ -196,7 +200,7 @@ class Helpers {
 
 class Team {
  public:
-  // A team of one, which calls everything itself.
+  // A team of one thread.
   explicit Team(Interrupts& interrupts) : interrupts_(interrupts) {}
   Team(Interrupts& interrupts, int32_t size, Jobs* jobs) : interrupts_(interrupts), size_(size), jobs_(jobs) {}
 
@@ -209,7 +213,7 @@ class Team {
     run_job(count, body, false);
   }
 
-  // The same, after which the team is at its end.
+  // The same for the last job: afterwards the team cannot be used.
   template <typename F>
   void run_last(int64_t count, const F& body) {
     run_job(count, body, true);
@@ -236,9 +240,10 @@ class Team {
 
 // Calls lead(team) with a team of `num_threads`; throws what it throws.
 //
-// OpenMP's threads are the first choice: those that PyTorch has just used spin for milliseconds, on cores that others
-// would have to wait for. But the end of their region waits for every thread, with or without work. A region that ends
-// late is a sign that others use the cores, too: for a second the process then invites its own helpers instead.
+// OpenMP's threads are the first choice: after PyTorch has used them they spin for milliseconds, and other threads
+// would have to wait for their cores. But the end of an OpenMP region waits for all threads, also for those that had no
+// work. If a region ends late, other programs probably use the cores: for one second the process then uses its own
+// helpers instead.
 template <typename F>
 void with_team(int32_t num_threads, Interrupts& interrupts, const F& lead) {
   if (num_threads <= 1) {
@@ -252,7 +257,7 @@ void with_team(int32_t num_threads, Interrupts& interrupts, const F& lead) {
   static std::atomic<Clock::rep> crowded_until{Clock::time_point::min().time_since_epoch().count()};
   if (Clock::now().time_since_epoch().count() >= crowded_until.load(std::memory_order_relaxed)) {
     Clock::time_point end;
-    std::exception_ptr error;  // none may leave the region
+    std::exception_ptr error;  // no exception may leave an OpenMP region
 #pragma omp parallel num_threads(num_threads)
     {
       const int32_t worker = omp_get_thread_num();

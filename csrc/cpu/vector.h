@@ -1,6 +1,7 @@
 // Vectors of float32 in the compiler's vector extensions, as wide as the instruction set that a file is compiled for.
 //
-// Everything is in an anonymous namespace and inlined: no function of one instruction set may stand in for another's.
+// Everything is in an anonymous namespace and inlined: the linker must not merge functions of different instruction
+// sets.
 #ifndef ERWIN_CPU_VECTOR_H_
 #define ERWIN_CPU_VECTOR_H_
 
@@ -51,7 +52,7 @@ ERWIN_INLINE Vector<L> broadcast(float x) {
   return x - Vector<L>{};  // x + 0 would not keep the sign of a zero
 }
 
-// By halves: the order does not depend on how a vector is held.
+// Adds halves, then quarters, and so on: the order of additions is the same for every width of registers.
 template <int L>
 ERWIN_INLINE float sum(Vector<L> x) {
   if constexpr (L == 2) {

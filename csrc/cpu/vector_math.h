@@ -12,10 +12,10 @@ namespace erwin {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr __mmask16 kAll = 0xffff;  // intrinsics without a mask warn of an uninitialised vector in GCC 12
+constexpr __mmask16 kAll = 0xffff;  // GCC 12 warns of an uninitialised vector in intrinsics without a mask
 #endif
 
-// Keeps a NaN of `b`.
+// The result is NaN where `b` is NaN.
 template <int L>
 ERWIN_INLINE Vector<L> larger(Vector<L> a, Vector<L> b) {
   return a > b ? a : b;
@@ -37,8 +37,8 @@ ERWIN_INLINE Vector<L> square_root(Vector<L> x) {
   return y;
 }
 
-// 2^r for |r| <= 1/2 to 1.7e-7 of its value: the fit of degree 5 whose largest relative error is least among those that
-// are exactly 1 at 0.
+// 2^r for |r| <= 1/2, with a relative error of at most 1.7e-7: the polynomial of degree 5 with the smallest maximal
+// relative error among those that are exactly 1 at 0.
 template <int L>
 ERWIN_INLINE Vector<L> exp2_of_fraction(Vector<L> r) {
   Vector<L> y = broadcast<L>(0x1.5bba14p-10f);
@@ -49,7 +49,7 @@ ERWIN_INLINE Vector<L> exp2_of_fraction(Vector<L> r) {
   return y * r + 1.0f;
 }
 
-// 2^x to 2e-7 of its value for x <= 128; below -126 it is zero.
+// 2^x with a relative error of at most 2e-7 for x <= 128; for x < -126 the result is zero or, with AVX-512, denormal.
 template <int L>
 ERWIN_INLINE Vector<L> exp2(Vector<L> x) {
 #if defined(__AVX512F__)
@@ -70,7 +70,7 @@ ERWIN_INLINE Vector<L> exp2(Vector<L> x) {
   return x < -126.0f ? Vector<L>{} : y;
 }
 
-// log2(x) to 3e-7 of its value for normal x > 0; keeps a NaN.
+// log2(x) with a relative error of at most 3e-7 for normal x > 0; the result of NaN is NaN.
 template <int L>
 ERWIN_INLINE Vector<L> log2(Vector<L> x) {
   constexpr int32_t kRootHalf = 0x3f3504f3;
@@ -78,7 +78,7 @@ ERWIN_INLINE Vector<L> log2(Vector<L> x) {
   std::memcpy(&bits, &x, sizeof bits);
   const Bits<L> whole = (bits - kRootHalf) >> 23;
   bits -= whole << 23;
-  Vector<L> part;  // from sqrt(1/2) to sqrt(2)
+  Vector<L> part;  // between sqrt(1/2) and sqrt(2)
   std::memcpy(&part, &bits, sizeof part);
   // log2(part) = 2 / log(2) * atanh(s)
   const Vector<L> s = (part - 1.0f) / (part + 1.0f), square = s * s;

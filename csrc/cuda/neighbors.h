@@ -1,4 +1,5 @@
-// Neighbour search on a device, in passes over warps: every pass is a kernel. Nothing here waits for the device.
+// Neighbour search on a device. Every pass is a kernel whose work is divided among warps. Nothing here waits for the
+// device.
 #ifndef ERWIN_CUDA_NEIGHBORS_H_
 #define ERWIN_CUDA_NEIGHBORS_H_
 
@@ -89,7 +90,7 @@ class WarpSearch {
       run(JoinBoxes<T>{tree_, level}, tree_.first[level + 1] - tree_.first[level]);
   }
 
-  // Calls f with the dimension, or 0 where no search is compiled for it, as a constant.
+  // Calls f with the dimension as a compile-time constant, or with 0 if no search is compiled for it.
   template <typename F>
   void for_dim(const F& f) const {
     if (call_.dim == 2) f(std::integral_constant<int, 2>{});

@@ -1,10 +1,11 @@
 // Exact search over the tree of neighbors_tree.h: a warp answers a query.
 //
-// The lanes compare the query with the 32 boxes of a group of nodes, or the 32 points of a leaf, at once. Groups are
-// entered top down, the query's own nodes first: the first leaf is its own, which bounds the distance of its
-// neighbours; at the bottom the nearest leaf is next. Pruning is exact: the distance to a box is computed with the
-// operations, in the axis order, of the distance to a point, and rounding is monotonic, so it never exceeds that of a
-// point inside.
+// The 32 lanes compare the query with the boxes of a group of 32 nodes, or with the 32 points of a leaf, at once. The
+// search goes from the root down and visits the nodes that contain the query first. So the first leaf is the query's
+// own, and its points give a bound on the distance of the neighbours. Then the leaves of a group are visited in order
+// of distance. Pruning is exact: the distance to a box is computed with the same operations, in the same order of axes,
+// as the distance to a point; rounding is monotonic, so the distance to a box is never larger than that to a point
+// inside it.
 #ifndef ERWIN_CUDA_NEIGHBORS_SEARCH_H_
 #define ERWIN_CUDA_NEIGHBORS_SEARCH_H_
 
@@ -17,11 +18,11 @@
 namespace erwin::cuda {
 namespace {
 
-constexpr int32_t kListRows = 4;         // a list has 128 places, four a lane
-constexpr int32_t kMostInserted = 8;     // more candidates are sorted before they are merged into a list
-constexpr int32_t kWarpsPerLeaf = 8;     // that share the queries of a leaf
+constexpr int32_t kListRows = 4;         // a list has 128 places, four per lane
+constexpr int32_t kMostInserted = 8;     // up to so many candidates are inserted one by one; more are merged
+constexpr int32_t kWarpsPerLeaf = 8;     // warps that share the queries of a leaf
 
-// Candidates order by (squared distance, index).
+// Candidates are ordered by (squared distance, index).
 template <typename T>
 struct Key {
   T distance;
@@ -39,7 +40,7 @@ struct Key {
   }
 };
 
-// A choice between values, not between places: an array that is indexed at run time leaves the registers.
+// Selects between values. Indexing an array at run time would move it from registers to memory.
 template <typename T>
 __device__ Key<T> choose(bool first, const Key<T>& a, const Key<T>& b) {
   return {first ? a.distance : b.distance, first ? a.index : b.index};
@@ -51,14 +52,15 @@ __device__ Key<T> no_limit() {
   return {static_cast<T>(INFINITY), kNoIndex};
 }
 
-// Orders the keys of lanes whose numbers differ by `flip`: the lane without the bit `high` gets the smaller one.
+// Orders the keys of pairs of lanes whose numbers differ by `flip`: the lane whose number lacks the bit `high` gets the
+// smaller key.
 template <typename T>
 __device__ void order(Key<T>& key, int32_t flip, int32_t high) {
   const Key<T> other = key.across(flip);
   key = choose((other < key) == ((lane() & high) == 0), other, key);
 }
 
-// Sorts the lanes if they are bitonic: rise and then fall.
+// Sorts the lanes. Their keys must be bitonic: first ascending, then descending.
 template <typename T>
 __device__ void clean(Key<T>& key, int32_t half = kWarpLanes / 2) {
   for (; half > 0; half /= 2) order(key, half, half);
@@ -78,14 +80,14 @@ class NearestList {
  public:
   static constexpr bool kNearestFirst = true;
 
-  // Of those before `limit` and after `after`, `count` <= 128 are kept.
+  // Keeps the nearest `count` <= 128 candidates that come before `limit` and after `after`.
   __device__ NearestList(int32_t count, const Key<T>& limit, const Key<T>& after)
       : count_(count), rows_((count + kWarpLanes - 1) / kWarpLanes), after_(after), bound_(limit) {
     ERWIN_UNROLL
     for (int32_t row = 0; row < kListRows; ++row) best_[row] = limit;
   }
 
-  __device__ Key<T> bound() const { return bound_; }  // which candidates must precede
+  __device__ Key<T> bound() const { return bound_; }  // only candidates that come before this key are taken
   __device__ int32_t index(int32_t row) const { return best_[row].index; }  // in this lane
 
   __device__ void take(const Key<T>& key, bool here) {
@@ -140,10 +142,10 @@ class NearestList {
 
   int32_t count_, rows_;
   Key<T> after_, bound_;
-  Key<T> best_[kListRows];  // of this lane
+  Key<T> best_[kListRows];  // the rows of the list in this lane
 };
 
-// Counts the candidates within a limit, to `most` or a few more.
+// Counts the candidates within a limit. Stops at `most` or slightly more.
 template <typename T>
 class Counter {
  public:
@@ -155,7 +157,7 @@ class Counter {
   __device__ int64_t count() const { return count_; }
   __device__ void take(const Key<T>& key, bool here) {
     count_ += __popc(__ballot_sync(kWarp, here && key < limit_));
-    if (count_ >= most_) limit_ = {-1, -1};  // no box is nearer: the search ends
+    if (count_ >= most_) limit_ = {-1, -1};  // no box is nearer than this, so the search ends
   }
 
  private:
@@ -168,7 +170,7 @@ class Counter {
 template <typename T, int D>
 class Query {
  public:
-  // The point at a place of a leaf of the cloud. It is not among its own candidates unless `loop`.
+  // The query is the point at a place of a leaf of the cloud. It is a candidate for itself only if `loop`.
   __device__ Query(const WarpTree<T>& tree, const WarpCloud& cloud, int32_t leaf, int32_t place, bool loop)
       : tree_(tree), cloud_(cloud), leaf_(leaf), at_(tree.coords + cloud.row + place) {
     self_ = tree.index[cloud.row + place];
@@ -178,7 +180,7 @@ class Query {
 
   __device__ int32_t self() const { return self_; }
 
-  // Offers all points to a taker that may precede its bound.
+  // Passes to `taker` all points that may come before its bound.
   template <typename Taker>
   __device__ void walk(Taker& taker) const {
     const int32_t top = cloud_.top();
@@ -187,7 +189,7 @@ class Query {
     while (true) {
       const int32_t home = leaf_ >> (kLevelBits * level);
       const int32_t first = home >> kLevelBits == group ? home & (kWarpLanes - 1) : 0;
-      const int32_t node = group * kWarpLanes + (lane() ^ first);  // the own one first, and then those that are near it
+      const int32_t node = group * kWarpLanes + (lane() ^ first);  // own node first, then close ones
       const bool here = node < cloud_.nodes(level);
       Key<T> box = no_limit<T>();
       if (here) box = box_key(level, node);
@@ -201,7 +203,7 @@ class Query {
         --level;
         continue;
       }
-      while (near != 0) {  // leaves
+      while (near != 0) {  // at the lowest level: leaves
         const int32_t child = Taker::kNearestFirst ? nearest(box.distance, near) : __ffs(near) - 1;
         left &= ~(1u << child);
         look_into(group * kWarpLanes + (child ^ first), taker);
@@ -217,7 +219,7 @@ class Query {
   __device__ int32_t dim() const { return D > 0 ? D : tree_.dim; }
   __device__ T x(int32_t axis) const { return D > 0 ? x_[axis] : at_[axis * tree_.points]; }
 
-  // The distance to a box, and the lowest index inside.
+  // The squared distance to a box, and the lowest index of the points inside.
   __device__ Key<T> box_key(int32_t level, int32_t node) const {
     const int64_t at = cloud_.first[level] + node;
     T sum = 0;
@@ -230,14 +232,14 @@ class Query {
     return {sum, tree_.lowest[at]};
   }
 
-  // The lane of the shortest of some distances.
+  // The lane with the smallest distance among `lanes`.
   static __device__ int32_t nearest(T distance, uint32_t lanes) {
     const T least = least_distance((lanes >> lane() & 1) != 0 ? distance : static_cast<T>(INFINITY));
     const uint32_t found = lanes & __ballot_sync(kWarp, distance == least);
     return __ffs(found) - 1;
   }
 
-  // Numbers that are not negative order as their bits do.
+  // The order of numbers that are not negative is the order of their bits.
   static __device__ float least_distance(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof(bits));
@@ -271,10 +273,11 @@ class Query {
   int32_t self_, excluded_;
 };
 
-// Calls body(query, cloud) for the queries of a warp's share of a leaf.
+// Calls body(query, cloud) for those queries of a leaf that belong to this warp.
 template <typename T, int D, typename F>
 __device__ void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, const F& body) {
-  // Nothing is near a position that is no number: its search would visit all leaves. Other warps may be writing.
+  // After a fault nothing is searched: a NaN is near nothing, so its search would visit all leaves. Other warps may
+  // write the fault at the same time, so it is read as volatile.
   if (__ballot_sync(kWarp, read_volatile(tree.fault) != 0) != 0) return;
   const int64_t leaf = warp / kWarpsPerLeaf;
   const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
@@ -283,13 +286,13 @@ __device__ void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, con
   const auto share = static_cast<int32_t>(warp % kWarpsPerLeaf);
   for (int32_t place = tree.begin(cloud, number) + share; place < end; place += kWarpsPerLeaf) {
     const Query<T, D> query(tree, cloud, number, place, loop);
-    if (tree.place[cloud.row + query.self()] != place) *tree.fault = 1;  // a point has two places
+    if (tree.place[cloud.row + query.self()] != place) *tree.fault = 1;  // a point is listed twice in `perm`
     body(query, cloud);
   }
 }
 
-// Writes the `count` nearest before `limit` of a query, in passes of as many as a list has room for. False where there
-// are fewer.
+// Writes the `count` nearest neighbours of a query before `limit`. If they do not fit in one list, several passes are
+// made. Returns false if there are fewer.
 template <typename T, int D>
 __device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, int64_t count,
                                 const Key<T>& limit, int64_t* source, int64_t* target) {
@@ -349,7 +352,7 @@ struct CountWithin {
   }
 };
 
-// For each of at most 32 values writes `total` and the sum of the values before it; then adds them all to `total`.
+// For each of at most 32 values writes `total` plus the sum of the values before it; then adds all values to `total`.
 __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& total, int64_t* sums) {
   const int64_t own = lane() < count ? x[lane()] : 0;
   const int64_t before = warp_exclusive_scan(own);
@@ -357,8 +360,8 @@ __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& tota
   total += __shfl_sync(kWarp, before + own, kWarpLanes - 1);
 }
 
-// The first edge of every point, counted from its chunk's. A degree that no count can give would lead writes out of
-// memory: it is found here, before an edge is written.
+// Writes the first edge of every point, relative to the first edge of its chunk. An impossible degree would cause
+// writes outside the arrays, so degrees are checked here, before any edge is written.
 template <typename T>
 struct SumDegrees {
   WarpTree<T> tree;
@@ -376,11 +379,11 @@ struct SumDegrees {
   }
 };
 
-// The first edge of every chunk; one warp.
+// Writes the first edge of every chunk. One warp does all.
 template <typename T>
 struct SumChunks {
   WarpTree<T> tree;
-  bool given;  // whether there is memory for edges
+  bool given;  // whether the caller gave arrays for edges
 
   __device__ void operator()(int64_t) const {
     const int64_t chunks = (tree.points + kEdgeChunk - 1) / kEdgeChunk;

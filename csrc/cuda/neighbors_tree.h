@@ -1,10 +1,11 @@
-// The search structure of a batch on a GPU: leaves of as many points as a warp has lanes, and above them nodes of as
-// many children.
+// The search structure of a batch on a GPU: leaves of up to 32 points, one for each lane of a warp, and above them
+// nodes with 32 children.
 //
-// The leaves of a cloud are nodes of its ball tree. A leaf's number is its path from the root, a bit for every turn to
-// the right; all paths count as long as the longest, so that a leaf at the end of a shorter one is followed by empty
-// leaves. The node of level l above leaf i is then i >> 5 l, and neither is stored. Coordinates lie axis after axis in
-// the order of the tree, boxes in that of the nodes: lanes read side by side.
+// The leaves of a cloud are nodes of its ball tree. A leaf's number is its path from the root: at each step one bit, 1
+// for the right child. All paths are extended to the length of the longest one, so a leaf with a shorter path is
+// followed by empty leaves. Then the node on level l above leaf i has the number i >> (5 * l), and no links are stored.
+// Coordinates are stored axis by axis in the order of the tree, boxes in the order of the nodes, so that the lanes of a
+// warp read consecutive memory.
 #ifndef ERWIN_CUDA_NEIGHBORS_TREE_H_
 #define ERWIN_CUDA_NEIGHBORS_TREE_H_
 
@@ -21,22 +22,22 @@
 namespace erwin::cuda {
 namespace {
 
-constexpr int32_t kWarpLanes = 32;            // of a warp
-constexpr int32_t kLevelBits = 5;         // of a leaf's number: 32 children
-constexpr int32_t kSearchLevels = 6;      // for 2^30 points
-constexpr int32_t kNoIndex = 0x7fffffff;  // follows the index of every point
-constexpr int64_t kEdgeChunk = 1024;          // points whose edges a warp counts
+constexpr int32_t kWarpLanes = 32;        // threads of a warp
+constexpr int32_t kLevelBits = 5;         // bits of a leaf's number per level: 32 children
+constexpr int32_t kSearchLevels = 6;      // enough for 2^30 points
+constexpr int32_t kNoIndex = 0x7fffffff;  // larger than the index of every point
+constexpr int64_t kEdgeChunk = 1024;      // points whose edges a warp counts
 
 // One cloud of a batch.
 struct WarpCloud {
   int64_t row;                   // its first point
   int64_t edge;                  // its first edge of a search for nearest neighbours
-  int64_t first[kSearchLevels];  // its first node on each level, of all nodes
+  int64_t first[kSearchLevels];  // the number of its first node on each level, among all nodes
   int32_t points;
-  int32_t depth;  // bits of a leaf's number
-  int32_t plain;  // whether leaves are cut off without regard to the balls
+  int32_t depth;  // bits of a leaf's number in this cloud
+  int32_t plain;  // whether leaves are blocks of 32 points instead of nodes of the ball tree
 
-  // The level of at most 32 nodes, which have no parents.
+  // The highest level: at most 32 nodes, which have no parents.
   ERWIN_HOST_DEVICE int32_t top() const { return depth <= kLevelBits ? 0 : (depth - 1) / kLevelBits; }
   ERWIN_HOST_DEVICE int32_t nodes(int32_t level) const {
     return points == 0 || level > top() ? 0 : 1 << (depth - kLevelBits * level);
@@ -54,7 +55,7 @@ struct WarpTree {
   int32_t* start;       // [leaves]: the first place in the cloud
   T* boxes;             // [2, dim, nodes]
   int32_t* lowest;      // [nodes]: the lowest index
-  int64_t* edge;        // [points]: the first one of a radius search, from that of the chunk
+  int64_t* edge;        // [points]: its first edge in a radius search, relative to its chunk
   int64_t* chunk_edge;  // [chunks]
   int64_t num_clouds;
   int64_t points;
@@ -88,7 +89,7 @@ struct WarpTree {
     return low;
   }
 
-  // Places in the cloud, of a leaf by its number there.
+  // The places of a leaf in its cloud, by the number of the leaf in the cloud.
   __device__ int32_t begin(const WarpCloud& cloud, int32_t leaf) const { return start[cloud.first[0] + leaf]; }
   __device__ int32_t end(const WarpCloud& cloud, int32_t leaf) const {
     return leaf + 1 < cloud.nodes(0) ? start[cloud.first[0] + leaf + 1] : cloud.points;
@@ -97,7 +98,7 @@ struct WarpTree {
 
 // ---- On the host: how large everything is ---------------------------------------------------------------------------
 
-// Leaves of 32 points, but for the last ones of a cloud.
+// Leaves of 32 points; only the last ones of a cloud may have fewer.
 inline Layout plain_layout() {
   Layout layout{};
   layout.kind = ERWIN_BALANCED;
@@ -107,7 +108,8 @@ inline Layout plain_layout() {
   return layout;
 }
 
-// The longest path to a leaf, or -1 if it is longer than `most`. The nodes of a level are of few different sizes.
+// The length of the longest path to a leaf, or -1 if it is longer than `most`. The nodes of a level have only few
+// different sizes, so only sizes are followed.
 inline int32_t longest_path(const Layout& layout, int64_t points, int32_t most) {
   using Size = std::pair<int64_t, int64_t>;  // points, balls
   std::vector<Size> sizes, next;
@@ -142,7 +144,7 @@ std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int
     cloud.row = ptr[g];
     if (cloud.points != ptr[g + 1] - ptr[g]) {
       cloud.points = static_cast<int32_t>(ptr[g + 1] - ptr[g]);
-      // Strides that are no powers of two may have a few long paths, and so very many empty leaves.
+      // If strides are not powers of two, a few paths may be long, and there would be very many empty leaves.
       const int32_t least = longest_path(plain, cloud.points, 30);
       cloud.depth = longest_path(layout, cloud.points, least + 2);
       cloud.plain = cloud.depth < 0;
@@ -166,7 +168,8 @@ std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int
 
 // ---- On the device: passes, each a function of the warp's number ----------------------------------------------------
 
-// Writes the table of clouds, a part at a time: the arguments of a kernel come with it and need no copy.
+// Writes the table of clouds, a part at a time. The values are arguments of the kernel, so no copy to the device is
+// needed.
 template <typename T>
 struct WriteClouds {
   static constexpr int64_t kCloudsAtOnce = 32;
@@ -182,7 +185,7 @@ struct WriteClouds {
   }
 };
 
-// Where the leaves start: 32 of them a warp.
+// Writes where the leaves start; each warp handles 32 leaves.
 template <typename T>
 struct StartLeaves {
   WarpTree<T> tree;
@@ -198,7 +201,7 @@ struct StartLeaves {
   static __device__ int32_t find(const Layout& layout, const WarpCloud& cloud, int32_t leaf) {
     Node node = layout.root(cloud.points);
     for (int32_t bits = cloud.depth; bits > 0; --bits) {
-      if (node.points <= kWarpLanes) {  // its first number is the leaf itself, the others are empty
+      if (node.points <= kWarpLanes) {  // the first number below it is the leaf itself, the others are empty leaves
         const bool empty = (leaf & ((1 << bits) - 1)) != 0;
         return static_cast<int32_t>(node.begin + (empty ? node.points : 0));
       }
@@ -209,7 +212,7 @@ struct StartLeaves {
   }
 };
 
-// Writes the box of a node, of those in its lanes.
+// Writes the box of a node: the smallest box around the boxes in the lanes.
 template <typename T>
 __device__ void write_box(const WarpTree<T>& tree, int64_t node, int32_t axis, T low, T high) {
   low = warp_least(low);
@@ -225,7 +228,7 @@ __device__ void write_lowest(const WarpTree<T>& tree, int64_t node, int32_t inde
   if (lane() == 0) tree.lowest[node] = index;
 }
 
-// Gathers the points of a leaf and their box.
+// Gathers the points of a leaf and computes their box.
 template <typename T>
 struct FillLeaf {
   WarpTree<T> tree;
@@ -239,7 +242,7 @@ struct FillLeaf {
     const bool here = lane() < size;
     const int64_t place = cloud.row + begin + lane();
     int64_t i = here ? perm[place] : 0;
-    if (i < 0 || i >= cloud.points) {  // no index may lead out of memory
+    if (i < 0 || i >= cloud.points) {  // an invalid index must not cause an access outside the arrays
       *tree.fault = 1;
       i = 0;
     }

@@ -1,7 +1,8 @@
-// What kernels need beside plain CUDA: atomics and collectives by type. Compiled for the host, kernels run in the emulator
-// of the tests (tests/emulator).
+// What kernels need in addition to plain CUDA: atomics and collectives, overloaded by type. Compiled for the host,
+// kernels run in the emulator of the tests (tests/emulator).
 //
-// A kernel is a function template with __global__; its launcher is `launch` (launch.h). Collectives take whole warps.
+// A kernel is a function template with __global__; `launch` (launch.h) launches it. All lanes of a warp must call
+// collectives together.
 #ifndef ERWIN_CUDA_RUNTIME_H_
 #define ERWIN_CUDA_RUNTIME_H_
 
@@ -57,7 +58,7 @@ __device__ V warp_sum(V x) {
   return x;
 }
 
-// The sum over the lanes below.
+// The sum of the values in the lanes with lower numbers.
 template <typename V>
 __device__ V warp_exclusive_scan(V x) {
   V sum = x;
@@ -68,7 +69,7 @@ __device__ V warp_exclusive_scan(V x) {
   return sum - x;
 }
 
-// The sum over the threads below; `total` receives that of the block.
+// The sum of the values in the threads with lower numbers; `total` receives the sum over the block.
 template <typename V>
 __device__ V block_exclusive_scan(V x, V* total) {
   __shared__ V sums[32];
@@ -83,7 +84,7 @@ __device__ V block_exclusive_scan(V x, V* total) {
   return before;
 }
 
-// A value that other blocks may be writing.
+// Reads a value that other blocks may write at the same time.
 template <typename V>
 __device__ V read_volatile(const V* from) {
   return *static_cast<const volatile V*>(from);

@@ -1,4 +1,4 @@
-// Plans and launches the builds of trees: no step waits for the device, and sizes on the host are bounds.
+// Plans and launches the building of trees. No step waits for the device, so the host knows only upper bounds of sizes.
 #ifndef ERWIN_CUDA_TREE_BUILD_H_
 #define ERWIN_CUDA_TREE_BUILD_H_
 
@@ -15,8 +15,8 @@
 namespace erwin::cuda {
 namespace {
 
-// The most levels of nodes, in the tree of a cloud of at most `points`, that have more than `limit` rows of a level and
-// are no balls of it.
+// How many levels of large nodes a tree can have at most, for a cloud of up to `points` points. A node is large if it
+// has more than `limit` rows of `level` and is not a ball of that level.
 inline int32_t large_depth(const Layout& layout, int64_t points, int32_t level, int64_t limit) {
   const int64_t span = level == kMain ? 1 : layout.span[level];
   if (level != kMain) limit = std::max(limit, layout.ball[level]);
@@ -27,7 +27,7 @@ inline int32_t large_depth(const Layout& layout, int64_t points, int32_t level, 
     for (int64_t slots = ceil_pow2(points); !fits(slots); slots /= 2) ++depth;
     return depth;
   }
-  // A child has at most half of the parts, rounded up to a power of two, of its parent.
+  // Round the number of parts of a node up to a power of two: a child has at most half of that.
   const int64_t ball = layout.blocks_per_ball * layout.block();
   int64_t balls = ceil_pow2(ceil_div(points, ball));
   if (fits(points)) return 0;
@@ -65,12 +65,13 @@ class TreeBuild {
     }
     has_large_ = depth(kMain) > 0;
     for (int32_t l = 0; rotated && l < layout.levels; ++l) has_large_ = has_large_ || depth(l) > 0;
-    // With less than a subtree for every second processor, most of them wait for those at work.
+    // With fewer subtrees than half the number of multiprocessors, most of these would be idle: then blocks hand small
+    // nodes over to other blocks.
     batch_.handed_rows = device.handed_rows();
     hands_over_ = bounds.largest > 2 * batch_.handed_rows && batch_.handed_rows < batch_.block_rows &&
                   bounds.points <= device.processors() / 2 * batch_.block_rows;
     together_ = !has_large_ || rows <= device.few_rows();
-    // Without large trees, and with nothing to hand over, the buffers hold nothing but centroids.
+    // If there are no large trees and nothing is handed over, the buffers hold only centroids.
     batch_.capacity = pooled_rows;
     if (has_large_ || hands_over_) batch_.capacity = together_ ? std::max(rows, all_rows) : std::max(rows, pooled_rows);
     std::copy_n(bounds.rows, layout.levels, batch_.bound);
@@ -114,7 +115,7 @@ class TreeBuild {
 
  private:
   static constexpr int kStartThreads = 256;
-  static constexpr int32_t kMostPooled = 32;  // rows of one level that are pooled to one in a launch
+  static constexpr int32_t kMostPooled = 32;  // rows of one level, at most, that one launch pools to one row
 
   int64_t tile_rows() const { return kItems * device_.tile_threads(); }
 
@@ -128,12 +129,12 @@ class TreeBuild {
     return bytes;
   }
 
-  // Lays the workspace out; returns its bytes.
+  // Places all arrays in the workspace. Returns its size in bytes.
   int64_t place(char* base) {
-    AlignedArena<256> arena{base};  // whole lines of a GPU's memory
+    AlignedArena<256> arena{base};  // bytes: every array starts on a new line of the GPU's memory
     first_ = arena.take<int64_t>(batch_.layout.levels * (batch_.clouds + 1));
     batch_.first = first_;
-    counters_ = arena.take<Counters>(rotated_ ? batch_.pooled + 2 : 1);  // for every batch; cleared with the digits
+    counters_ = arena.take<Counters>(rotated_ ? batch_.pooled + 2 : 1);  // one per batch; zeroed with the digits
     batch_.digits = arena.take<uint32_t>(large_nodes_ * kDigits);
     int32_t deepest = depth(kMain);
     for (int32_t l = 0; rotated_ && l < batch_.layout.levels; ++l) deepest = std::max(deepest, depth(l));
@@ -153,7 +154,7 @@ class TreeBuild {
     return arena.used;
   }
 
-  // The trees of these levels, all clouds at a time.
+  // Builds the trees of these levels, for all clouds together.
   void build_trees(int32_t first_level, int32_t last_level) {
     batch_.first_level = first_level;
     batch_.last_level = last_level;
@@ -176,8 +177,9 @@ class TreeBuild {
     finish(trees, first_level, last_level);
   }
 
-  // Small subtrees by small blocks where there are many, so that a processor works on several at a time. Those that large
-  // nodes leave have a third of the rows of a block or more, but for odd strides.
+  // Finishes the subtrees that fit in a block. If there are many, small subtrees get small blocks, so that a
+  // multiprocessor works on several at a time. The subtrees below large nodes have at least a third of the rows that a
+  // block can hold, except with unusual strides.
   void finish(int64_t trees, int32_t first_level, int32_t last_level) {
     const int32_t lists = batch_.dim + (first_level == kMain ? 0 : 1);
     int64_t longest = 1;
@@ -191,7 +193,7 @@ class TreeBuild {
     const bool many = subtrees > 2 * device_.processors();
     if (first_level == kMain && hands_over_) {
       finish(Pass::kHanding, subtrees, threads, lists, 0, true);
-      while (threads / 2 >= batch_.handed_rows) threads /= 2;  // a warp for every node that fits one
+      while (threads / 2 >= batch_.handed_rows) threads /= 2;  // one warp is enough for a node that fits in it
       finish(Pass::kHanded, bounds_.points / batch_.handed_rows * 3 + trees, threads, lists, 0, false);
       return;
     }
@@ -216,10 +218,10 @@ class TreeBuild {
   bool rotated_;
   Batch<T> batch_{};
   int64_t* first_ = nullptr;
-  Counters* counters_ = nullptr;  // of the next batch
+  Counters* counters_ = nullptr;  // those of the next batch
   int block_threads_ = 0;
   bool has_large_ = false;
-  bool hands_over_ = false;  // whether blocks of the main trees leave small nodes to others
+  bool hands_over_ = false;  // whether blocks of the main trees hand small nodes over to other blocks
   bool together_ = false;    // whether the rotated trees of all levels are built in the same launches
   int64_t large_nodes_ = 0, tiles_ = 0;
 };

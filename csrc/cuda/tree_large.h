@@ -1,9 +1,9 @@
 // Splits the large nodes of all trees of a batch, one level of nodes after the other.
 //
-// A radix selection finds the last row that goes left: every launch of `count_digits` fixes the next digit of its key,
-// counted from the top of the range that the node's keys have. `partition` then moves rows to the other buffer.
-// Both run over tiles, runs of rows of one node. The rows keep their order, so that of equal keys those of lower index
-// go left.
+// A radix selection finds the pivot, which is the last row that goes left. Every launch of `count_digits` determines
+// the next digit of the pivot's key, starting with the highest digit in which the node's keys differ. Then `partition`
+// moves the rows to the other buffer. Both work on tiles; a tile is some consecutive rows of one node. The rows keep
+// their order, so among equal keys those with a lower index go left.
 #ifndef ERWIN_CUDA_TREE_LARGE_H_
 #define ERWIN_CUDA_TREE_LARGE_H_
 
@@ -15,7 +15,7 @@ namespace {
 __device__ inline int32_t tile_rows() { return kItems * threads(); }
 __device__ inline int32_t tiles_of(int32_t rows) { return (rows + tile_rows() - 1) / tile_rows(); }
 
-// Numbers a large node and its tiles. All threads call it; returns the node's number to all.
+// Gives numbers to a large node and its tiles. All threads of the block call it; all get the node's number.
 template <typename T>
 __device__ int32_t open_large(const Batch<T>& b, int32_t depth, int32_t tree, const Node& node, int64_t row) {
   __shared__ int32_t number, first_tile;
@@ -44,7 +44,8 @@ __device__ int32_t open_large(const Batch<T>& b, int32_t depth, int32_t tree, co
   return result;
 }
 
-// A child of a large node: its number if it is large, or -1. All threads call it.
+// Adds a child of a large node to the large or the small nodes. Returns its number if it is large, else -1. All threads
+// of the block call it.
 template <typename T>
 __device__ int32_t open_child(const Batch<T>& b, int32_t depth, int32_t tree, const Node& node, int64_t row) {
   const int32_t level = b.level(tree);
@@ -55,7 +56,7 @@ __device__ int32_t open_child(const Batch<T>& b, int32_t depth, int32_t tree, co
   return -1;
 }
 
-// Opens the roots that are large.
+// Adds the large roots to the large nodes.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads) open_roots(Batch<T> b) {
   for (int64_t tree = blockIdx.x; tree < b.trees(); tree += gridDim.x) {
@@ -66,7 +67,7 @@ __global__ void __launch_bounds__(kTileThreads) open_roots(Batch<T> b) {
   }
 }
 
-// A tile's place in its node.
+// The rows of a tile, counted from the first row of its node.
 struct Tile {
   int32_t begin, end;
 };
@@ -78,7 +79,7 @@ __device__ Tile tile_of(const LargeNode<T>& node, int32_t tile) {
   return {begin, end < node.rows ? end : node.rows};
 }
 
-// Extents of rows, in shared memory.
+// The extents of some rows, in shared memory.
 template <typename T>
 struct Extents {
   KeyOf<T> least[kMaxDim], largest[kMaxDim];
@@ -87,7 +88,7 @@ struct Extents {
     least[axis] = ~KeyOf<T>{0};
     largest[axis] = 0;
   }
-  // Whole warps call it, with an empty range where a lane has no row.
+  // All lanes of a warp call it; a lane without a row passes an empty range.
   __device__ void include(int32_t axis, KeyOf<T> low, KeyOf<T> high) {
     low = warp_least(low);
     high = warp_largest(high);
@@ -101,7 +102,7 @@ struct Extents {
   }
 };
 
-// Fills the first buffer with the rows of large trees.
+// Writes the rows of large trees to the first buffer.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads) load(Batch<T> b) {
   typedef KeyOf<T> K;
@@ -136,8 +137,8 @@ __global__ void __launch_bounds__(kTileThreads) load(Batch<T> b) {
   if (thread() < b.dim) extents.add_to(node, thread());
 }
 
-// How one count of digits reads a key: (key - low) >> above is `prefix` for rows that count, and the next bits down to
-// `shift` are the digit.
+// How one launch of `count_digits` reads a key. A row counts only if (key - low) >> above equals `prefix`; its digit is
+// the bits from `shift` to `above` - 1.
 template <typename K>
 struct Selection {
   int32_t axis, above, shift, rank;
@@ -164,8 +165,8 @@ __device__ Selection<KeyOf<T>> selection_of(const LargeNode<T>& node, int32_t di
   return selection;
 }
 
-// Counts the next digit of the keys of every large node; the last of a node's tiles to be counted chooses the digit,
-// and opens the children when that was the last one.
+// Counts the next digit of the keys of every large node. The block that finishes a node's last tile chooses the digit;
+// after the last digit it also adds the children.
 template <typename T>
 __global__ void __launch_bounds__(kTileThreads) count_digits(Batch<T> b, int32_t depth, bool first) {
   typedef KeyOf<T> K;
@@ -231,12 +232,13 @@ __global__ void __launch_bounds__(kTileThreads) count_digits(Batch<T> b, int32_t
   }
 }
 
-// Rows below the pivot and equal to it.
+// The numbers of rows below the pivot and equal to it.
 struct Count {
   uint32_t less, equal;
 };
 
-// A tile's state holds a count and in its two top bits what the count is of.
+// The state of a tile holds a count. Its two highest bits say what is counted: the tile's rows, or those of all tiles
+// of the node up to and including this one; 0 means that there is no count yet.
 constexpr uint64_t kOfTile = 1, kUpToTile = 2;
 
 __device__ inline uint64_t pack(uint64_t kind, Count count) {
@@ -248,8 +250,9 @@ __device__ inline Count count_in(uint64_t state) {
   return {static_cast<uint32_t>(state >> 31) & mask, static_cast<uint32_t>(state) & mask};
 }
 
-// The count of a node's tiles before this one: one warp looks back, 32 tiles at a time, until it meets one that knows
-// the count up to itself. Tiles are numbered as they start, so that those before are running or done.
+// The count over all tiles of the node before this one. One warp looks back at 32 tiles at a time, until it finds a
+// tile that knows the count up to itself. Tiles are numbered in the order in which they start, so all tiles before this
+// one are running or done, and waiting for them ends.
 __device__ inline Count look_back(uint64_t* states, int32_t first_tile, int32_t tile, Count own) {
   if (tile == first_tile) {
     if (lane() == 0) publish(states + tile, pack(kUpToTile, own));
@@ -259,7 +262,7 @@ __device__ inline Count look_back(uint64_t* states, int32_t first_tile, int32_t 
   Count before{0, 0};
   for (int32_t end = tile;; end -= 32) {
     const int32_t other = end - 1 - lane();
-    uint64_t state = pack(kUpToTile, {0, 0});  // before the node
+    uint64_t state = pack(kUpToTile, {0, 0});  // for places before the node's first tile
     if (other >= first_tile) {
       while ((state = read_volatile(states + other)) >> 62 == 0) __nanosleep(20);
     }
@@ -293,7 +296,7 @@ __global__ void __launch_bounds__(kTileThreads) partition(Batch<T> b, int32_t de
   const Buffer<T>& from = b.buffers[depth % 2];
   const Buffer<T>& to = b.buffers[1 - depth % 2];
 
-  // A warp has consecutive rows, in strips of 32.
+  // A warp handles consecutive rows, 32 at a time.
   const int32_t begin = tile.begin + warp() * 32 * kItems + lane();
   const K* const keys = from.key + node.axis * b.capacity + node.row;
   const K pivot = node.low + node.pivot;
@@ -325,7 +328,7 @@ __global__ void __launch_bounds__(kTileThreads) partition(Batch<T> b, int32_t de
   __syncthreads();
 
   const Count start{base.less + totals[warp()].less, base.equal + totals[warp()].equal};
-  const uint32_t equal_left = static_cast<uint32_t>(node.rank) + 1;  // that many of the equal rows go left
+  const uint32_t equal_left = static_cast<uint32_t>(node.rank) + 1;  // how many of the rows equal to the pivot go left
   int32_t place[kItems];
   uint32_t left_rows = 0;
   ERWIN_UNROLL

@@ -1,4 +1,4 @@
-// The rows of the levels: where each cloud's begin, and the centroids that pooled rows stand for.
+// The rows of the levels: the first row of each cloud, and the centroids that are the coordinates of pooled rows.
 #ifndef ERWIN_CUDA_TREE_ROWS_H_
 #define ERWIN_CUDA_TREE_ROWS_H_
 
@@ -9,7 +9,8 @@ namespace {
 
 constexpr int kPoolThreads = 128;
 
-// Writes first[l, g] for all clouds and the end, one block for each level, and zeros, all blocks.
+// Writes first[l, g] for all clouds, and the total as an entry at the end, with one block for each level. All blocks
+// together write zeros.
 template <typename T>
 __global__ void start(Batch<T> b, int64_t* first, uint32_t* zeros, int64_t num_zeros) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * threads();
@@ -28,7 +29,8 @@ __global__ void start(Batch<T> b, int64_t* first, uint32_t* zeros, int64_t num_z
   }
 }
 
-// Threads of a block that makes a row of level `to` and all below it, down to level from + 1: one for each of the latter.
+// How many threads compute one row of level `to` and all rows below it, down to level from + 1: one thread for each row
+// of level from + 1.
 inline __host__ __device__ int32_t pool_threads(const Layout& layout, int32_t from, int32_t to) {
   return static_cast<int32_t>(layout.span[to] / layout.span[from + 1]);
 }

@@ -1,9 +1,10 @@
-// Finishes subtrees that fit a block, in shared memory: the subtree's rows are sorted along every axis once, so that a
-// node's extents are the ends of its runs and its own axis is split where it stands; the other lists follow by a
-// stable partition. A block works on all nodes of a level together, until a node fits a warp.
+// Finishes subtrees that fit in a block, in shared memory. The rows of the subtree are sorted once along every axis.
+// Then a node is a range of each sorted list. Its extent along an axis is the difference of the ends of that range. The
+// list of the widest axis is split in place, and the other lists are split by a stable partition. A block works on all
+// nodes of a level together, until a node is small enough for one warp.
 //
-// Rows are named by their place in the input, which ascends with the row's number: equal keys stand in the order of
-// rows. A rotated tree has one list more, that of all rows in order, and its balls are read from that one.
+// A row is identified by its place in the input. Places ascend with row numbers, so equal keys are in the order of
+// rows. A rotated tree has one more list, of all rows in order; its balls are read from that list.
 #ifndef ERWIN_CUDA_TREE_SMALL_H_
 #define ERWIN_CUDA_TREE_SMALL_H_
 
@@ -18,26 +19,26 @@ constexpr int kSortDigits = 1 << kSortBits;
 constexpr int kWarpRows = 32;
 constexpr int32_t kNone = 0xffff;  // no open node
 
-// In a block's subtree sizes are small, and slots count from the subtree's first.
+// Inside a block's subtree, sizes fit in 32 bits, and slots are counted from the first one of the subtree.
 typedef NodeOf<int32_t> LocalNode;
 
-// A node of the subtree; its rows stand at [begin, begin + rows).
+// A node of the subtree; its rows are at the places [begin, begin + rows) of every list.
 struct BlockNode {
   LocalNode node;
   int32_t begin, rows, left, axis;
-  int32_t rights;    // rows that go right from nodes before this one
-  int16_t child[2];  // numbers of those that the block splits; -1: finished by a warp
+  int32_t rights;    // how many rows go right in all nodes before this one
+  int16_t child[2];  // numbers of the children that the block splits; -1: a warp finishes the child
 };
 
 // The parts of a block's shared memory.
 template <typename T>
 struct BlockMemory {
   KeyOf<T>* key;        // [dim, capacity]
-  BlockNode* nodes;     // [2, open nodes]: of this and of the next level
-  BlockNode* closing;   // those that warps finish
+  BlockNode* nodes;     // [2, open nodes]: the nodes of this level and of the next
+  BlockNode* closing;   // the nodes that warps finish
   uint16_t* list;       // [2, lists, capacity]
-  uint16_t* node_of;    // [capacity]: the node at a place
-  uint8_t* goes_right;  // [capacity]: of a row
+  uint16_t* node_of;    // [capacity]: the node that a place belongs to
+  uint8_t* goes_right;  // [capacity]: whether a row goes right
   int32_t capacity, lists;
 
   static __host__ __device__ int64_t open_nodes(int64_t capacity) { return capacity / (kWarpRows + 1) + 1; }
@@ -54,28 +55,29 @@ struct BlockMemory {
     *bytes = arena.used;
   }
 
-  // Computed: of a pointer that is read from an array the compiler does not know that it leads to shared memory.
+  // The pointer is computed, because the compiler would not know that a pointer read from an array points to shared
+  // memory.
   __device__ BlockNode* open(int32_t side) const { return nodes + side * static_cast<int32_t>(open_nodes(capacity)); }
   __device__ uint16_t* places(int32_t side, int32_t axis) const { return list + (side * lists + axis) * capacity; }
   __device__ KeyOf<T> key_of(int32_t axis, int32_t row) const { return key[axis * capacity + row]; }
 
-  // While an axis is sorted, the second list of the first axis is scratch, and those behind it hold counters.
+  // While an axis is sorted, the second list of the first axis is scratch memory, and the lists after it hold counters.
   __device__ uint16_t* sorted() const { return places(1, 0); }
   __device__ uint16_t* counters() const { return places(1, 1); }  // [warps, kSortDigits]
 };
 
-// What a launch does with subtrees: finishes them; hands their nodes of a few rows over, sorted, to blocks that are
-// idle otherwise; finishes what was handed over.
+// What a launch does with subtrees. kWhole: finishes them. kHanding: splits them and hands their small nodes, with
+// sorted lists, over to blocks that would otherwise be idle. kHanded: finishes the nodes that were handed over.
 enum class Pass : int32_t { kWhole, kHanding, kHanded };
 
-// What a block is given: a subtree in a buffer, or a root that is loaded from its source.
+// What a block works on: a subtree in a buffer, or a root that is loaded from the positions.
 struct Subtree {
   Node node;
   int64_t row, cloud;
-  int64_t out;                        // its first row in the result
+  int64_t out;                        // the place of its first row in the result
   int32_t tree, level, rows, buffer;  // buffer -1: a root
-  bool ball;                          // is written as it is
-  bool sorted;                        // its lists lie in the buffers
+  bool ball;                          // whether it is a ball, which is written without further splits
+  bool sorted;                        // whether its sorted lists are in the buffers
 };
 
 template <typename T>
@@ -110,7 +112,7 @@ __device__ Subtree subtree_of(const Batch<T>& b, int64_t item, Pass pass) {
   return s;
 }
 
-// Works on one subtree; all methods but `finish_node` are called by all threads.
+// Works on one subtree. All threads of the block call the methods, except where a comment says otherwise.
 template <typename T>
 struct BlockBuilder {
   typedef KeyOf<T> K;
@@ -119,7 +121,7 @@ struct BlockBuilder {
   const BlockMemory<T>& memory;
   const bool hands_over;
 
-  // The row of the tree in a place of the input.
+  // The row of the tree at place i of the input.
   __device__ int32_t row_at(int32_t i) const {
     return s.buffer < 0 ? i : b.buffers[s.buffer].index[s.row + i];
   }
@@ -150,7 +152,8 @@ struct BlockBuilder {
     }
   }
 
-  // Sorts the rows along an axis: stable counting sorts by ever higher digits of key - low.
+  // Sorts the rows along an axis with a radix sort: stable counting sorts by the digits of key - low, lowest digit
+  // first.
   __device__ void sort(int32_t axis) const {
     __shared__ K ends[2];
     uint16_t* in = memory.places(0, axis);
@@ -170,7 +173,7 @@ struct BlockBuilder {
     __syncthreads();
     const K low = ends[0];
     const int32_t bits = significant_bits(ends[1] - low);
-    __syncthreads();  // before the next axis resets the ends
+    __syncthreads();  // all threads must have read the ends before the next axis resets them
     for (int32_t shift = 0; shift < bits; shift += kSortBits) {
       sort_digit(in, out, [&](int32_t row) { return static_cast<uint32_t>((key[row] - low) >> shift) % kSortDigits; });
       uint16_t* const swap = in;
@@ -182,7 +185,7 @@ struct BlockBuilder {
     __syncthreads();
   }
 
-  // A warp sorts its run of rows, 32 at a time; they are counted by digit, then by warp.
+  // Each warp handles consecutive rows, 32 at a time. The counters are ordered by digit, then by warp.
   template <typename Digit>
   __device__ void sort_digit(const uint16_t* in, uint16_t* out, const Digit& digit_of) const {
     const int32_t warps = threads() / 32, begin = warp() * 32 * kPositions + lane();
@@ -200,7 +203,7 @@ struct BlockBuilder {
     }
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i) same[i] = __match_any_sync(kWarp, digit[i]);
-    // The lowest lane of a digit counts for all.
+    // The lowest lane with a digit counts all lanes with that digit.
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i) {
       uint16_t* const counter = own + bank(digit[i], warp());
@@ -233,7 +236,7 @@ struct BlockBuilder {
     __syncthreads();
   }
 
-  // Turns a thread's counters into the sums of all counters before them.
+  // Replaces every counter of a thread by the sum of all counters before it.
   template <int32_t kCount, typename Place>
   static __device__ void count_up(uint16_t* counter, const Place& place) {
     uint32_t count[kCount], sum = 0, total;
@@ -250,14 +253,14 @@ struct BlockBuilder {
     }
   }
 
-  // Where a warp counts a digit. Every eight warps are shifted, so that what a scan reads at once lies in other banks of
-  // shared memory.
+  // The place of the counter of a digit and a warp. Each group of eight warps is shifted, so that a scan reads
+  // different banks of shared memory at the same time.
   static __device__ uint32_t bank(uint32_t digit, int32_t warp) { return digit ^ (warp / 8 % 4 * 8); }
 
   static __device__ uint32_t lanes_below() { return (1u << lane()) - 1; }
 
-  // The axis along which the rows at [begin, begin + rows) are split. Three at a time: their reads do not wait for each
-  // other.
+  // The axis along which the rows at [begin, begin + rows) are split. Three axes are read at a time, because these
+  // reads do not wait for each other.
   __device__ int32_t axis_of(int32_t side, int32_t begin, int32_t rows) const {
     constexpr int32_t batch = 3;
     int32_t axis = 0;
@@ -281,7 +284,7 @@ struct BlockBuilder {
     return rows <= (hands_over ? b.handed_rows : kWarpRows) || b.is_ball(s.level, node);
   }
 
-  // All levels. The lists are sorted.
+  // Splits all levels. The lists must be sorted.
   __device__ void build() const {
     __shared__ int32_t open, opened, closed;
     if (thread() == 0) {
@@ -314,7 +317,7 @@ struct BlockBuilder {
     }
   }
 
-  // One thread: chooses the axis of an open node and hands out its children.
+  // Called by one thread: chooses the axis of an open node and adds its children to the nodes of the next level.
   __device__ void split(int32_t side, BlockNode* node, int32_t* opened, int32_t* closed) const {
     const ChildrenOf<int32_t> children = b.layout.split(node->node);
     node->left = b.rows(s.level, children.left);
@@ -335,7 +338,7 @@ struct BlockBuilder {
     BlockNode* const nodes = memory.open(side);
     const int32_t begin = kPositions * thread();
     int32_t node[kPositions], middle[kPositions] = {}, rights_before[kPositions] = {};
-    uint32_t starts = 0;  // a bit for every place that is a node's first
+    uint32_t starts = 0;  // a bit for every place, 1 if it is the first of a node
     ERWIN_UNROLL
     for (int32_t i = 0; i < kPositions; ++i) {
       const int32_t place = begin + i;
@@ -350,10 +353,10 @@ struct BlockBuilder {
       memory.node_of[place] = static_cast<uint16_t>(child < 0 ? kNone : child);
     }
     __syncthreads();
-    // Four lists at a time: their counts of rows that go right share a word.
+    // Four lists at a time: their counts of rows that go right fit in one word of 64 bits.
     for (int32_t first = 0; first < memory.lists; first += 4) {
       uint64_t rights = 0, total;
-      uint32_t right[4] = {};  // a bit for every place
+      uint32_t right[4] = {};  // for each list a bit for every place, 1 if its row goes right
       ERWIN_UNROLL
       for (int32_t a = 0; a < 4; ++a) {
         if (first + a >= memory.lists) break;
@@ -364,7 +367,7 @@ struct BlockBuilder {
         rights |= static_cast<uint64_t>(__popc(right[a])) << 16 * a;
       }
       rights = block_exclusive_scan(rights, &total);
-      if (first == 0) {  // the same for every list
+      if (first == 0) {  // once is enough: it is the same for every list
         const int32_t before = static_cast<int32_t>(rights & 0xffff);
         ERWIN_UNROLL
         for (int32_t i = 0; i < kPositions; ++i)
@@ -391,8 +394,8 @@ struct BlockBuilder {
     __syncthreads();
   }
 
-  // All threads: writes a node and its lists to the buffer that the subtree is not in. Its rows are named anew, by their
-  // place in the list of the first axis.
+  // Called by all threads: writes a node and its lists to the buffer that does not hold the subtree. There its rows are
+  // identified by their place in the list of the first axis.
   __device__ void hand_over(int32_t side, const BlockNode& node) const {
     const int32_t buffer = s.buffer == 0 ? 1 : 0;
     const int64_t row = s.row + node.begin;
@@ -415,7 +418,7 @@ struct BlockBuilder {
     __syncthreads();
   }
 
-  // One warp: all levels of a node that fits it, or a ball.
+  // Called by one warp: splits all levels of a node that fits in a warp, or writes a ball.
   __device__ void finish_node(int32_t side, const BlockNode& root) const {
     if (b.is_ball(s.level, root.node)) return write_rows(side, root.begin, root.rows);
     const int32_t first_place = root.begin, place = first_place + lane();
@@ -433,7 +436,7 @@ struct BlockBuilder {
       }
       const uint32_t in_node = lanes_below() & ~((1u << (begin - first_place)) - 1);
       __syncwarp();
-      // Four lists at a time: they do not wait for each other.
+      // Four lists at a time, because their reads do not wait for each other.
       for (int32_t first = 0; first < memory.lists; first += 4) {
         uint32_t row[4], rights[4];
         ERWIN_UNROLL
@@ -467,14 +470,14 @@ struct BlockBuilder {
     }
   }
 
-  // Whole balls of a rotated tree, their rows in order.
+  // Writes whole balls of a rotated tree, with their rows in ascending order.
   __device__ void write_rows(int32_t side, int32_t begin, int32_t rows) const {
     int64_t* const out = b.perm_rot[s.level] + s.out;
     for (int32_t i = begin + lane(); i < begin + rows; i += 32) out[i] = row_at(memory.places(side, b.dim)[i]);
   }
 };
 
-// The rows of the result that no cloud has.
+// Writes zeros to the rows of the result beyond those of all clouds.
 template <typename T>
 __device__ void clear_tail(const Batch<T>& b) {
   for (int32_t l = b.first_level; l <= b.last_level; ++l) {
@@ -488,8 +491,8 @@ __device__ void clear_tail(const Batch<T>& b) {
   }
 }
 
-// Subtrees of more than `above` rows and at most as many as the block can hold; the last launch writes what is no
-// subtree, too: balls of any size and zeros.
+// Finishes subtrees of more than `above` rows that fit in the block. The last launch also writes what is not a subtree:
+// balls of any size, and zeros.
 template <typename T>
 __global__ void __launch_bounds__(kBlockThreads, 1) finish_subtrees(Batch<T> b, Pass pass, int32_t above, bool last) {
   ERWIN_SHARED_MEMORY(base);

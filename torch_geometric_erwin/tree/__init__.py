@@ -1,8 +1,9 @@
-r"""One exact ragged tree: what is configured, divided, ordered and handed to layers.
+r"""Ball trees over ragged batches of clouds.
 
-:class:`TreeConfig` is what a tree is built for; a partition, the lengths of clouds,
-balls and groups, follows from it and the sizes of the clouds; an order follows from the
-positions; :class:`Tree` is both, and :class:`Level` what a layer sees of one level.
+:class:`TreeConfig` is the configuration of a tree. A partition, which holds the lengths
+of clouds, balls and groups, follows from it and the sizes of the clouds. An order of
+rows follows from the positions. A :class:`Tree` consists of a partition and an order,
+and a :class:`Level` is what a layer gets of one level.
 """
 
 from torch_geometric_erwin.tree.builder import ball_tree

@@ -1,4 +1,4 @@
-r"""What a tree is built for."""
+r"""The static configuration of a tree."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,22 +14,23 @@ from torch_geometric_erwin.utils.checks import (
     per_level,
 )
 
-_LIMIT = 2**31  # of ball sizes and of the points below a row, as in csrc/layout.h
+# The largest ball size, and the most points below a row, as in csrc/layout.h.
+_LIMIT = 2**31
 
 Runs = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class TreeConfig:
-    r"""The static configuration of a tree; two trees fit each other if it is equal.
+    r"""The static configuration of a tree. A model takes trees of its own configuration.
 
     Args:
         ball_sizes: The largest number of rows in a ball, one value or one per level.
         strides: The number of rows that each coarsening pools, one value or one per
             coarsening. There is one level more than there are strides.
-        rotate: The angle of the second tree in degrees, in 2-D a plane rotation, in
-            3-D three equal Euler angles; negative angles turn the other way, zero means
-            that no second tree is built.
+        rotate: The angle of the second tree in degrees: in 2-D of a rotation of the
+            plane, in 3-D of three rotations by equal Euler angles. Negative angles turn
+            the other way; with zero no second tree is built.
         layout: :obj:`"balanced"`, or :obj:`"perfect"` for the original's tree of
             :math:`2^m` slots, in which points are repeated.
         runs: Further sizes, per level, at which the main tree is cut into runs of rows
@@ -53,7 +54,7 @@ class TreeConfig:
     rotate: float = 45.0
     layout: str = "balanced"
     runs: Runs = ()
-    # A traced comparison of two configurations is one of two constants.
+    # Stored, so that traced code can compare two configurations as constants.
     text: str = field(init=False, repr=False, compare=False)
 
     def __init__(
@@ -75,7 +76,7 @@ class TreeConfig:
         sizes = per_level("ball_sizes", ball_sizes, levels, maximum=_LIMIT)
         steps = per_level("strides", strides, levels - 1, maximum=_LIMIT)
         cuts = _runs(runs, levels)
-        if cuts and levels == MAX_LEVELS:  # a run takes a level while it is computed
+        if cuts and levels == MAX_LEVELS:  # to compute runs takes one level more
             raise ValueError(f"a tree with runs has at most {MAX_LEVELS - 1} levels")
         if prod(steps) > _LIMIT:
             raise ValueError(
@@ -92,7 +93,7 @@ class TreeConfig:
                     f"layout='perfect' needs powers of two in '{name}' (got {bad[0]}); "
                     "layout='balanced' takes any"
                 )
-        angle = float(rotate) + 0.0  # no negative zero: texts are compared
+        angle = float(rotate) + 0.0  # -0.0 becomes 0.0, because texts are compared
         text = (
             f"balls={_joined(sizes)} strides={_joined(steps)} rotate={angle} "
             f"layout={layout}"
@@ -117,7 +118,7 @@ class TreeConfig:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        r"""The configuration as integers, for where texts cannot be compared.
+        r"""The configuration as integers, for compiled code that cannot compare texts.
 
         The number of levels, the ball sizes, the strides, the angle in millionths of a
         degree, the layout (0 is balanced, 1 perfect), and, if there are any, the
@@ -134,7 +135,7 @@ class TreeConfig:
         return (levels, *self.ball_sizes, *self.strides, angle, layout, *runs)
 
     def runs_of(self, level: int) -> tuple[int, ...]:
-        r"""The further sizes of a level's runs.
+        r"""Returns the sizes in :attr:`runs` for a level.
 
         Example:
             >>> TreeConfig([8, 8], [2], runs=[[2], []]).runs_of(0)
@@ -146,8 +147,8 @@ class TreeConfig:
     def padded_sizes(
         self, num_nodes: int, num_clouds: int
     ) -> tuple[list[int], list[int]]:
-        r"""The rows and the balls per level of every padded batch, see
-        :meth:`Tree.pad`.
+        r"""Returns the numbers of rows and of balls per level that every batch has
+        after :meth:`Tree.pad`.
 
         Args:
             num_nodes: The number of nodes :math:`N` after padding.
@@ -167,7 +168,7 @@ class TreeConfig:
             )
         num_nodes = check_int("num_nodes", num_nodes, 0)
         num_clouds = check_int("num_clouds", num_clouds, 1)
-        # Every cloud leaves one group, or ball, partially filled.
+        # The most there can be: every cloud may have one group that is not full.
         spans = [prod(self.strides[:l]) for l in range(self.num_levels)]
         rows = [(num_nodes + num_clouds * (span - 1)) // span for span in spans]
         balls = [
@@ -177,12 +178,12 @@ class TreeConfig:
         return rows, balls
 
     def padded_runs(self, level: int, size: int, num_rows: int, num_clouds: int) -> int:
-        r"""The most runs of at most :obj:`size` rows that clouds of a level have.
+        r"""Returns how many runs of at most :obj:`size` rows a level has at most.
 
         Args:
             level: The level.
             size: The largest number of rows in a run.
-            num_rows: The rows of all clouds.
+            num_rows: The number of rows of all clouds.
             num_clouds: The number of clouds.
 
         Example:
@@ -201,7 +202,8 @@ class TreeConfig:
         aligned = rest == 0 and ratio & (ratio - 1) == 0
         if aligned and first % prod(self.strides) == 0:
             return (num_rows + num_clouds * (size - 1)) // size
-        # Splits of a third to two thirds: k runs hold k (size + 1) / 2 rows.
+        # Otherwise runs may be about half full: every split leaves at least a third of
+        # the rows on each side, so that k runs of a cloud hold k (size + 1) / 2 rows.
         return num_clouds + 2 * num_rows // (size + 1)
 
     def __str__(self) -> str:
@@ -209,14 +211,14 @@ class TreeConfig:
 
     @classmethod
     def parse(cls, text: str) -> "TreeConfig":
-        r"""Reads what :meth:`__str__` wrote.
+        r"""Reads a configuration from the text that :class:`str` gives.
 
         Args:
             text: The text.
 
         Raises:
-            TypeError: If it is no text.
-            ValueError: If it is of something else.
+            TypeError: If it is not a text.
+            ValueError: If it is not the text of a configuration.
         """
         check_instance("text", text, str, "the text of a configuration")
         try:
@@ -238,7 +240,7 @@ class TreeConfig:
 def _num_levels(
     ball_sizes: Union[int, Sequence[int]], strides: Union[int, Sequence[int]]
 ) -> int:
-    # A list says how many levels there are, and two lists must agree.
+    # The length of a list tells how many levels there are; two lists must agree.
     if isinstance(ball_sizes, Sequence):
         name, levels = "ball_sizes", len(ball_sizes)
     elif isinstance(strides, Sequence):
@@ -262,7 +264,8 @@ def _num_levels(
 
 
 def _runs(runs: Sequence[Sequence[int]], levels: int) -> Runs:
-    # Every size once, in ascending order; nothing where no level has any.
+    # Checks and sorts the sizes of every level, without repetitions. Returns an empty
+    # tuple if no level has any.
     given = runs if isinstance(runs, Sequence) else [runs]
     if isinstance(runs, str) or not all(isinstance(r, (list, tuple)) for r in given):
         raise TypeError(f"'runs' must hold a list of sizes per level (got {runs!r})")

@@ -1,4 +1,4 @@
-r"""What a layer sees of one level of a tree."""
+r"""One level of a tree, in the form that layers take."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -38,31 +38,34 @@ from torch_geometric_erwin.utils.rows import (
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    r"""One level of a tree, as a mixer gets it beside the rows of features.
+    r"""One level of a tree, the second argument of a mixer after the rows of features.
 
     Rows are in tree order: every cloud, every ball of the main tree, every pooling
     group and every run is a range of consecutive rows. In a level that
-    :meth:`rotated` returned, balls are those of the second tree, whose rows
-    :attr:`perm` names; everything else stays that of the main tree.
+    :meth:`rotated` returned, balls are those of the second tree, whose order of rows is
+    :attr:`perm`; everything else stays that of the main tree.
 
-    Levels come from :meth:`Tree.levels`, or from :meth:`build` for a layer of its own.
+    :meth:`Tree.levels` makes the levels of a tree. :meth:`build` makes a single one,
+    for a layer that is used without a tree.
 
     Args:
         pos: The row positions.
         ptr: The row offsets of the clouds.
-        ball_len: The rows of every ball.
+        ball_len: The number of rows of every ball.
         ball_size: The largest number of rows that a ball can have.
         offset: The position of every row relative to the mean of its ball.
         offset_rot: The same for the balls of the second tree.
-        perm: The row at every place of the second tree, or :obj:`None` on the main one.
-        perm_rot: The same, whichever tree it is the level of; :obj:`None` if there is
-            no second tree.
-        group_len: The children of every row on the finer level.
-        children: Their positions relative to the row, zero in slots without one.
+        perm: If the balls are those of the second tree, the row at every place of that
+            tree; :obj:`None` if they are those of the main tree.
+        perm_rot: The row at every place of the second tree, in both cases;
+            :obj:`None` if there is no second tree.
+        group_len: The number of children that every row has on the finer level.
+        children: Positions of the children relative to the row, zero in slots without
+            a child.
         real: :obj:`False` for the rows that :meth:`Tree.pad` added.
         edge_index: Edges between rows.
-        runs: The rows of every run of at most so many rows, for the sizes that the
-            tree's configuration names (:attr:`TreeConfig.runs`).
+        runs: For every size in :attr:`TreeConfig.runs`, the number of rows of every run
+            of at most that many rows.
 
     Shapes:
         - **pos**, **offset**, **offset_rot:** :math:`(N, D)`; **ptr:**
@@ -105,11 +108,11 @@ class Level:
         perm_rot: Optional[Tensor] = None,
         edge_index: Optional[Tensor] = None,
     ) -> "Level":
-        r"""A level of rows that are in tree order already.
+        r"""Makes a level from rows that are in tree order already.
 
         Args:
             pos: The row positions.
-            ball_len: The rows of every ball, consecutive.
+            ball_len: The number of rows of every ball; balls are consecutive rows.
             ball_size: The largest number of rows that a ball can have.
             ptr: The row offsets of the clouds. (default: one cloud)
             perm_rot: The row at every place of a second tree, whose balls have the same
@@ -140,12 +143,12 @@ class Level:
         perm_rot: Optional[Tensor],
         **others: Any,
     ) -> "Level":
-        r"""The same from tensors that are known to fit, with whatever else a level has.
+        r"""Makes a level like :meth:`build`, without checks and with any other field.
 
         Args:
             pos: The row positions.
             ptr: The row offsets of the clouds.
-            ball_len: The rows of every ball.
+            ball_len: The number of rows of every ball.
             ball_size: The largest number of rows that a ball can have.
             perm_rot: The row at every place of a second tree.
             **others: Further fields.
@@ -161,14 +164,16 @@ class Level:
         return level._known_to_fit()
 
     def _known_to_fit(self) -> "Level":
-        # No field: what `replace` changes is looked at again.
+        # The mark is not a field, so a level that `replace` makes has none and is
+        # checked again.
         if not torch.compiler.is_compiling():
             object.__setattr__(self, "_fits", True)
         return self
 
     def check(self, name: str = "level") -> None:
-        r"""Checks that the tensors of a level that was put together by hand fit each
-        other, once; those of :meth:`Tree.levels` and :meth:`build` do.
+        r"""Checks once that the tensors of a level that was made by hand fit each other.
+
+        Those of :meth:`Tree.levels` and :meth:`build` are known to fit.
 
         Args:
             name: What the level is called, for messages.
@@ -191,7 +196,7 @@ class Level:
         self._known_to_fit()
 
     def rotated(self) -> "Level":
-        r"""The level with the balls of the second tree; itself if there is none."""
+        r"""Returns the level with the balls of the second tree, or itself without one."""
         if self.perm_rot is None:
             return self
         self.check()
@@ -225,7 +230,7 @@ class Level:
         """
         square = self.to_balls(self.offset.square().sum(1)).sum(1)
         square = square / self.ball_len.clamp(min=1)
-        # A root has no gradient at zero.
+        # The gradient of the root is infinite at zero, so zeros are replaced before it.
         alone = square == 0
         return torch.where(alone, 0, torch.where(alone, 1, square).sqrt())
 
@@ -242,13 +247,13 @@ class Level:
         return self.offset / unit
 
     def to_balls(self, x: Tensor) -> Tensor:
-        r"""The rows of every ball, with zeros in slots without one.
+        r"""Returns the rows of every ball, with zeros in slots without a row.
 
         Shapes:
             - **x:** :math:`(N, *)`; **output:** :math:`(K, B, *)`.
 
         Raises:
-            ValueError: If it has not an entry for every row.
+            ValueError: If it does not have one entry for every row.
         """
         self.check()
         check_shape("x", x, (self.num_rows,))
@@ -257,13 +262,13 @@ class Level:
         return to_dense(rows, self.ball_len, self.ball_size)
 
     def from_balls(self, y: Tensor) -> Tensor:
-        r"""What the rows of balls hold, as rows: the inverse of :meth:`to_balls`.
+        r"""Returns rows from their slots in balls: the inverse of :meth:`to_balls`.
 
         Shapes:
             - **y:** :math:`(K, B, *)`; **output:** :math:`(N, *)`.
 
         Raises:
-            ValueError: If it has not an entry for every slot of every ball.
+            ValueError: If it does not have one entry for every slot of every ball.
         """
         self.check()
         check_shape("y", y, (self.ball_len.size(0), self.ball_size))
@@ -280,7 +285,7 @@ def check_level(name: str, level: Level) -> None:
         level: The argument.
 
     Raises:
-        TypeError: If it is no level.
+        TypeError: If it is not a level.
         ValueError: If its tensors do not fit.
 
     Example:
@@ -300,7 +305,7 @@ def _check_rows_of(
     edge_index: Optional[Tensor],
     prefix: str = "",
 ) -> Tensor:
-    # How rows with these positions are divided, ordered and connected.
+    # Checks how rows with these positions are divided, ordered and connected.
     count = pos.size(0)
     if perm_rot is not None:
         check_permutation(prefix + "perm_rot", perm_rot, count)
@@ -343,7 +348,7 @@ def _check_fields(name: str, level: Level) -> None:
 
 
 def _check_groups(name: str, level: Level, rows: int) -> None:
-    # How many children there are, the finer level alone knows.
+    # The total number of children is not checked: only the finer level knows it.
     if level.group_len is None or level.children is None:
         for part, other in (("group_len", "children"), ("children", "group_len")):
             if getattr(level, part) is not None:
@@ -377,6 +382,7 @@ def _check_groups(name: str, level: Level, rows: int) -> None:
 
 
 def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> None:
+    # No ball of either tree may have rows of two clouds.
     ends = torch.cat([ball_len.new_zeros(1), ball_len.cumsum(0)])
     wrong = ptr[~torch.isin(ptr, ends)]
     if len(wrong) > 0:
@@ -403,7 +409,7 @@ _TENSORS = (
 
 
 def _flatten(level: Level) -> tuple[list[Any], str]:
-    # The context of an exported program is written as text.
+    # Sizes are returned as text, because an exported program stores text.
     values = [getattr(level, name) for name in _TENSORS]
     sizes = " ".join(map(str, (level.ball_size, *level.runs)))
     return [*values, *level.runs.values()], sizes
@@ -423,7 +429,7 @@ def _unflatten(values: Iterable[Any], context: str) -> Level:
     return Level(**named, runs=runs, ball_size=ball_size)
 
 
-# A level is an input of torch.compile and torch.export like any nest of tensors.
+# So that a level can be an input of torch.compile and torch.export.
 pytree.register_pytree_node(
     Level,
     _flatten,

@@ -1,4 +1,4 @@
-r"""The order of rows: what a tree makes of positions."""
+r"""The order of rows in a tree, which depends on the positions."""
 
 from typing import NamedTuple, Optional
 
@@ -31,7 +31,7 @@ class Order(NamedTuple):
     repeats: bool
 
     def to_rows(self, x: Tensor) -> Tensor:
-        r"""What nodes have, in the order of rows.
+        r"""Brings entries of nodes into the order of rows.
 
         Shapes:
             - **x:** :math:`(N, *)`; **output:** :math:`(N_0, *)`.
@@ -39,7 +39,9 @@ class Order(NamedTuple):
         return x[self.perm] if self.repeats else take_rows(x, self.perm)
 
     def to_nodes(self, rows: Tensor) -> Tensor:
-        r"""What rows have, in the order of nodes; of a node's rows the first answers.
+        r"""Brings entries of rows into the order of nodes.
+
+        If a node has several rows, the entry of the first one is taken.
 
         Shapes:
             - **rows:** :math:`(N_0, *)`; **output:** :math:`(N, *)`.
@@ -49,7 +51,7 @@ class Order(NamedTuple):
         return take_rows(rows, self.row_of_node())
 
     def row_of_node(self) -> Tensor:
-        r"""The first row of every node.
+        r"""Returns the first row of every node.
 
         Shapes:
             - **output:** :math:`(N)`.
@@ -62,7 +64,7 @@ class Order(NamedTuple):
 
 
 def coordinate_order(pos: Tensor, ptr: Tensor) -> Tensor:
-    r"""The nodes of every cloud, sorted by their coordinates and then by their number.
+    r"""Sorts the nodes of every cloud by their coordinates and then by their number.
 
     Args:
         pos: The node positions.
@@ -91,16 +93,16 @@ def wrong_order(
     level: Tensor,
     ptr: Tensor,
 ) -> str:
-    r"""What is wrong with the order of a tree's rows, empty if nothing is.
+    r"""Says what is wrong with the order of a tree's rows; empty if nothing is.
 
     Args:
         perm: The point of every row, counted in its own cloud, on the host.
-        perm_rot: The rotated orders.
-        mask: Which rows repeat no point, if some do.
-        level: The rows of every cloud on every level.
+        perm_rot: Per level, the row at every place of the rotated tree.
+        mask: For a tree that repeats points, :obj:`False` for rows that do so.
+        level: The number of rows of every cloud on every level.
         ptr: The row offsets of the clouds.
     """
-    # NumPy starts no threads, which a forked process does not have.
+    # By NumPy, which uses no threads: PyTorch's do not exist in a forked process.
     level = level.t().contiguous()
     orders = [("perm", perm, level[0])]
     if mask is not None:

@@ -1,7 +1,7 @@
-r"""How clouds are divided: lengths that follow from their sizes, never from positions.
+r"""How clouds are divided into balls, groups and runs.
 
-Splits are by count, so that every ball, pooling group and run of a tree has a length in
-closed form.
+A cloud is split by the number of its points, not by their positions. All lengths
+therefore follow from the sizes of the clouds and the configuration.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class Partition(NamedTuple):
     r"""The lengths of clouds, balls, groups and runs of a tree.
 
     Shapes:
-        - **level:** :math:`(G, L + 1)`, the rows of every cloud; **ball_len:**
+        - **level:** :math:`(G, L + 1)`, the number of rows of every cloud; **ball_len:**
           :math:`(K_l)` per level; **group_len:** :math:`(N_{l+1})` per coarsening;
           **runs:** per level, a tensor for every size of :attr:`TreeConfig.runs`.
     """
@@ -34,11 +34,11 @@ class Partition(NamedTuple):
 
     @classmethod
     def of(cls, ptr: Tensor, num_points: int, config: TreeConfig) -> "Partition":
-        r"""The partition of clouds, computed on the host.
+        r"""Computes the partition of clouds on the host.
 
         Args:
             ptr: The row offsets of the clouds, on the host.
-            num_points: What they end at.
+            num_points: The last offset.
             config: The configuration.
 
         Raises:
@@ -68,7 +68,7 @@ class Partition(NamedTuple):
 
         Args:
             config: The configuration.
-            points: The number of nodes that there are.
+            points: The number of nodes before padding.
             num_nodes: The number of nodes :math:`N` after padding.
             num_clouds: The number of clouds :math:`G` after padding.
 
@@ -100,7 +100,8 @@ class Partition(NamedTuple):
                     f"level {l} needs {needed} runs of {size} rows, above the {count} "
                     f"of a batch of {num_clouds} clouds: raise 'num_clouds'"
                 )
-            # Full runs, a partially filled one, and empty ones.
+            # The added runs: first full ones, then a partially filled one, then empty
+            # ones.
             places = torch.arange(count - lengths.size(0), device=lengths.device)
             more = (missing[l] - places * size).clamp(0, size)
             return torch.cat([lengths, more.to(lengths.dtype)])
@@ -126,15 +127,15 @@ class Partition(NamedTuple):
 
 
 def runs_of(ptr: Tensor, num_points: int, config: TreeConfig) -> tuple[Tensors, ...]:
-    r"""The lengths of the runs of :attr:`TreeConfig.runs`: the largest nodes of the
-    main tree with at most so many rows.
+    r"""Computes the lengths of the runs of :attr:`TreeConfig.runs`.
 
-    A level that pools nothing has the same rows, and its balls are such nodes: each
-    size is asked for as one.
+    A run is a node of the main tree that is as large as possible with at most the given
+    number of rows, as a ball is. So the lengths for each size are those of the balls of
+    a level that is inserted behind the given one with a stride of 1.
 
     Args:
         ptr: The row offsets of the clouds, on the host.
-        num_points: What they end at.
+        num_points: The last offset.
         config: The configuration.
     """
     if not config.runs:
@@ -154,10 +155,12 @@ def runs_of(ptr: Tensor, num_points: int, config: TreeConfig) -> tuple[Tensors, 
 
 
 def group_lengths(level: Tensor, l: int, stride: int, num_rows: int) -> Tensor:
-    r"""The children of every pooled row: all groups of a cloud but its last are full.
+    r"""Returns the number of children of every pooled row.
+
+    All groups of a cloud but the last one are full.
 
     Args:
-        level: The rows of every cloud on every level.
+        level: The number of rows of every cloud on every level.
         l: The level that is pooled.
         stride: The number of rows that are pooled.
         num_rows: The number of pooled rows, of all clouds.
@@ -176,13 +179,15 @@ def group_lengths(level: Tensor, l: int, stride: int, num_rows: int) -> Tensor:
 
 
 def difference(tables: Partition, right: Partition) -> str:
-    r"""The first place where tables differ from the right ones, empty if they do not.
+    r"""Describes the first place where tables differ from the right ones.
+
+    The text is empty if they do not differ.
 
     Args:
         tables: The tables, on the host.
-        right: Those that the sizes of the clouds give.
+        right: The tables that follow from the sizes of the clouds.
     """
-    # NumPy starts no threads, which a forked process does not have.
+    # By NumPy, which uses no threads: PyTorch's do not exist in a forked process.
     wrong = np.argwhere(tables.level.numpy() != right.level.numpy())
     if len(wrong) > 0:
         i, l = wrong[0]
@@ -204,7 +209,7 @@ def has_other_lengths(tables: Partition, right: Partition) -> bool:
 
     Args:
         tables: The tables.
-        right: Those that the sizes of the clouds give.
+        right: The tables that follow from the sizes of the clouds.
     """
     pairs = zip(_named(tables), _named(right))
     return any(table.size(0) != other.size(0) for (_, table), (_, other) in pairs)

@@ -1,4 +1,4 @@
-r"""The ball tree of a batch of clouds: what is stored, and what it tells."""
+r"""The ball tree of a batch of clouds."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -33,25 +33,24 @@ from torch_geometric_erwin.utils.rows import segment_ids
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    r"""The ball tree of a batch of clouds, complete in itself.
+    r"""The ball tree of a batch of clouds, as :func:`ball_tree` builds it.
 
-    Built by :func:`ball_tree`. Level :math:`l` has :math:`N_l` rows in all clouds;
-    every ball of a level and every pooling group is a run of consecutive rows, so that
-    lengths describe them.
+    Level :math:`l` has :math:`N_l` rows in all clouds. Every ball of a level and every
+    pooling group is a range of consecutive rows, so that lengths describe them.
 
     Args:
         perm: The point of every row of level 0, counted in its own cloud.
         node_ptr: The offsets of the clouds among the nodes.
-        level: The rows of every cloud on every level.
-        ball_len: Per level, the rows of every ball.
-        group_len: Per coarsening, the children of every pooled row.
+        level: The number of rows of every cloud on every level.
+        ball_len: Per level, the number of rows of every ball.
+        group_len: Per coarsening, the number of children of every pooled row.
         perm_rot: Per level, the row at every place of the rotated tree, counted in its
             own cloud; empty if there is no rotated tree.
         mask: For :obj:`layout="perfect"`, :obj:`False` where a row repeats the point
             before it; otherwise :obj:`None`.
         config: The configuration that it was built for.
-        runs: Per level, the rows of every run of the sizes in
-            :attr:`TreeConfig.runs`.
+        runs: Per level, for every size in :attr:`TreeConfig.runs`, the number of rows
+            of every run.
         real: After :meth:`pad`, :obj:`False` for the clouds that were added; otherwise
             :obj:`None`.
 
@@ -84,16 +83,19 @@ class Tree:
 
     @property
     def num_nodes(self) -> int:
-        r"""The number of nodes :math:`N`; a tree that repeats points reads it."""
+        r"""The number of nodes :math:`N`.
+
+        With :obj:`layout="perfect"` it is read from a tensor, which waits for a GPU.
+        """
         return self.perm.size(0) if self.mask is None else int(self.node_ptr[-1])
 
     def num_rows(self, level: int) -> int:
-        r"""The number of rows :math:`N_l` of a level in all clouds."""
+        r"""Returns the number of rows :math:`N_l` of a level in all clouds."""
         self._check_level(level)
         return (self.perm if level == 0 else self.group_len[level - 1]).size(0)
 
     def ptr(self, level: int = 0) -> Tensor:
-        r"""The offsets of the clouds among the rows of a level.
+        r"""Returns the offsets of the clouds among the rows of a level.
 
         Shapes:
             - **output:** :math:`(G + 1)`.
@@ -102,15 +104,17 @@ class Tree:
         return pad(self.level[:, level].cumsum(0), (1, 0))
 
     def batch(self, level: int) -> Tensor:
-        r"""The cloud of every row of a level, as PyG's readouts take it."""
+        r"""Returns the cloud of every row of a level, as PyG's readouts take it."""
         num_rows = self.num_rows(level)
         return segment_ids(self.level[:, level], num_rows)
 
     def real_rows(self, level: int) -> Optional[Tensor]:
-        r"""Which rows of a level :meth:`pad` did not add; :obj:`None` if it added none.
+        r"""Returns which rows of a level are real, not added by :meth:`pad`.
+
+        It is :obj:`None` for a tree that is not padded.
 
         Shapes:
-            - **output:** :math:`(N_l)`, bool; such rows come first.
+            - **output:** :math:`(N_l)`, bool; real rows come first.
         """
         self._check_level(level)
         if self.real is None:
@@ -119,7 +123,7 @@ class Tree:
         return torch.arange(self.num_rows(level), device=end.device) < end
 
     def global_perm(self) -> Tensor:
-        r"""The node of the batch in every row of level 0.
+        r"""Returns the node of every row of level 0, counted in the batch.
 
         Shapes:
             - **output:** :math:`(N_0)`.
@@ -128,7 +132,7 @@ class Tree:
         return self.perm + self.node_ptr[:-1][cloud]
 
     def global_perm_rot(self, level: int) -> Tensor:
-        r"""The row of a level at every place of its rotated tree.
+        r"""Returns the row at every place of the rotated tree, counted in the batch.
 
         Shapes:
             - **output:** :math:`(N_l)`.
@@ -140,14 +144,14 @@ class Tree:
         return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
 
     def order(self, num_nodes: Optional[int] = None) -> Order:
-        r"""Where the rows of the batch come from: :meth:`global_perm`, and
-        :meth:`global_perm_rot` of all levels.
+        r"""Returns :meth:`global_perm`, and :meth:`global_perm_rot` of all levels.
 
         Args:
-            num_nodes: The number of nodes, if it is known: a tree that repeats points
-                would read it.
+            num_nodes: The number of nodes, if the caller knows it. (default:
+                :attr:`num_nodes`)
         """
-        # All at once, because on a GPU each takes longer to launch than to compute.
+        # Computed in one go for all levels: on a GPU a launch for each would take
+        # longer than the computation.
         perms = (self.perm, *self.perm_rot)
         start, level = [self.node_ptr[:-1]], self.level.t()
         lengths = [level[0]]
@@ -161,13 +165,14 @@ class Tree:
         return Order(main, tuple(rotated), num_nodes, self.mask is not None)
 
     def to_rows(self, x: Tensor) -> Tensor:
-        r"""What nodes have, in the order of the rows of level 0.
+        r"""Brings entries of nodes into the order of the rows of level 0.
 
         Shapes:
             - **x:** :math:`(N, *)`; **output:** :math:`(N_0, *)`.
 
         Raises:
-            ValueError: If it has not an entry for every node, or is on another device.
+            ValueError: If it does not have one entry for every node, or is on another
+                device.
         """
         check_tensor("x", x)
         check_devices(x=x, tree=self.perm)
@@ -179,13 +184,14 @@ class Tree:
         return self.order(x.size(0)).to_rows(x)
 
     def to_nodes(self, rows: Tensor) -> Tensor:
-        r"""What rows of level 0 have, in the order of the nodes.
+        r"""Brings entries of the rows of level 0 into the order of the nodes.
 
         Shapes:
             - **rows:** :math:`(N_0, *)`; **output:** :math:`(N, *)`.
 
         Raises:
-            ValueError: If it has not an entry for every row, or is on another device.
+            ValueError: If it does not have one entry for every row, or is on another
+                device.
         """
         check_tensor("rows", rows)
         check_devices(rows=rows, tree=self.perm)
@@ -201,10 +207,10 @@ class Tree:
     def levels(
         self, pos: Tensor, edge_index: Optional[Tensor] = None
     ) -> tuple[Level, ...]:
-        r"""What layers see of every level, with all geometry that they need.
+        r"""Returns all levels in the form that layers take, with all geometry.
 
-        Coarse positions are means of their children. Positions that ask for a gradient
-        get one.
+        The position of a coarse row is the mean of its children's. Positions that
+        require a gradient get one.
 
         Args:
             pos: The node positions.
@@ -238,11 +244,12 @@ class Tree:
         return self.levels_of(self.order(pos.size(0)), pos, edge_index)
 
     def extents(self, pos: Tensor) -> tuple[Tensor, ...]:
-        r"""How far the balls of every level reach: the root mean square distance of a
-        ball's rows from their mean, in the unit of the positions.
+        r"""Returns the extents of the balls of every level.
 
-        On meshes that are refined somewhere, balls of one level differ by a factor of
-        100 and more; :obj:`Erwin(..., distance="relative")` is for those.
+        The extent of a ball is the root mean square distance of its rows from their
+        mean, in the unit of the positions. On meshes with local refinement, the extents
+        of one level differ by a factor of 100 and more;
+        :obj:`Erwin(..., distance="relative")` is for those.
 
         Args:
             pos: The node positions.
@@ -268,14 +275,15 @@ class Tree:
             check_int("level", level, 0, len(self.ball_len) - 1)
 
     def _has_nodes(self, count: int) -> bool:
-        # Where points are repeated, a traced graph cannot know.
+        # With repeated points the number of nodes is a value, which traced code cannot
+        # read.
         unknown = self.mask is not None and torch.compiler.is_compiling()
         return unknown or count == self.num_nodes
 
     def levels_of(
         self, order: Order, pos: Tensor, edge_index: Optional[Tensor] = None
     ) -> tuple[Level, ...]:
-        r""":meth:`levels` for one who has the :meth:`order` already.
+        r"""Returns :meth:`levels` for a caller that has the :meth:`order` already.
 
         Args:
             order: The order.
@@ -284,11 +292,11 @@ class Tree:
         """
         pos = order.to_rows(pos)
         if edge_index is not None:
-            # Not by brackets, which read a view that is negated in memory as it lies.
+            # Not `rows[edge_index]`, which ignores a lazy negation of the edges.
             rows = order.row_of_node().index_select(0, edge_index.flatten())
             edge_index = rows.view_as(edge_index)
         levels = []
-        # All at once, as in `order`.
+        # Computed in one go for all levels, as in `order`.
         ptrs = pad(self.level.t().cumsum(1), (1, 0)).unbind()
         for l, size in enumerate(self.config.ball_sizes):
             groups = children = None
@@ -310,11 +318,11 @@ class Tree:
         return tuple(levels)
 
     def partition(self) -> Partition:
-        r"""The lengths of clouds, balls, groups and runs."""
+        r"""Returns the lengths of clouds, balls, groups and runs."""
         return Partition(self.level, self.ball_len, self.group_len, self.runs)
 
     def tensors(self) -> list[Tensor]:
-        r"""All tensors."""
+        r"""Returns all tensors of the tree."""
         return [t for t in pytree.tree_leaves(self) if t is not None]
 
     def pad(self, num_nodes: int, num_clouds: int) -> "Tree":
@@ -322,20 +330,20 @@ class Tree:
         configuration (:meth:`TreeConfig.padded_sizes`).
 
         One compiled graph, or one recorded CUDA graph, then serves batches of any
-        sizes. The first added cloud holds all the nodes that are missing, in balls and
-        groups of its own, and on every level the rows that are missing; further ones
-        are empty. Lengths of balls and groups that nothing fills are zero. Nodes are
-        padded alike by :func:`torch_geometric_erwin.pad_batch`. Nothing is read from a
-        GPU.
+        sizes. The first added cloud holds all added nodes, in balls and groups of its
+        own, and on every level all added rows; further added clouds are empty. Balls
+        and groups without rows have the length zero.
+        :func:`torch_geometric_erwin.pad_batch` pads the nodes in the same way. Nothing
+        is read from a GPU.
 
         Args:
             num_nodes: The number of nodes :math:`N` after padding.
-            num_clouds: The number of clouds :math:`G` after padding, more than there
-                are.
+            num_clouds: The number of clouds :math:`G` after padding, larger than
+                before.
 
         Raises:
-            ValueError: If there are more nodes, clouds or balls, or points are
-                repeated.
+            ValueError: If the tree has too many nodes, clouds or balls, or repeats
+                points.
 
         Example:
             >>> from torch_geometric_erwin import ball_tree
@@ -373,16 +381,16 @@ class Tree:
     def update(self, pos: Tensor, max_points: Optional[int] = None) -> "Tree":
         r"""Builds the tree again for positions that moved.
 
-        As splits are by count, the sizes of balls and groups stay; points of equal
-        coordinate are ordered by index. Nothing has to be
-        read from a GPU, so that a rollout does not wait for it, and the call can be
-        recorded in a CUDA graph, or compiled into the model's.
+        As splits are by count, the sizes of balls and groups stay the same. Points of
+        equal coordinate are ordered by index. Nothing is read from a GPU, so a rollout
+        does not wait for it, and the call can be recorded in a CUDA graph or compiled
+        together with the model.
 
         Args:
             pos: The new positions of the same nodes.
-            max_points: No cloud has more points. A GPU that knows it skips launches
-                for larger clouds, and asserts that there are none. (default: the number
-                of nodes)
+            max_points: An upper bound of the points of a cloud. On a GPU it saves the
+                launches that larger clouds would need; the GPU asserts that it holds.
+                (default: the number of nodes)
 
         Shapes:
             - **pos:** :math:`(N, D)`.
@@ -414,7 +422,7 @@ class Tree:
         else:
             max_points = check_int("max_points", max_points, 0)
         if self.real is not None and self.level.device.type == "cpu":
-            # The builder for the host takes sizes that are exact: of the real clouds.
+            # The builder for the host needs exact sizes, so it gets the real clouds.
             clouds, points = int(self.real.sum()), int(self.level[self.real, 0].sum())
             ptr, levels = self.node_ptr[: clouds + 1], self.level[:clouds].sum(0)
             order = self._build(pos[:points], ptr, levels.tolist(), max_points)
@@ -441,15 +449,15 @@ class Tree:
         return pad(perm, (0, max(0, self.perm.size(0) - perm.size(0))))
 
     def _fixed(self, perm: Tensor, level: int) -> Tensor:
-        # Rows that padding added stay where they are: there are more of them than a
-        # cloud with as many points would have.
+        # Rows that padding added keep their order, because a tree that is built for the
+        # added cloud would have fewer rows than padding gave it.
         real = self.real_rows(level)
         if real is None:
             return perm
         return torch.where(real, perm[: real.size(0)], (~real).cumsum(0) - 1)
 
     def to(self, device: Union[str, torch.device]) -> "Tree":
-        r"""Moves every tensor.
+        r"""Moves every tensor to a device.
 
         Args:
             device: The device.
@@ -479,8 +487,9 @@ class Tree:
         Args:
             num_nodes: The number of nodes :math:`N` of the batch.
             config: The configuration that is needed.
-            ptr: The row offsets of the clouds, if they are known beside the tree.
-            values: Whether to check values too, which waits for a GPU.
+            ptr: The row offsets of the clouds, to compare them with those of the tree.
+            values: Whether to check values too; if they are on a GPU, this waits for
+                it.
 
         Raises:
             TypeError: If the offsets are not int64.
@@ -515,19 +524,19 @@ class Tree:
             if not torch.equal(ptr, self.node_ptr):
                 own = self.node_ptr.tolist()
                 raise ValueError(f"{message}, {own} (got {ptr.tolist()})")
-        else:  # raised by the device, nothing waits for it
+        else:  # the device raises the error, so that the host need not wait
             torch._assert_async((ptr == self.node_ptr).all(), message)
 
 
 def check_tree(name: str, tree: Tree) -> None:
-    r"""Checks that an argument is a tree, whose tables :meth:`Tree.validate` looks at.
+    r"""Checks that an argument is a tree; :meth:`Tree.validate` checks its tables.
 
     Args:
         name: The argument's name, for messages.
         tree: The argument.
 
     Raises:
-        TypeError: If it is none.
+        TypeError: If it is not a tree.
 
     Example:
         >>> check_tree("tree", None)
@@ -547,7 +556,8 @@ _TENSORS = (
 
 
 def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    # Dynamic shapes of an exported model name the parts: few trees have the last two.
+    # Users of `torch.export` list a dynamic shape for every part. 'runs' and 'real' are
+    # left out where a tree has none, so that most users need not list them.
     names = [*_TENSORS]
     if tree.real is None:
         names.remove("real")
@@ -557,8 +567,8 @@ def _flatten(tree: Tree) -> tuple[list[Any], str]:
 
 
 def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:
-    # Numbers, not names: export's guards take the key of 'perm' for the start of that
-    # of 'perm_rot' (torch 2.13).
+    # Keys are numbers, not names, because guards of `torch.export` confuse 'perm' with
+    # the beginning of 'perm_rot' (torch 2.13).
     values, config = _flatten(tree)
     return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], config
 
@@ -567,7 +577,7 @@ def _unflatten(values: Iterable[Any], config: str) -> Tree:
     return Tree(**dict(zip(_TENSORS, values)), config=TreeConfig.parse(config))
 
 
-# A tree is an input of torch.compile and torch.export like any nest of tensors.
+# So that a tree can be an input of torch.compile and torch.export.
 pytree.register_pytree_node(
     Tree,
     _flatten,

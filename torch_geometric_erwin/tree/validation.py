@@ -1,4 +1,4 @@
-r"""Whether a tree fits its nodes, and what is wrong if it does not."""
+r"""Checks that a tree fits its nodes, and finds out what is wrong if it does not."""
 
 from typing import TYPE_CHECKING, Optional
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 _AGAIN = "apply 'BallTree' again, as the last transform"
 #: There are more or fewer nodes.
 OTHER_NODES = f"nodes were added or removed after it was built, so {_AGAIN}"
-#: As many nodes, but not the same ones in the same places.
+#: The number of nodes is right, but not all are the same ones in the same places.
 OTHER_ORDER = f"nodes were reordered or replaced after it was built, so {_AGAIN}"
-#: The tables of a tree are not those that were built.
+#: A table of the tree was changed.
 CHANGED = f"its tables were changed after it was built, so {_AGAIN}, or 'ball_tree'"
-#: A transform took the entries of a table for something else.
+#: A transform cut a table, because its length is the number of nodes or edges.
 CUT = (
     "a transform took it for an attribute of nodes or edges, as its length is their "
     f"number, so {_AGAIN}"
@@ -44,13 +44,13 @@ _PLACES = "move the data with its tree, such as by 'data.to(device)'; or build i
 def problem(
     tree: "Tree", num_nodes: int, device: Optional[torch.device], values: bool
 ) -> str:
-    r"""Why a tree does not fit nodes, empty if it does.
+    r"""Says why a tree does not fit nodes; empty if it fits.
 
     Args:
         tree: The tree.
         num_nodes: The number of nodes.
-        device: The device that they are on. (default: that of the tree)
-        values: Whether to check values too, which waits for a GPU.
+        device: The device of the nodes, or :obj:`None` for that of the tree.
+        values: Whether to check values too; if they are on a GPU, this waits for it.
     """
     for check in (_wrong_places, _malformed):
         wrong = check(tree, num_nodes, device)
@@ -58,18 +58,18 @@ def problem(
             return wrong
     if not values:
         return ""
-    # As NumPy can read them: on the host, and not negated in memory.
+    # NumPy reads tensors on the host only, and not those with a lazy negation.
     host = pytree.tree_map_only(Tensor, lambda t: t.cpu().resolve_neg(), tree)
     if not torch._C._are_functorch_transforms_active():
         return _wrong_values(host, num_nodes)
     if any(map(is_batched, host.tensors())):
-        return ""  # as it was built inside, sample by sample
+        return ""  # `torch.vmap` built it, so its values differ from sample to sample
     with torch._C._DisableFuncTorch():
         return _wrong_values(pytree.tree_map_only(Tensor, unwrapped, host), num_nodes)
 
 
 def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
-    # By kinds of tables, and where they are.
+    # Checks the classes, dtypes and devices of all tables.
     config = tree.config
     check_instance("config", config, TreeConfig)
     levels, perfect = config.num_levels, config.layout == "perfect"
@@ -115,7 +115,7 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
 
 
 def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
-    # By shapes alone.
+    # Checks the shapes of all tables.
     shape = [tree.node_ptr.size(0) - 1, tree.config.num_levels]
     if [*tree.level.shape] != shape:
         return (
@@ -129,7 +129,7 @@ def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> 
             f"'perm' has {tree.perm.size(0)} entries for {num_nodes} nodes; "
             f"{OTHER_NODES}"
         )
-    if torch.compiler.is_compiling():  # sizes may not decide what is traced
+    if torch.compiler.is_compiling():  # the traced graph must not depend on sizes
         return ""
     if tree.mask is not None and tree.mask.shape != tree.perm.shape:
         sizes = f"'mask' has {tree.mask.size(0)} entries for {tree.num_rows(0)} rows"
@@ -150,7 +150,7 @@ def _wrong_values(tree: "Tree", num_nodes: int) -> str:
         right = Partition.of(*_own_clouds(tree, num_nodes), tree.config)
     except ValueError as error:
         return f"{error}; {CHANGED}"
-    if tree.real is not None:  # the tables of the first clouds, filled up
+    if tree.real is not None:  # padded like the tree
         points = int(ptr[int(tree.real.sum())])
         right = right.padded(tree.config, points, num_nodes, tree.level.size(0))
         if not torch.equal(ptr.diff(), right.level[:, 0]):
@@ -164,7 +164,7 @@ def _wrong_values(tree: "Tree", num_nodes: int) -> str:
 
 
 def _own_clouds(tree: "Tree", num_nodes: int) -> tuple[Tensor, int]:
-    # The clouds that 'pad' did not add.
+    # Returns the offsets of the clouds that 'pad' did not add, and their nodes' number.
     if tree.real is None:
         return tree.node_ptr.contiguous(), num_nodes
     clouds = int(tree.real.sum())

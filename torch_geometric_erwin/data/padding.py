@@ -1,4 +1,4 @@
-r"""Batches of any sizes as batches of one size."""
+r"""Padding batches of any sizes to one size."""
 
 import copy
 from math import prod
@@ -33,34 +33,36 @@ def pad_batch(
     num_graphs: int,
     num_edges: Optional[int] = None,
 ) -> Batch:
-    r"""Adds a cloud that fills a batch up to given sizes, and empty ones behind it.
+    r"""Pads a batch to given sizes by one cloud with all added nodes, and empty ones.
 
     One recorded CUDA graph, or one compiled graph, then serves batches of all sizes.
-    Real nodes get what they get without padding, in training too: the added nodes, at
-    the origin and with zeros for features, are attended by each other alone, the added
-    edges lie between them, and normalisations do not count them. The batch gets
+    The results of real nodes are the same as without padding, in training too: the
+    added nodes, at the origin and with zeros for features, attend only to each other,
+    the added edges lie between them, and normalisations do not count them. The batch
+    gets
 
     - :obj:`node_mask` :math:`(N)` and :obj:`graph_mask` :math:`(G)`, :obj:`False` for
       what was added, for losses such as :func:`masked_mean`;
-    - a tree of the sizes that :meth:`TreeConfig.padded_sizes` tells, see
+    - a tree of the sizes that :meth:`TreeConfig.padded_sizes` returns, see
       :meth:`Tree.pad`.
 
-    Attributes with an entry per node, edge or cloud are filled up with zeros, names
-    with ``index`` with added nodes; others must not be tensors. Where every cloud has
-    one node, an attribute of the clouds counts as one of the nodes. Pad last: in a
-    loader's :obj:`collate_fn`, or on the GPU, where nothing is read.
+    Attributes with an entry per node, edge or cloud are filled up: with numbers of
+    added nodes if their name contains ``index``, otherwise with zeros. Tensors without
+    such entries are refused. If every cloud has one node, an attribute of the clouds
+    counts as one of the nodes. Pad last: in a loader's :obj:`collate_fn`, or on the
+    GPU, from which nothing is read.
 
     Args:
-        batch: The batch, or a cloud of its own, with the tree of
+        batch: The batch, or a single cloud, with the tree of
             :class:`~torch_geometric_erwin.transforms.BallTree`.
         num_nodes: The number of nodes :math:`N` after padding.
-        num_graphs: The number of clouds :math:`G` after padding, more than there are.
+        num_graphs: The number of clouds :math:`G` after padding, larger than before.
         num_edges: The number of edges :math:`E` after padding, where there are edges.
 
     Raises:
         TypeError: If the data is not homogeneous.
-        ValueError: If there is no tree, something has more entries than asked for, or
-            an attribute belongs to neither nodes nor edges nor clouds.
+        ValueError: If there is no tree, there are more nodes, edges or clouds than
+            asked for, or an attribute belongs to neither nodes nor edges nor clouds.
 
     Example:
         >>> from torch_geometric_erwin.transforms import BallTree
@@ -159,13 +161,13 @@ def pad_batch(
 def _kind(
     batch: Batch, name: str, value: Tensor, sizes: dict[str, int]
 ) -> tuple[str, int]:
-    # What an attribute has an entry for, and along which axis.
+    # Returns whether an attribute has an entry per node, edge or graph, and its axis.
     axis = batch.__cat_dim__(name, value)
     if value.dim() > 0 and axis is not None:
         fits = [kind for kind, n in sizes.items() if n == value.size(axis)]
         if len(fits) > 1:
             fits = _same_slices(batch, name, fits, sizes["graph"]) or fits
-        if len(fits) > 1 and "edge" in fits:  # PyG's rule
+        if len(fits) > 1 and "edge" in fits:  # PyG also decides by the name
             fits = ["edge"] if "edge" in name else [k for k in fits if k != "edge"]
         if fits:
             return fits[0], axis % value.dim()
@@ -176,7 +178,8 @@ def _kind(
 
 
 def _same_slices(batch: Batch, name: str, kinds: list[str], graphs: int) -> list[str]:
-    # Sizes agree by accident; how they are divided among the clouds, less so.
+    # If an attribute is as long as there are nodes and, by chance, as there are edges
+    # or clouds, how its entries are divided among the clouds tells which it is.
     slices = getattr(batch.stores[0], "_slice_dict", {})
     known = {
         "node": slices.get("pos"),
@@ -197,8 +200,9 @@ def _fill(
     missing: dict[str, int],
     sizes: dict[str, int],
 ) -> Tensor:
-    # The first added cloud holds all added nodes. Edges are spread over them, as sums
-    # into a single node would queue up.
+    # Returns the added entries of an attribute. The first added cloud holds all added
+    # nodes. Added edges are spread over them, because a GPU adds the messages into one
+    # node one after the other.
     rows = torch.arange(missing[kind], device=device)
     if name == "batch":
         return rows * 0 + sizes["graph"]
@@ -221,10 +225,10 @@ def _extended(value: Tensor, fill: Tensor, axis: int) -> Tensor:
 
 
 def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
-    r"""The mean over the rows that a mask keeps, zero if there are none.
+    r"""Returns the mean over the rows that a mask keeps, zero if there are none.
 
-    Equal to :obj:`value[mask].mean()`, but of a size that no value decides, so that it
-    can be compiled and recorded.
+    It equals :obj:`value[mask].mean()`, but no size depends on values of the mask, so
+    that it can be compiled, and recorded in a CUDA graph.
 
     Args:
         value: A value, or several, per row.
@@ -234,7 +238,7 @@ def masked_mean(value: Tensor, mask: Tensor) -> Tensor:
         - **value:** :math:`(N, *)`; **mask:** :math:`(N)`, bool; **output:** a scalar.
 
     Raises:
-        ValueError: If the mask has not one flag for every row.
+        ValueError: If the mask does not have one flag for every row.
 
     Example:
         >>> value = torch.tensor([1.0, 3.0, float("nan")])

@@ -1,4 +1,7 @@
-r"""Trees as attributes of PyG data: written, collated, separated and read."""
+r"""Writing trees into PyG data as attributes, and reading them.
+
+The attributes are such that PyG can collate and separate data that has a tree.
+"""
 
 import re
 from functools import partial
@@ -33,7 +36,7 @@ Nodes = Union[Data, NodeStorage]
 
 
 def store_ptr(nodes: Nodes) -> Optional[Tensor]:
-    r"""The row offsets of the clouds, from :obj:`ptr` or a sorted :obj:`batch`.
+    r"""Returns the row offsets of the clouds, from :obj:`ptr` or a sorted :obj:`batch`.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
@@ -46,9 +49,9 @@ def store_ptr(nodes: Nodes) -> Optional[Tensor]:
 
 
 def global_perm(nodes: Nodes) -> Tensor:
-    r"""The node of the batch in every row of tree order.
+    r"""Returns the node of every row in tree order, counted in the batch.
 
-    :obj:`batch.perm` counts nodes in their own cloud and must not index a batch.
+    Use it to index a batch. :obj:`batch.perm` counts nodes in their own cloud.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data, with a tree.
@@ -88,7 +91,7 @@ def check_nodes(name: str, nodes: Nodes) -> None:
         nodes: The argument.
 
     Raises:
-        TypeError: If it is something else, or the positions are no tensor.
+        TypeError: If it is something else, or the positions are not a tensor.
         ValueError: If there are no positions.
 
     Example:
@@ -111,7 +114,7 @@ def check_nodes(name: str, nodes: Nodes) -> None:
 
 
 def _table(nodes: Nodes, name: str, dim: int = 1) -> Tensor:
-    # An attribute of the tree, whose lengths nothing is known of yet.
+    # Returns an attribute of the tree. Its length is not checked yet.
     value = getattr(nodes, name, None)
     if value is None:
         raise ValueError(
@@ -132,7 +135,7 @@ def _table(nodes: Nodes, name: str, dim: int = 1) -> Tensor:
 def _check_order(
     nodes: Nodes, perm: Tensor, level: Tensor, ptr: Optional[Tensor]
 ) -> None:
-    # Of a tree whose other tables are not read.
+    # Checks the order of rows alone; the other tables of the tree are not needed.
     rows, wrong = level[:, 0], ""
     mask = getattr(nodes, "perm_mask", None)
     clouds = pad(_num_nodes(nodes, ptr), (1, 0)).cumsum(0)
@@ -149,10 +152,10 @@ def _check_order(
 
 
 def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
-    r"""The tree that :class:`~torch_geometric_erwin.transforms.BallTree` attached.
+    r"""Reads the tree of :class:`~torch_geometric_erwin.transforms.BallTree` from data.
 
-    :obj:`None` if there is no tree. In compiled code, configurations and nodes are
-    compared on the device, by :obj:`tree_code` and :obj:`tree_node`.
+    It is :obj:`None` if there is no tree. In compiled code, configurations and nodes
+    are compared on the device, by :obj:`tree_code` and :obj:`tree_node`.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
@@ -176,7 +179,9 @@ def read_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
 
 
 def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
-    r""":func:`read_tree` for one who calls :meth:`Tree.validate` anyway.
+    r"""Does the same as :func:`read_tree` without :meth:`Tree.validate`.
+
+    It is for callers that validate the tree themselves.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
@@ -187,7 +192,8 @@ def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     if getattr(nodes, "tree_node", None) is None:
         return None
     if torch.compiler.is_compiling():
-        # The texts in a batch are a list, and one graph serves one length of it.
+        # Not by the texts: in a batch they are a list, and a graph that reads a list is
+        # compiled again for every length.
         message = f"the tree was not built for '{config.text}'"
         numbers, code = config.numbers, nodes.tree_code
         if code.size(1) != len(numbers) + 1:
@@ -246,8 +252,8 @@ def _check_rows(
     level: Tensor,
     perm_rot: tuple[Tensor, ...],
 ) -> None:
-    # What must fit before other tables can be computed from it. PyG drops entries of
-    # whatever is as long as there are edges, too.
+    # Checks the tables from which others are computed below. PyG may have cut one: it
+    # drops entries of any attribute that is as long as there are nodes or edges.
     def misfit(text: str) -> ValueError:
         return ValueError(f"the tree does not fit its data: {text}")
 
@@ -272,14 +278,14 @@ def _check_rows(
 
 
 def _num_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:
-    # The nodes of every cloud.
+    # Returns the number of nodes of every cloud.
     if ptr is None:
         return torch.full([1], nodes.pos.size(0), device=nodes.pos.device)
     return ptr.diff()
 
 
 def _local_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:
-    # The number of every node in its own cloud.
+    # Returns the number of every node, counted in its own cloud.
     rows = torch.arange(nodes.pos.size(0), device=nodes.pos.device)
     if ptr is not None:
         rows = rows - ptr[segment_ids(ptr.diff(), rows.size(0))]
@@ -314,8 +320,9 @@ def check_count(nodes: Nodes) -> None:
 
 
 def _check_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> None:
-    # PyG drops and reorders whatever has one entry per node, so the numbers that the
-    # nodes had when the tree was built tell whether they are still the same ones.
+    # Checks that the nodes are still those that the tree was built for. 'tree_node' has
+    # the numbers that they had then. A transform that drops or reorders nodes does the
+    # same to 'tree_node', because it has one entry per node.
     message = "the tree does not fit its data: "
     pos, own = nodes.pos, _table(nodes, "tree_node")
     code, compiling = _table(nodes, "tree_code", dim=2), torch.compiler.is_compiling()
@@ -343,7 +350,7 @@ def _check_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> None:
     sizes = _num_nodes(nodes, ptr)
     same_sizes = (code[:, -1] == sizes).all()
     same_order = (own == _local_nodes(nodes, ptr)).all()
-    if not values:  # raised by the device, nothing waits for it
+    if not values:  # the device raises the error, so that the host need not wait
         same = same_order & same_sizes
         torch._assert_async(same, f"{message}{OTHER_NODES}, or 'ptr' is of others")
     elif not bool(same_sizes):
@@ -385,11 +392,11 @@ def attach_tree(
 
 
 def tree_code(config: TreeConfig, num_nodes: Tensor) -> Tensor:
-    r"""What a tree was built for, in numbers.
+    r"""Returns as numbers for which configuration and clouds a tree was built.
 
     Args:
         config: The configuration of the tree.
-        num_nodes: The nodes of every cloud.
+        num_nodes: The number of nodes of every cloud.
 
     Shapes:
         - **num_nodes:** :math:`(G)`; **output:** :math:`(G, F + 1)`, the :math:`F`
@@ -399,7 +406,7 @@ def tree_code(config: TreeConfig, num_nodes: Tensor) -> Tensor:
         >>> tree_code(TreeConfig(8, [2], rotate=0), torch.tensor([5, 9])).tolist()
         [[2, 8, 8, 2, 0, 0, 5], [2, 8, 8, 2, 0, 0, 9]]
     """
-    # Filled where the nodes are: a tensor of the host's would have to wait for a GPU.
+    # Filled on the device: to copy a tensor from the host would wait for a GPU.
     numbers = [torch.full_like(num_nodes, number) for number in config.numbers]
     return torch.stack([*numbers, num_nodes], dim=1)
 
@@ -419,19 +426,20 @@ def record_slices(
     slices: dict[str, Any],
     incs: dict[str, Any],
 ) -> None:
-    r"""Records what collation would have, for attributes added to a batch.
+    r"""Records how attributes that were added to a batch are divided among its clouds.
 
-    With it, :obj:`to_data_list` gives every cloud its own part of them. Attributes that
-    the store no longer has are forgotten. The dictionaries are replaced, as shallow
-    copies of the batch share them.
+    PyG records this when it collates a batch; :obj:`to_data_list` needs it to give
+    every cloud its own part. Entries of attributes that the store no longer has are
+    removed. The dictionaries are replaced and not changed, because shallow copies of
+    the batch share them.
 
     Args:
         data: The batch that owns the store.
         store: The store of the attributes.
         slices: Per attribute, the offsets of every cloud's part.
-        incs: Per attribute, what was added to every cloud's values.
+        incs: Per attribute, the number that was added to every cloud's values.
     """
-    batch, key = data.stores[0], store._key  # the first store holds them for all
+    batch, key = data.stores[0], store._key  # the first store has the records of all
     for attribute, new in (("_slice_dict", slices), ("_inc_dict", incs)):
         whole = getattr(batch, attribute)
         old = whole if key is None else whole.get(key, {})
@@ -440,11 +448,12 @@ def record_slices(
 
 
 def tree_attributes(tree: Tree) -> dict[str, Tensor]:
-    r"""The tensors of a tree by the names that they have in data, in int32.
+    r"""Returns the tensors of a tree by the names that they have in data, in int32.
 
-    Numbers of rows and nodes are counted in their own cloud. The children of groups
-    follow from the sizes of the levels; they are stored where no rotated order tells
-    how many groups there are.
+    Rows and nodes are counted in their own cloud. The numbers of children follow from
+    the sizes of the levels, and are computed when the tree is read. They are stored
+    only if there is no rotated tree, because the number of groups is then not known
+    from the length of a rotated order.
 
     Args:
         tree: The tree.
@@ -491,7 +500,7 @@ def is_tree_attribute(name: str) -> bool:
 
 
 def _slices(name: str, tree: Tree, num_nodes: Tensor) -> Tensor:
-    # Offsets of every cloud's part of an attribute.
+    # Returns where every cloud's part of an attribute begins, and the last one's end.
     if name in ("level", "tree_code", "tree_config"):
         return torch.arange(len(tree.level) + 1)
     if name == "tree_node":
@@ -504,7 +513,7 @@ def _slices(name: str, tree: Tree, num_nodes: Tensor) -> Tensor:
     lengths = tree.ball_len[l]
     if stem == "run_len":
         lengths = tree.runs[l][tree.config.runs[l].index(int(numbers[1]))]
-    # No run is empty: a cloud's are those that end within its rows.
+    # Runs are not empty, so those of a cloud are the ones that end within its rows.
     return torch.searchsorted(lengths.cumsum(0).cpu(), rows, right=True)
 
 

@@ -1,4 +1,4 @@
-r"""Layers and models; tensors in and out, clouds of any size by :obj:`ptr`."""
+r"""Layers and models for batches of clouds of any size."""
 
 from torch_geometric_erwin.nn.attention import (
     BallAttention,

@@ -38,13 +38,14 @@ class Block(Module):
         channels: The number of features of a row.
         attention: The mixer, a module that is called with rows and their
             :class:`~torch_geometric_erwin.Level` and returns rows.
-        mlp: The feed-forward layer, a module of rows.
-        conv: A :class:`~torch_geometric.nn.conv.MessagePassing` layer beside the mixer,
-            called with rows, their positions if it takes :obj:`pos`, and the level's
-            edges.
+        mlp: The feed-forward layer, a module that is called with rows and returns rows.
+        conv: A :class:`~torch_geometric.nn.conv.MessagePassing` layer whose output is
+            added to that of the mixer. It is called with rows, their positions if it
+            takes :obj:`pos`, and the level's edges.
         norm: The norms, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
-        dropout: The probability that an entry of a branch is left out in training.
-        drop_path: The probability that a branch is left out for a whole cloud.
+        dropout: The probability that an entry of a branch is set to zero in training.
+        drop_path: The probability that a branch is left out for a whole cloud in
+            training.
 
     Shapes:
         - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`.
@@ -104,7 +105,7 @@ class Block(Module):
         weight = getattr(self.norm_attention, "weight", None)
         if isinstance(weight, Tensor):
             check_weight("x", x, weight)
-        if is_autocast(x.device):  # layers sum up in full precision
+        if is_autocast(x.device):  # the sums of layers are in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = normalise(self.norm_attention, x, level)
         mixed = self.attention(normed, level)
@@ -135,7 +136,7 @@ class Block(Module):
 class ErwinBlock(Block):
     r"""The transformer block from `"Erwin: A Tree-based Hierarchical Transformer for
     Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_: ball attention
-    and a gated feed-forward layer, each behind an RMS norm and added to its input.
+    and a gated feed-forward layer, each after an RMS norm and added to its input.
 
     Args:
         channels: The number of features of a row.

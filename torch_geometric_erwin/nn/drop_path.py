@@ -1,4 +1,4 @@
-r"""Leaving out a branch of a block at random."""
+r"""Stochastic depth: leaving out a branch of a block at random."""
 
 import torch
 from torch import Tensor
@@ -16,8 +16,8 @@ from torch_geometric_erwin.utils.checks import (
 
 class DropPath(Module):
     r"""Stochastic depth from `"Deep Networks with Stochastic Depth"
-    <https://arxiv.org/abs/1603.09382>`_: in training, a branch is left out for a cloud
-    as a whole, with probability :obj:`p`, and is :math:`1 / (1 - p)` times as large
+    <https://arxiv.org/abs/1603.09382>`_: in training, a branch is left out for all rows
+    of a cloud with probability :obj:`p`, and multiplied by :math:`1 / (1 - p)`
     otherwise.
 
     Args:

@@ -7,10 +7,10 @@ from torch.nn import Linear
 def reset_linear(linear: Linear) -> None:
     r"""Sets zero biases and normal weights of deviation :math:`1 / \sqrt{\mathrm{in}}`.
 
-    They are truncated at two deviations. The rule is that of the `"Efficient BackProp"
-    <https://doi.org/10.1007/3-540-49430-8_2>`_ paper; the fixed deviation of 0.02 of
-    the Erwin reference implementation is a ninth of it at 32 channels, where layers
-    start as almost nothing and learn late.
+    Weights are truncated at two standard deviations. The rule is that of the
+    `"Efficient BackProp" <https://doi.org/10.1007/3-540-49430-8_2>`_ paper. The Erwin
+    reference implementation uses a fixed deviation of 0.02, which is a ninth of this
+    one at 32 channels: its layers begin with outputs near zero and learn late.
 
     Args:
         linear: The layer.

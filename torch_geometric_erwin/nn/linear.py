@@ -8,14 +8,14 @@ from torch_geometric_erwin.ops.linear import linear
 
 
 class Linear(torch.nn.Linear):
-    r"""A :class:`torch.nn.Linear` whose float32 product on a CPU is done by oneDNN.
+    r"""A :class:`torch.nn.Linear` whose float32 products on a CPU oneDNN computes.
 
-    Weights, names and results are those of :class:`torch.nn.Linear`; everything but
-    plain float32 tensors on a CPU takes its way.
+    It has the parameters and results of :class:`torch.nn.Linear`, and does the same as
+    that for anything but plain float32 tensors on a CPU.
 
     Args:
         in_features: The number of features of a row.
-        out_features: The number of features that come out.
+        out_features: The number of output features of a row.
         **kwargs: Further arguments of :class:`torch.nn.Linear`.
 
     Shapes:

@@ -28,25 +28,27 @@ class BallTree(BaseTransform):
 
     - :obj:`perm` :math:`(n)`: the nodes in tree order, counted in their own cloud, in a
       batch too (see :func:`torch_geometric_erwin.global_perm`);
-    - :obj:`level` :math:`(1, L + 1)`: the rows of every level, in a batch
+    - :obj:`level` :math:`(1, L + 1)`: the number of rows of every level, in a batch
       :math:`(G, L + 1)`;
-    - :obj:`ball_len_{l}`: the rows of every ball; :obj:`perm_rot_{l}`: the rows of the
-      rotated tree, or without one :obj:`group_len_{l}`: the children of every pooled
-      row; :obj:`run_len_{l}_{m}`: the rows of every run of :obj:`runs`;
-    - :obj:`tree_config`: what it was built for, so that another model refuses it, and
-      :obj:`tree_code` :math:`(1, F + 1)`: the same as numbers
-      (:attr:`TreeConfig.numbers`), and the number of nodes;
+    - :obj:`ball_len_{l}`: the number of rows of every ball;
+    - :obj:`perm_rot_{l}`: the order of rows in the rotated tree, or if there is none
+      :obj:`group_len_{l}`: the number of children of every pooled row;
+    - :obj:`run_len_{l}_{m}`: the number of rows of every run of size :math:`m` in
+      :obj:`runs`;
+    - :obj:`tree_config`: the configuration, so that a model for another one refuses the
+      tree, and :obj:`tree_code` :math:`(1, F + 1)`: the same as numbers
+      (:attr:`TreeConfig.numbers`), followed by the number of nodes;
     - :obj:`tree_node` :math:`(n)`: the nodes' numbers, by which a tree whose nodes were
       dropped or reordered is refused;
-    - :obj:`perm_mask`, for :obj:`layout="perfect"` alone: which rows of :obj:`perm` are
-      no repetitions.
+    - :obj:`perm_mask`, only for :obj:`layout="perfect"`: :obj:`False` for rows of
+      :obj:`perm` that repeat a node.
 
-    The tree is built where the positions are. All attributes collate without offsets.
-    It works on
-    :class:`~torch_geometric.data.Data`, on every node store with positions of
-    :class:`~torch_geometric.data.HeteroData`, and on batches of both. As transforms
-    that remove or reorder nodes make the tree stale, it comes last. Nodes that move a
-    little keep a valid tree, only not the one of the new positions.
+    The tree is built on the device of the positions. All attributes collate without
+    offsets. The transform works on :class:`~torch_geometric.data.Data`, on every node
+    store with positions of :class:`~torch_geometric.data.HeteroData`, and on batches of
+    both. Apply it last, because transforms that remove or reorder nodes make the tree
+    invalid. If nodes only move, the tree stays valid, but it is not the one that would
+    be built for the new positions.
     :meth:`torch_geometric_erwin.nn.Erwin.tree_transform` returns the transform that
     fits a model.
 
@@ -55,9 +57,10 @@ class BallTree(BaseTransform):
         strides: The number of rows that each coarsening pools, one value or one per
             coarsening.
         rotate: The angle of the second tree, in degrees; zero for none.
-        layout: :obj:`"balanced"`, or :obj:`"perfect"` for the original's tree.
+        layout: :obj:`"balanced"`, or :obj:`"perfect"` for the tree of the original
+            implementation.
         ties: What orders nodes of equal coordinate, :obj:`"index"` or
-            :obj:`"coordinates"`.
+            :obj:`"coordinates"`, see :func:`~torch_geometric_erwin.ball_tree`.
         runs: Further sizes of runs, per level, see
             :class:`~torch_geometric_erwin.TreeConfig`.
 

@@ -72,7 +72,7 @@ class TreeKNNGraph(BaseTransform):
         return _attach(data, edge_index, ptr)
 
     def __repr__(self) -> str:
-        # PyG tells a changed `pre_transform` by its representation.
+        # With all arguments: PyG compares texts to see if a `pre_transform` changed.
         return (
             f"{self.__class__.__name__}(k={self.k}, loop={self.loop}, "
             f"force_undirected={self.force_undirected}, flow='{self.flow}')"
@@ -140,7 +140,7 @@ class TreeRadiusGraph(BaseTransform):
         return _attach(data, edge_index, ptr)
 
     def __repr__(self) -> str:
-        # PyG tells a changed `pre_transform` by its representation.
+        # With all arguments: PyG compares texts to see if a `pre_transform` changed.
         return (
             f"{self.__class__.__name__}(r={self.r}, loop={self.loop}, "
             f"max_num_neighbors={self.max_num_neighbors}, flow='{self.flow}')"
@@ -167,7 +167,8 @@ def _attach(
 ) -> Union[Data, Batch]:
     data.edge_index, data.edge_attr = edge_index, None
     if ptr is not None and is_collated(data):
-        # Counted from 1. Offsets that are not contiguous are copied with a warning.
+        # The cloud of every edge, counted from 1. `searchsorted` warns if it has to
+        # copy offsets that are not contiguous.
         cloud = torch.searchsorted(ptr.contiguous(), edge_index[0], right=True)
         slices = {"edge_index": torch.bincount(cloud, minlength=ptr.size(0)).cumsum(0)}
         record_slices(data, data.stores[0], slices, {"edge_index": ptr[:-1]})

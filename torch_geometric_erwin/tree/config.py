@@ -22,7 +22,7 @@ Runs = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class TreeConfig:
-    r"""The static configuration of a tree. A model takes trees of its own configuration.
+    r"""The static configuration of a tree; a model takes trees of its own one.
 
     Args:
         ball_sizes: The largest number of rows in a ball, one value or one per level.

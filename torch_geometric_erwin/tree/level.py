@@ -171,9 +171,10 @@ class Level:
         return self
 
     def check(self, name: str = "level") -> None:
-        r"""Checks once that the tensors of a level that was made by hand fit each other.
+        r"""Checks once that the tensors of a level fit each other.
 
-        Those of :meth:`Tree.levels` and :meth:`build` are known to fit.
+        Levels of :meth:`Tree.levels` and :meth:`build` are known to fit and not checked
+        again.
 
         Args:
             name: What the level is called, for messages.
@@ -196,7 +197,7 @@ class Level:
         self._known_to_fit()
 
     def rotated(self) -> "Level":
-        r"""Returns the level with the balls of the second tree, or itself without one."""
+        r"""Returns the level of the second tree, or itself if there is none."""
         if self.perm_rot is None:
             return self
         self.check()

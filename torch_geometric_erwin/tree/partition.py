@@ -22,9 +22,10 @@ class Partition(NamedTuple):
     r"""The lengths of clouds, balls, groups and runs of a tree.
 
     Shapes:
-        - **level:** :math:`(G, L + 1)`, the number of rows of every cloud; **ball_len:**
-          :math:`(K_l)` per level; **group_len:** :math:`(N_{l+1})` per coarsening;
-          **runs:** per level, a tensor for every size of :attr:`TreeConfig.runs`.
+        - **level:** :math:`(G, L + 1)`, the number of rows of every cloud;
+          **ball_len:** :math:`(K_l)` per level; **group_len:** :math:`(N_{l+1})` per
+          coarsening; **runs:** per level, a tensor for every size of
+          :attr:`TreeConfig.runs`.
     """
 
     level: Tensor

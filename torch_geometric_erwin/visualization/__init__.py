@@ -1,4 +1,4 @@
-r"""Pictures; they need :obj:`matplotlib`, which is imported when one is drawn."""
+r"""Pictures of ball trees. They need :obj:`matplotlib`, imported at the first one."""
 
 from torch_geometric_erwin.visualization.ball_tree import ball_of_row, plot_ball_tree
 

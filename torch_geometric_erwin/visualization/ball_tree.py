@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def ball_of_row(tree: Tree, level: int) -> Tensor:
-    r"""The ball of a level that every row of level 0 belongs to.
+    r"""Returns the ball of a level that every row of level 0 belongs to.
 
     Args:
         tree: The tree.
@@ -66,7 +66,7 @@ def plot_ball_tree(
         pos: The node positions.
         tree: Their tree.
         level: The level of the balls.
-        mask: The nodes to draw, such as a slice. (default: all)
+        mask: The nodes to draw, for example those in a slice of space. (default: all)
         axes: The two coordinates to draw.
         ax: Where to draw. (default: the current axes)
         **kwargs: Further arguments of :func:`matplotlib.axes.Axes.scatter`.
@@ -109,8 +109,8 @@ def plot_ball_tree(
     keep = slice(None) if mask is None else mask.cpu()
     x, y = (pos[:, axis].detach().cpu()[keep].resolve_neg() for axis in axes)
     ax = plt.gca() if ax is None else ax
-    # Neighbouring balls have neighbouring numbers: steps of a golden ratio keep their
-    # colours apart.
+    # Neighbouring balls have neighbouring numbers. Multiples of the golden ratio,
+    # modulo one, give them colours that differ much.
     colour = torch.frac(ball.cpu()[keep] * 0.6180339887)
     kwargs = {"s": 4, "cmap": "hsv", "linewidths": 0, "vmin": 0, "vmax": 1, **kwargs}
     ax.scatter(x.double().numpy(), y.double().numpy(), c=colour.numpy(), **kwargs)

@@ -1,4 +1,4 @@
-r"""Mixers: what exchanges information between the rows of a level."""
+r"""Mixers: layers that exchange information between the rows of a level."""
 
 from torch_geometric_erwin.nn.attention.backends import (
     choose_backend,

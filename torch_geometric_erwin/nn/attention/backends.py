@@ -20,7 +20,7 @@ def explain_backends(
 
     Args:
         q: The queries.
-        pos: The row positions, which may ask for a gradient.
+        pos: The row positions, which may require a gradient.
         *others: Further tensors of the call.
 
     Shapes:
@@ -46,11 +46,11 @@ def explain_backends(
 def choose_backend(
     q: Tensor, pos: Tensor, *others: Optional[Tensor], wanted: Optional[str] = None
 ) -> str:
-    r"""The wanted backend, or the preferred one of those that can serve a call.
+    r"""Returns the wanted backend, or the most preferred one that can serve a call.
 
     Args:
         q: The queries.
-        pos: The row positions, which may ask for a gradient.
+        pos: The row positions, which may require a gradient.
         *others: Further tensors of the call.
         wanted: A backend's name.
 

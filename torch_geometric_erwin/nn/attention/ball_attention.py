@@ -50,26 +50,28 @@ def ball_attention(
         \mathrm{out}_i = \sum_j \mathrm{softmax}_j \left( s \, q_i^{\top} k_j +
         \sigma_h \, \lVert p_i - p_j \rVert_2 \right) v_j
 
-    with :math:`s = 1 / \sqrt{d}`. Distances are direct differences, so an offset of all
-    positions does no harm. Nothing outside a ball is attended. Positions that ask for a
-    gradient get one, to any order (forces as :math:`-\partial E / \partial p`).
+    with :math:`s = 1 / \sqrt{d}`. Distances are computed from differences of positions,
+    so an offset of all positions costs no accuracy. A row attends only to rows of its
+    ball. Positions that require a gradient get one, to any order (for forces
+    :math:`-\partial E / \partial p`).
 
     Args:
         q: The queries.
         k: The keys.
         v: The values.
         pos: The row positions.
-        ball_len: The rows of every ball, consecutive in the order of the rows, or of
-            :obj:`perm` where it is given.
+        ball_len: The number of rows of every ball. Balls are consecutive in the order
+            of the rows, or in that of :obj:`perm` if it is given.
         sigma: The factor of the distance; negative values prefer near rows.
-        ball_size: The largest entry that :obj:`ball_len` can have; on a GPU, where
-            values are not checked, Triton's kernels make a larger ball NaN.
+        ball_size: The largest entry that :obj:`ball_len` can have. On a GPU values are
+            not checked; the Triton backend fills the output of a larger ball with NaN.
         perm: The row at every place of another (rotated) tree.
         scale: The factor :math:`s` of the scores.
         backend: :obj:`"native"` (CPU), :obj:`"triton"` (CUDA, no GPU has run it yet),
-            :obj:`"sdpa"` or :obj:`"reference"`; see
-            :func:`~torch_geometric_erwin.nn.attention.explain_backends` for which can
-            serve a call and why others cannot. (default: the fastest that can)
+            :obj:`"sdpa"` or :obj:`"reference"`.
+            :func:`~torch_geometric_erwin.nn.attention.explain_backends` says which of
+            them can serve a call, and why others cannot. (default: the fastest that
+            can)
 
     Shapes:
         - **q, k, v:** :math:`(N, H, d)`; **pos:** :math:`(N, D)`, in any unit of
@@ -164,9 +166,9 @@ class BallAttention(torch.nn.Module):
         ball_size: The largest number of rows in a ball.
         dim: The number of coordinates :math:`D`.
         backend: The backend, see :func:`ball_attention`.
-        distance: :obj:`"absolute"`, or :obj:`"relative"` for positions and distances in
-            units of the ball's own extent (:attr:`Level.extent`), where balls of one
-            level differ much in size.
+        distance: :obj:`"absolute"`, or :obj:`"relative"` to measure positions and
+            distances in units of the ball's own extent (:attr:`Level.extent`), which
+            helps if the balls of one level differ much in size.
 
     Shapes:
         - **x:** :math:`(N, C)`; **output:** :math:`(N, C)`, rows of the level.
@@ -201,7 +203,7 @@ class BallAttention(torch.nn.Module):
             raise ValueError(
                 f"'heads' must divide the number of channels {channels} (got {heads})"
             )
-        if backend is not None:  # whether it can run depends on the rows' device
+        if backend is not None:  # the forward pass checks whether it can run
             check_choice("backend", backend, BACKENDS)
         check_choice("distance", distance, ("absolute", "relative"))
         self.channels = channels
@@ -220,7 +222,7 @@ class BallAttention(torch.nn.Module):
         r"""Resets all learnable parameters of the module."""
         for linear in (self.lin_pos, self.lin_qkv, self.lin_out):
             reset_linear(linear)
-        # The reference implementation's initial factor of the distance.
+        # The same distribution as in the reference implementation.
         torch.nn.init.normal_(self.sigma, mean=-1.0, std=0.01)
 
     def forward(self, x: Tensor, level: Level) -> Tensor:
@@ -239,8 +241,9 @@ class BallAttention(torch.nn.Module):
         pos = level.relative_offset if relative else level.offset
         x = x + self.lin_pos(pos.to(x.dtype))
         qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
-        # One tensor: a backend may write the gradients of all three to one as well.
-        # Distances are those of the positions, and the kernels need no origin.
+        # Queries, keys and values are passed as one tensor, so that a backend can also
+        # write their gradients into one. Offsets can replace positions, because the
+        # distances inside a ball are the same.
         out = _attend(
             *(qkv, pos, level.ball_len, self.sigma, level.perm),
             *(level.ball_size, None, self.backend),

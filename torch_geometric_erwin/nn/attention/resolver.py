@@ -1,4 +1,4 @@
-r"""Mixers by name."""
+r"""Making mixers by name."""
 
 from collections.abc import Callable
 from typing import Union
@@ -8,7 +8,7 @@ from torch.nn import Module
 from torch_geometric_erwin.nn.attention.ball_attention import BallAttention
 from torch_geometric_erwin.utils.checks import check_int, made_by
 
-#: A name, or what makes a mixer from channels, heads, ball size and dimension.
+#: A name, or a callable that makes a mixer from channels, heads, ball size, dimension.
 Mixer = Union[str, Callable[[int, int, int, int], Module]]
 
 MIXERS: dict[str, Callable[..., Module]] = {"ball": BallAttention}
@@ -17,7 +17,7 @@ MIXERS: dict[str, Callable[..., Module]] = {"ball": BallAttention}
 def make_mixer(
     attention: Mixer, channels: int, heads: int, ball_size: int, dim: int
 ) -> Module:
-    r"""The mixer of a name, or of a callable.
+    r"""Makes a mixer by its name, or by a callable.
 
     A mixer is a module that is called with rows in tree order and their
     :class:`~torch_geometric_erwin.Level`, and returns as many rows with as many
@@ -32,7 +32,7 @@ def make_mixer(
         dim: The number of coordinates :math:`D`.
 
     Raises:
-        TypeError: If it is neither, or makes something else than a module.
+        TypeError: If it is neither, or the callable does not make a module.
         ValueError: If no mixer has that name.
 
     Example:

@@ -1,4 +1,4 @@
-r"""Arguments that a model takes once, or once per level."""
+r"""Arguments of a model that are one value, or one value per level."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch_geometric_erwin.nn.attention import Mixer
 def mixer_per_level(
     attention: Union[Mixer, Sequence[Mixer]], levels: int
 ) -> list[Mixer]:
-    r"""The mixer of every level.
+    r"""Returns the mixer of every level.
 
     Args:
         attention: One mixer, or one per level.
@@ -29,7 +29,10 @@ def mixer_per_level(
 
 
 def default_heads(channels: int) -> int:
-    r"""One head per 16 channels, or as many more channels as it takes to divide them.
+    r"""Returns the default number of heads.
+
+    That is the largest divisor of the channels that leaves a head 16 channels or more.
+    Less than 16 channels have one head.
 
     Args:
         channels: The number of channels.
@@ -38,11 +41,11 @@ def default_heads(channels: int) -> int:
 
 
 def num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
-    r"""The number of levels, which all arguments that are lists agree on.
+    r"""Returns the number of levels, on which all arguments that are lists must agree.
 
     Args:
-        arguments: Per argument, its value and by how much its list is shorter than the
-            levels.
+        arguments: Per argument, its value, and how many entries less than levels its
+            list has.
 
     Raises:
         ValueError: If no argument is a list, one is empty, or they disagree.
@@ -60,7 +63,8 @@ def num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
     for name, length in lengths.items():
         if length < 1:
             raise ValueError(f"'{name}' must not be empty")
-    # Most lists are right, and of as many the first is: that of the widths.
+    # If lists disagree, the number of levels that most of them have is taken for right,
+    # so that the message blames the others. In a tie the first list is right.
     counted = [n for n in lengths if not isinstance(arguments[n][0], (str, bytes))]
     votes = Counter(lengths[name] for name in counted)
     right = max(counted or lengths, key=lambda name: votes[lengths[name]])

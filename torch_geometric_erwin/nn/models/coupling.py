@@ -1,4 +1,4 @@
-r"""Clouds of a batch that depend on one another in training."""
+r"""A warning if the clouds of a batch depend on one another in training."""
 
 import warnings
 from weakref import WeakSet
@@ -9,14 +9,14 @@ from torch.nn import Module
 
 from torch_geometric_erwin.tree import Tree
 
-_TOLD: WeakSet[Module] = WeakSet()
+_WARNED: WeakSet[Module] = WeakSet()
 
 
 def tell_of_coupling(model: Module, pos: Tensor, tree: Tree) -> None:
-    r"""Warns once that gradients of positions pass between clouds.
+    r"""Warns once per model if gradients of positions depend on other clouds.
 
-    In training, a norm over the rows of a batch makes every output depend on every
-    position, so that a force has parts from other clouds.
+    In training, a norm over all rows of a batch makes every output depend on every
+    position, so that a force has contributions from other clouds.
 
     Args:
         model: The model.
@@ -30,13 +30,13 @@ def tell_of_coupling(model: Module, pos: Tensor, tree: Tree) -> None:
         >>> tell_of_coupling(torch.nn.LayerNorm(3), pos, tree)
     """
     coupled = model.training and pos.requires_grad and tree.level.size(0) > 1
-    if torch.compiler.is_compiling() or not coupled or model in _TOLD:
+    if torch.compiler.is_compiling() or not coupled or model in _WARNED:
         return
-    _TOLD.add(model)
+    _WARNED.add(model)
     norms = (torch.nn.BatchNorm1d, torch.nn.SyncBatchNorm)
     if any(isinstance(module, norms) for module in model.modules()):
         warnings.warn(
             "in training, a norm over the batch makes the gradient of a cloud's "
             "positions depend on the other clouds; norm='graph' or 'layer' does not",
-            stacklevel=5,  # of the model's caller
+            stacklevel=5,  # names the line that calls the model
         )

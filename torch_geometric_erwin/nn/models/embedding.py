@@ -34,11 +34,11 @@ class MPNNEmbedding(torch.nn.Module):
 
     Args:
         in_channels: The number of features of a node; zero for none.
-        channels: The number of features that come out.
+        channels: The number of output features of a node.
         num_steps: The number of message-passing steps.
         dim: The number of coordinates :math:`D`.
-        checkpoint: Whether a training step keeps the input of every message-passing
-            step alone, and computes the rest again in the backward pass.
+        checkpoint: Whether training keeps only the input of every message-passing step
+            in memory, and computes the rest again in the backward pass.
 
     Shapes:
         - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`; **edge_index:**

@@ -1,4 +1,4 @@
-r"""What a model is called with: tensors, or PyG data as sugar for them."""
+r"""The arguments that a model is called with: tensors, or PyG data that has them."""
 
 from typing import NamedTuple, Optional, Union
 
@@ -44,7 +44,7 @@ def unpack_inputs(
     needs_edges: bool,
     first: Module,
 ) -> Inputs:
-    r"""Takes the arguments apart and checks them against the model.
+    r"""Returns the tensors in a model's arguments, checked against the model.
 
     Args:
         x: The node features, or data that holds all of the arguments.
@@ -52,11 +52,11 @@ def unpack_inputs(
         edge_index: The edges.
         ptr: The row offsets of the clouds.
         batch: The cloud of every node, if there are no offsets.
-        tree: The tree of the nodes, which knows the offsets too.
+        tree: The tree of the nodes, which has the offsets too.
         in_channels: The number of features that the model takes.
         dim: The number of coordinates that the model takes.
         needs_edges: Whether the model passes messages.
-        first: The module that the features meet first.
+        first: The module that gets the features; they must have its dtype.
 
     Raises:
         TypeError: If a tensor has another kind of dtype.
@@ -100,12 +100,12 @@ def unpack_inputs(
     values = isinstance(pos, Tensor) and pos.device.type == "cpu"
     check_pos(pos, values)
     if nodes is not None and values and tree is None:
-        check_count(nodes)  # says more than offsets that do not fit
+        check_count(nodes)  # before the offsets, because its message says more
     if pos.size(1) != dim:
         raise ValueError(f"'pos' must have {dim} coordinates (got {pos.size(1)})")
     if ptr is None and batch is not None:
         if not isinstance(batch, Tensor) or batch.dim() != 1:
-            batch_to_ptr(batch)  # says what is wrong
+            batch_to_ptr(batch)  # raises the error
         if batch.size(0) != pos.size(0):
             raise ValueError(
                 f"'batch' must have {pos.size(0)} entries (got {batch.size(0)})"

@@ -1,4 +1,4 @@
-r"""Message passing alone: the baseline of Erwin."""
+r"""A network of message passing only, the baseline of Erwin."""
 
 from typing import Optional, Union
 
@@ -15,15 +15,16 @@ from torch_geometric_erwin.utils.checks import check_int
 
 
 class MPNN(torch.nn.Module):
-    r"""A message-passing network of the steps that embed the input in `"Erwin: A
-    Tree-based Hierarchical Transformer for Large-scale Physical Systems"
-    <https://arxiv.org/abs/2502.17019>`_: the baseline of
-    :class:`~torch_geometric_erwin.nn.Erwin`, called in the same way.
+    r"""A message-passing network, the baseline of
+    :class:`~torch_geometric_erwin.nn.Erwin`, which is called in the same way.
+
+    Its steps are those that embed the input in `"Erwin: A Tree-based Hierarchical
+    Transformer for Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_.
 
     Args:
         in_channels: The number of features of a node; zero for none.
         hidden_channels: The number of features of the layers.
-        out_channels: The number of features that come out.
+        out_channels: The number of output features of a node.
         num_layers: The number of message-passing steps.
         dim: The number of coordinates :math:`D`.
 

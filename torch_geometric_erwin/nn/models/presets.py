@@ -4,8 +4,8 @@ from typing import Any
 
 from torch_geometric_erwin.utils.checks import check_choice
 
-# Widths of level 0 for the sizes small, medium and large, and what they share: the
-# training configurations published with arXiv 2502.17019.
+# From the training configurations published with arXiv 2502.17019: the arguments that
+# the sizes of a task share. The widths of level 0 are in PRESETS.
 _COSMOLOGY = {
     "ball_sizes": [256] * 4,
     "strides": [2] * 3,
@@ -57,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def preset(name: str) -> dict[str, Any]:
-    r"""The arguments of :class:`~torch_geometric_erwin.nn.Erwin` of a published size.
+    r"""Returns the arguments of :class:`~torch_geometric_erwin.nn.Erwin` by name.
 
     Args:
         name: The task and, if it has several, the size.

@@ -22,9 +22,10 @@ class ErwinStage(torch.nn.Module):
     r"""Blocks of one level, alternating between the main and the rotated tree.
 
     Args:
-        blocks: The blocks, modules of rows and a
-            :class:`~torch_geometric_erwin.Level`; the even ones use the main tree.
-        checkpoint: Whether a training step keeps the inputs of every block alone, and
+        blocks: The blocks, modules that are called with rows and a
+            :class:`~torch_geometric_erwin.Level`. The first, third, ... use the main
+            tree.
+        checkpoint: Whether training keeps only the inputs of every block in memory, and
             computes the rest again in the backward pass.
 
     Shapes:
@@ -78,7 +79,7 @@ class ErwinStage(torch.nn.Module):
         return f"{self.__class__.__name__}({len(self.blocks)} x {self.blocks[0]})"
 
 
-# Modules that draw no numbers.
+# Modules that draw no random numbers.
 _STEADY = (
     *(Block, BallAttention, SwiGLU, GraphNorm, torch.nn.Linear, Identity),
     *(torch.nn.LayerNorm, torch.nn.RMSNorm),
@@ -86,7 +87,7 @@ _STEADY = (
 
 
 def _is_random(block: torch.nn.Module) -> bool:
-    # What others wrote may draw numbers that nobody knows of.
+    # A module that is not listed above may draw random numbers.
     return any(
         module.p > 0
         if isinstance(module, (Dropout, DropPath))

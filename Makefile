@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV ?= .venv
-# One named release: a plain `torch` may resolve to a newer build that brings several
-# gigabytes of CUDA packages along. Another build: `make TORCH="torch==2.9.1" ...`.
+# The release is fixed, because plain `torch` may resolve to a newer build that also installs
+# several gigabytes of CUDA packages. To use another one: `make TORCH="torch==2.9.1" ...`.
 TORCH ?= torch==2.13.0
 ARGS ?=
 
@@ -21,16 +21,16 @@ help: ## list the targets
 
 setup: $(installed) ## create the environment and build the package
 
-demo: $(installed) ## train Erwin on cosmology; options by ARGS="--help"
+demo: $(installed) ## train Erwin on cosmology; pass options with ARGS="--help"
 	@echo "demo: predicting the velocities of dark-matter haloes"
 	@$(python) examples/cosmology_velocities.py $(ARGS)
 
-# A process for each core, up to four: most tests use one. Threads that wait leave the other
-# processes their cores (docs/cpu.md).
+# One process per core, up to four, because most tests use one core. Waiting threads go to
+# sleep, so that they do not take cores from the other processes (docs/cpu.md).
 pytest := GOMP_SPINCOUNT=1000 $(python) -m pytest --ignore=tests/interop \
 	--numprocesses=auto --maxprocesses=4 --dist=worksteal
 
-test: $(installed) ## run the tests and the doctests; options by ARGS="-k tree"
+test: $(installed) ## run the tests and the doctests; pass options with ARGS="-k tree"
 	@echo "test: running all tests but the slow ones"
 	@$(pytest) -m "not slow" $(ARGS)
 
@@ -38,7 +38,7 @@ test-slow: $(installed) ## run the tests that 'test' leaves out
 	@echo "test-slow: running the slow tests"
 	@$(pytest) -m slow $(ARGS)
 
-test-all: $(installed) ## run all tests, the slow ones too
+test-all: $(installed) ## run all tests, including the slow ones
 	@echo "test-all: running all tests"
 	@$(pytest) $(ARGS)
 
@@ -48,21 +48,21 @@ lint: $(installed) ## check style and types
 	@$(python) -m ruff format --check
 	@$(python) -m mypy
 
-# The scripts build the library in other ways.
+# These scripts build the library with other compilers and options.
 with_cmake := PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(abspath $(VENV))/bin/python
 
-fuzz: $(installed) ## try random calls; options by ARGS="--seed 1 --cases 100000"
+fuzz: $(installed) ## try random calls; pass options with ARGS="--seed 1 --cases 100000"
 	@$(with_cmake) tools/fuzz.sh $(ARGS)
 
 sanitize: $(installed) ## run fuzzers and native tests under sanitizers
 	@$(with_cmake) tools/sanitize.sh
 
-portability: $(installed) ## build by other compilers, compare bit by bit
+portability: $(installed) ## build with other compilers, compare results bit by bit
 	@$(with_cmake) tools/portability.sh
 
-# torch-cluster stays out of the environment of the other targets, because importing
-# torch_geometric beside it warns and a warning fails a test; here that one may pass.
-# The second try is for a wheel in pip's cache that was compiled against another PyTorch.
+# torch-cluster is not installed for the other targets: with it, importing torch_geometric
+# causes a warning, and a warning makes a test fail. This target allows that warning. The
+# second try is for the case that pip's cache has a wheel compiled against another PyTorch.
 test-cluster: $(installed) ## compare with torch-cluster, which takes minutes to compile
 	@$(cluster_import) 2>/dev/null \
 	|| { echo "test-cluster: compiling torch-cluster and torch-scatter (several minutes)"; \
@@ -73,7 +73,7 @@ test-cluster: $(installed) ## compare with torch-cluster, which takes minutes to
 	@PYTHONPATH=$(cluster) $(python) -m pytest tests/interop $(ARGS) \
 	-W "ignore:'torch-cluster' is no longer necessary:DeprecationWarning"
 
-benchmark: $(installed) ## measure against other packages; ARGS="all" or names, "--quick"
+benchmark: $(installed) ## compare with other packages; ARGS="all" or names, "--quick"
 	@$(python) -c "import balltree, matplotlib, scipy, sklearn" 2>/dev/null \
 	|| { echo "benchmark: installing what is compared with"; \
 	$(pip) install --editable ".[benchmark]"; }

@@ -185,7 +185,7 @@ def _check_device(device: torch.device) -> None:
     kind, where = device.type, "the CPU or a CUDA device"
     if kind == "cuda":
         reason = why_no_kernels(device)
-        if reason is None:
+        if not reason:
             return
         where = f"the CPU: {reason}"
     if kind != "cpu":

@@ -14,6 +14,7 @@ from torch_geometric.testing import onlyCUDA
 
 from torch_geometric_erwin import _native, ball_tree
 from torch_geometric_erwin.ops import ball_tree_cuda
+from torch_geometric_erwin.ops.registry import OPERATIONS, explain
 from torch_geometric_erwin.tree import TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 
@@ -297,12 +298,24 @@ def test_what_a_gpu_cannot_do_is_told_once(
     monkeypatch.setattr(_native, "library", lambda: library)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     ball_tree_cuda._warn.cache_clear()
-    pos = torch.rand(4, dim)
+    pos = SimpleNamespace(device=torch.device("cuda"), size=lambda axis: dim)
+    for name in ("ball_tree", "ball_tree_order"):
+        reasons = explain(name, pos)
+        assert reasons["host"] == ""
+        assert reason in reasons["cuda"] if reason else reasons["cuda"] == ""
+        for function in OPERATIONS[name].values():
+            monkeypatch.setattr(function, "run", lambda *args, f=function: f)
+    registry = ball_tree_cuda.BUILD
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        results = [ball_tree_cuda._is_built_here(pos) for _ in range(2)]
-    assert results == [reason is None] * 2
+        results = [ball_tree_cuda._run(registry, pos) for _ in range(2)]
+    assert results == [registry["host" if reason else "cuda"]] * 2
     assert [reason in str(w.message) for w in caught] == [True] * (reason is not None)
+
+
+def test_a_tree_of_the_host_is_no_gpu_s():
+    reasons = explain("ball_tree", torch.rand(4, 3))
+    assert reasons == {"cuda": "it runs on CUDA devices (got cpu)", "host": ""}
 
 
 @onlyCUDA

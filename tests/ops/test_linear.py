@@ -5,7 +5,8 @@ from compiled import no_recompilation
 
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops import linear as ops
-from torch_geometric_erwin.ops.linear import linear, serves
+from torch_geometric_erwin.ops.linear import linear, why_not
+from torch_geometric_erwin.ops.registry import explain
 
 needs_onednn = pytest.mark.skipif(
     not ops.has_onednn(), reason="this PyTorch has no oneDNN product for x86"
@@ -108,7 +109,7 @@ def test_leading_dimensions():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_dtypes_take_the_way_of_torch(dtype):
     args = tensors(300, 64, 64, dtype=dtype)
-    assert not serves(*args)
+    assert why_not(*args) == f"it serves float32 (got {dtype})"
     assert torch.equal(linear(*args), F.linear(*args))
 
 
@@ -164,3 +165,23 @@ def test_export():
     )
     x = torch.randn(500, 64)
     torch.testing.assert_close(program.module()(x), layer(x))
+
+
+@needs_onednn
+def test_why_onednn_does_not_serve_a_call_is_said(monkeypatch):
+    monkeypatch.setattr(ops, "_SMALL", 1 << 20)
+    args = tensors(300, 64, 64)
+    assert explain("linear", *args) == {"onednn": "", "torch": ""}
+    small = tensors(30, 64, 64)
+    assert "a product this small" in explain("linear", *small)["onednn"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert why_not(*args) == "autocast chooses the dtype of products"
+    meta = [t.to("meta") for t in args]
+    assert why_not(*meta) == "it runs on the CPU (got meta)"
+    mixed = (*args[:2], args[2].double())
+    assert (
+        explain("swiglu", *mixed)["onednn"] == "it serves float32 (got torch.float64)"
+    )
+    monkeypatch.setattr(ops, "_HAS_ONEDNN", False)
+    assert why_not(*args) == "this build of PyTorch has no oneDNN for x86"
+    assert torch.equal(linear(*args), F.linear(*args))

@@ -8,7 +8,7 @@ import warnings
 from ctypes import byref
 from functools import cache
 from itertools import accumulate
-from typing import Optional
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch_geometric_erwin.ops.ball_tree import (
     tables_of,
 )
 from torch_geometric_erwin.ops.contract import check_tree, implement
+from torch_geometric_erwin.ops.registry import Functions, Registry
 
 MAX_DIM = 8  # ERWIN_DEVICE_MAX_DIM
 _LARGEST = 2**30  # points of a cloud, as on the host
@@ -35,23 +36,29 @@ def _warn(reason: str) -> None:
     )
 
 
-def why_no_kernels(device: torch.device) -> Optional[str]:
-    r"""Why the native kernels do not run on a GPU, or :obj:`None` if they do."""
+def why_no_kernels(device: torch.device) -> str:
+    r"""Why the native kernels do not run on a device, empty if they do."""
+    if device.type != "cuda":
+        return f"it runs on CUDA devices (got {device.type})"
     if not _native.library().erwin_has_cuda():
         return "torch_geometric_erwin was installed where no CUDA compiler was found"
     major, minor = torch.cuda.get_device_capability(device)
     if major < 8:
         return f"the GPU has compute capability {major}.{minor}, needed is 8.0"
-    return None
+    return ""
 
 
-def _is_built_here(pos: Tensor) -> bool:
-    reason = why_no_kernels(pos.device)
-    if reason is None and pos.size(1) > MAX_DIM:
-        reason = f"positions have {pos.size(1)} coordinates, the GPU takes {MAX_DIM}"
-    if reason is not None:
-        _warn(reason)
-    return reason is None
+def _why_not(pos: Tensor, *args: Any) -> str:
+    if pos.size(1) > MAX_DIM:
+        return f"positions have {pos.size(1)} coordinates, the GPU takes {MAX_DIM}"
+    return why_no_kernels(pos.device)
+
+
+def _run(registry: Registry, *args: Any) -> list[Tensor]:
+    name = registry.choose(*args)
+    if name == "host":
+        _warn(registry["cuda"].why_not(*args))
+    return registry[name].run(*args)
 
 
 def order(
@@ -131,13 +138,17 @@ def _ball_tree_order_cuda(
             f"{num_rows})"
         )
     args = (num_rows, max_points, ball_sizes, strides, rotate, layout)
-    if not _is_built_here(pos):
-        return _order_on_host(pos, ptr, *args)
+    return _run(ORDER, pos, ptr, *args)
+
+
+def _order_on_device(
+    pos: Tensor, ptr: Tensor, num_rows: list[int], max_points: int, *config: Any
+) -> list[Tensor]:
     ptr = ptr.to(pos.device, non_blocking=True)
     if max_points < pos.size(0):  # larger clouds would get no order at all
         fits = (ptr.diff() <= max_points).all()
         torch._assert_async(fits, "a cloud has more points than 'max_points'")
-    return order(_native.context(pos), pos, ptr, *args)
+    return order(_native.context(pos), pos, ptr, num_rows, max_points, *config)
 
 
 def _order_on_host(
@@ -170,10 +181,23 @@ def _ball_tree_cuda(
     layout: str,
 ) -> list[Tensor]:
     check_tree(ball_sizes, strides, layout, rotate)
+    return _run(BUILD, pos, ptr, ball_sizes, strides, rotate, layout)
+
+
+def _build_on_host(pos: Tensor, ptr: Tensor, *config: Any) -> list[Tensor]:
+    tensors = torch.ops.erwin.ball_tree(pos.cpu(), ptr.cpu(), *config)
+    return [t.to(pos.device) for t in tensors]
+
+
+def _build_on_device(
+    pos: Tensor,
+    ptr: Tensor,
+    ball_sizes: list[int],
+    strides: list[int],
+    rotate: float,
+    layout: str,
+) -> list[Tensor]:
     config = (ball_sizes, strides, layout)
-    if not _is_built_here(pos):
-        args = (pos.cpu(), ptr.cpu(), ball_sizes, strides, rotate, layout)
-        return [t.to(pos.device) for t in torch.ops.erwin.ball_tree(*args)]
     host = ptr.cpu().contiguous()
     rows, num_rows, num_balls = sizes_of(host, pos.size(0), *config)
     max_points = int(host.diff().max()) if host.numel() > 1 else 0
@@ -193,6 +217,19 @@ def _ball_tree_cuda(
         for l in range(len(strides))
     ]
     return [perm, level, mask, *ball_len, *group_len, *perm_rot]
+
+
+#: In order of preference, the fastest first.
+BUILD = Registry(
+    "ball_tree",
+    cuda=Functions(_build_on_device, _why_not),
+    host=Functions(_build_on_host),
+)
+ORDER = Registry(
+    "ball_tree_order",
+    cuda=Functions(_order_on_device, _why_not),
+    host=Functions(_order_on_host),
+)
 
 
 def group_lengths(rows: Tensor, pooled: Tensor, size: int, stride: int) -> Tensor:

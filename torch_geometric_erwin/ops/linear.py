@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torch_geometric_erwin.ops import dispatch
 from torch_geometric_erwin.ops.contract import implement, register_fake
+from torch_geometric_erwin.ops.registry import Functions, Registry
 
 # oneDNN takes 10 µs to start: a BLAS is faster below this many multiplications.
 _SMALL = 1 << 20
@@ -30,22 +31,32 @@ def has_onednn() -> bool:
 _HAS_ONEDNN = has_onednn()
 
 
-def serves(*tensors: Optional[Tensor]) -> bool:
-    r"""Whether the operators here can take a layer's input and weights.
+def why_not(x: Tensor, weight: Tensor, *others: Optional[Tensor]) -> str:
+    r"""Why oneDNN does not serve a layer, empty if it does.
+
+    Args:
+        x: The rows.
+        weight: The first weight.
+        *others: Further weights, or :obj:`None` for those that are left out.
 
     Example:
-        >>> serves(torch.rand(2, 3, dtype=torch.float64))
-        False
+        >>> why_not(torch.rand(2000, 30), torch.rand(40, 30).double())
+        'it serves float32 (got torch.float64)'
     """
-    return (
-        _HAS_ONEDNN
-        and not torch.is_autocast_enabled("cpu")
-        and all(
-            t is None or (t.device.type == "cpu" and t.dtype == torch.float32)
-            for t in tensors
-        )
-        and not dispatch.why_not(*tensors)
-    )
+    if is_small(x, weight):
+        return "a product this small is done before oneDNN has started"
+    if not _HAS_ONEDNN:
+        return "this build of PyTorch has no oneDNN for x86"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses the dtype of products"
+    for tensor in (x, weight, *others):
+        if tensor is None:
+            continue
+        if tensor.device.type != "cpu":
+            return f"it runs on the CPU (got {tensor.device.type})"
+        if tensor.dtype != torch.float32:
+            return f"it serves float32 (got {tensor.dtype})"
+    return dispatch.why_not(x, weight, *others)
 
 
 def is_small(x: Tensor, weight: Tensor) -> bool:
@@ -75,12 +86,22 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         >>> linear(torch.ones(2, 3), torch.ones(4, 3)).shape
         torch.Size([2, 4])
     """
-    if is_small(x, weight) or not serves(x, weight, bias):
+    if is_small(x, weight):  # the usual answer of a small model, for no question
         return F.linear(x, weight, bias)
+    return LINEAR[LINEAR.choose(x, weight, bias)].run(x, weight, bias)
+
+
+def _by_rows(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     if x.dim() == 2:
         return torch.ops.erwin.linear(x, weight, bias)
     out = torch.ops.erwin.linear(x.reshape(-1, x.size(-1)), weight, bias)
     return out.view(*x.shape[:-1], weight.size(0))
+
+
+#: In order of preference, the fastest first.
+LINEAR = Registry(
+    "linear", onednn=Functions(_by_rows, why_not), torch=Functions(F.linear)
+)
 
 
 def product(

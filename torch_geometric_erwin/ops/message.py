@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin import _native
-from torch_geometric_erwin.ops import triton
+from torch_geometric_erwin.ops import dispatch, triton
 from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.ops.edges import Edges, check_nodes
 from torch_geometric_erwin.ops.second_order import differentiable_grads
@@ -48,6 +48,60 @@ _TAKES = {
     "source_order": "int64 [E]",
 }
 _BACKWARD_TAKES = {**_TAKES, "grad": "float32 [N, C]"}
+_ROWS = (torch.float32, torch.bfloat16, torch.float16)
+_POSITIONS = (torch.float32, torch.float64)
+
+
+def why_not(
+    rows: Tensor, pos: Tensor, edge_index: Tensor, *weights: Optional[Tensor]
+) -> str:
+    r"""Why :func:`mean_message` cannot take tensors on any device, empty if it can.
+
+    Args:
+        rows: The rows of the nodes, which :obj:`float` makes float32.
+        pos: The node positions.
+        edge_index: The edges.
+        *weights: The weights.
+
+    Example:
+        >>> rows, pos = torch.rand(3, 4), torch.rand(3, 2)
+        >>> why_not(rows, pos, torch.zeros(2, 5, dtype=torch.int32))
+        "'edge_index' must be torch.int64 with shape [2, E] (got torch.int32, [2, 5])"
+    """
+    if edge_index.layout != torch.strided:
+        return f"'edge_index' must be dense (got {edge_index.layout})"
+    shape = edge_index.shape
+    if edge_index.dtype != torch.int64 or len(shape) != 2 or shape[0] != 2:
+        return (
+            "'edge_index' must be torch.int64 with shape [2, E] (got "
+            f"{edge_index.dtype}, {[*shape]})"
+        )
+    if rows.dim() != 2 or rows.dtype not in _ROWS:
+        return (
+            f"rows must be [N, C] in float32 or below (got {rows.dtype}, "
+            f"{[*rows.shape]})"
+        )
+    if pos.dtype not in _POSITIONS:
+        return f"positions must be float32 or float64 (got {pos.dtype})"
+    if pos.dim() != 2 or pos.size(0) != rows.size(0):
+        return f"'pos' must have {rows.size(0)} rows (got {[*pos.shape]})"
+    if not rows.device == pos.device == edge_index.device:
+        return "tensors are on several devices"
+    return dispatch.why_not(rows, pos, edge_index, *weights)
+
+
+def why_not_native(rows: Tensor, *others: Any) -> str:
+    r"""Why the native kernels cannot take tensors, empty if they can."""
+    if rows.device.type != "cpu":
+        return f"it runs on the CPU (got {rows.device.type})"
+    return why_not(rows, *others)
+
+
+def why_not_triton(rows: Tensor, *others: Any) -> str:
+    r"""Why the Triton kernels cannot take tensors, empty if they can."""
+    if rows.device.type != "cuda":
+        return f"it runs on CUDA devices (got {rows.device.type})"
+    return why_not(rows, *others) or triton.why_not(rows.device.index)
 
 
 def mean_message(

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torch_geometric_erwin.ops.contract import implement, register_fake
-from torch_geometric_erwin.ops.linear import is_small, product, serves
+from torch_geometric_erwin.ops.linear import is_small, product, why_not
+from torch_geometric_erwin.ops.registry import Functions, Registry
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
 # Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
@@ -43,8 +44,12 @@ def swiglu(
         torch.Size([3, 4])
     """
     weights = (weight_in, bias_in, weight_out, bias_out)
-    if is_small(x, weight_in) or not serves(x, *weights):
+    if is_small(x, weight_in):  # as in `linear`
         return _plain(x, *weights)
+    return SWIGLU[SWIGLU.choose(x, *weights)].run(x, *weights)
+
+
+def _by_portions(x: Tensor, *weights: Tensor) -> Tensor:
     return torch.ops.erwin.swiglu(x.reshape(-1, x.size(-1)), *weights).view(x.shape)
 
 
@@ -54,6 +59,11 @@ def _plain(
     gate, value = F.linear(x, weight_in, bias_in).chunk(2, dim=-1)
     return F.linear(F.silu(gate) * value, weight_out, bias_out)
 
+
+#: In order of preference, the fastest first.
+SWIGLU = Registry(
+    "swiglu", onednn=Functions(_by_portions, why_not), torch=Functions(_plain)
+)
 
 _WEIGHTS = "Tensor weight_in, Tensor bias_in, Tensor weight_out"
 torch.library.define(

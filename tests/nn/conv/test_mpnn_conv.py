@@ -10,6 +10,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import coalesce
 
 from torch_geometric_erwin.nn import MPNNConv, MPNNEmbedding
+from torch_geometric_erwin.ops.registry import explain
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
@@ -295,6 +296,43 @@ def test_malformed_input_is_refused():
     for end in ([[0], [1]], [[1], [0]]):
         with pytest.raises(ValueError, match="'edge_index' must name one of 9 nodes"):
             conv(x, pos, edge_index + 9 * torch.tensor(end))
+
+
+def reason(conv, *args):
+    reasons = explain("message", conv, *args)
+    assert (reasons["native"] == "") == is_fused(conv, *args)
+    assert reasons["triton"]
+    assert reasons["propagate"] == ""
+    return reasons["native"]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
+def test_why_the_kernel_does_not_serve_a_call_is_said():
+    conv, (x, pos, edge_index) = single()
+    args = (x, pos, edge_index)
+    assert reason(conv, *args) == ""
+    assert explain("message", conv, *args)["triton"] == (
+        "it runs on CUDA devices (got cpu)"
+    )
+    other = edge_index.int()
+    assert "must be torch.int64 with shape [2, E]" in reason(conv, x, pos, other)
+    other = EdgeIndex(edge_index, sparse_size=(9, 9))
+    assert reason(conv, x, pos, other).endswith("be a tensor (got 'EdgeIndex')")
+    other = torch.eye(9).to_sparse()
+    assert "must be dense (got torch.sparse_coo)" in reason(conv, x, pos, other)
+    assert reason(WithMessage(6), *args) == "a subclass changes a step of 'propagate'"
+    assert reason(single(aggr="sum")[0], *args).startswith("it has aggr='mean' (got ")
+    without_norm(conv)
+    assert "'norm_message' is not the layer's own" in reason(conv, *args)
+    conv, _ = single()
+    with_bias(conv)
+    assert "'lin_offset' is not the layer's own" in reason(conv, *args)
+    conv, _ = single()
+    handle = conv.register_message_forward_hook(lambda *arguments: None)
+    assert reason(conv, *args) == "a hook is called in 'propagate'"
+    handle.remove()
+    double = conv.double(), x.double(), pos.double(), edge_index
+    assert "(got torch.float64, [9, 6])" in reason(*double)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

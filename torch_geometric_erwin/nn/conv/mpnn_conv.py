@@ -1,5 +1,7 @@
 r"""The message-passing step of Erwin's embedding."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Optional, Union
 
 import torch
@@ -12,9 +14,13 @@ from torch_geometric.typing import Adj, SparseTensor
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.ops import dispatch, triton
 from torch_geometric_erwin.ops.edges import Edges
-from torch_geometric_erwin.ops.message import mean_message
+from torch_geometric_erwin.ops.message import (
+    mean_message,
+    why_not_native,
+    why_not_triton,
+)
+from torch_geometric_erwin.ops.registry import Functions, Registry
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_edges,
@@ -32,12 +38,6 @@ _HOOKS = [
     for step in ("propagate", "message", "aggregate")
     for kind in ("pre_hooks", "hooks")
 ]
-
-
-def _is_served(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return not triton.why_not(device.index)
-    return device.type == "cpu"
 
 
 class MPNNConv(MessagePassing):
@@ -123,11 +123,10 @@ class MPNNConv(MessagePassing):
         source, target = self.lin_source(x), self.lin_target(x)
         if torch.jit.is_scripting():
             message = self.propagate(edge_index, source=source, target=target, pos=pos)
-        elif self._is_fused(source, pos, edge_index):
-            edges = Edges(edge_index, x.size(0)) if edges is None else edges
-            message = self._fused(source, target, pos, edges)
         else:
-            message = self.propagate(edge_index, source=source, target=target, pos=pos)
+            name = MESSAGES.choose(self, source, pos, edge_index)
+            args = (source, pos, edge_index, target, edges)
+            message = MESSAGES[name].run(self, *args)
         return x + self.norm_update(self.lin_update(torch.cat([x, message], dim=-1)))
 
     def _check(
@@ -175,52 +174,31 @@ class MPNNConv(MessagePassing):
                     f"matrix {sizes} (got {[*edge_index.shape]}, {edge_index.layout})"
                 )
 
-    def _is_fused(self, source: Tensor, pos: Tensor, edge_index: Adj) -> bool:
-        # Whether the native operator computes what `propagate` would.
-        return (
-            self._is_unchanged()
-            and isinstance(edge_index, Tensor)
-            and not isinstance(edge_index, EdgeIndex)
-            and edge_index.layout == torch.strided
-            and edge_index.dtype == torch.int64
-            and edge_index.dim() == 2
-            and edge_index.size(0) == 2
-            and source.dim() == 2
-            and source.dtype in (torch.float32, torch.bfloat16, torch.float16)
-            and pos.dtype in (torch.float32, torch.float64)
-            and pos.shape == (source.size(0), self.dim)
-            and source.device == pos.device == edge_index.device
-            and _is_served(source.device)
-            and not dispatch.why_not(source, pos, edge_index, *self._weights())
-        )
-
-    def _is_unchanged(self) -> bool:
+    def why_not_fused(self) -> str:
+        r"""Why only :meth:`propagate` computes what this layer does now, empty if the
+        kernels do too.
+        """
         linear, norm = self.lin_offset, self.norm_message
-        return (
-            self._has_own_steps
-            and not any(getattr(self, hooks) for hooks in _HOOKS)
-            and not self.explain
-            and self.decomposed_layers == 1
-            and self.node_dim in (-2, 0)
-            and type(self.aggr_module) is MeanAggregation
-            and is_plain(linear, Linear)
-            and linear.bias is None
-            and is_plain(norm, LayerNorm)
-            and norm.weight is not None
-            and norm.bias is not None
-        )
+        if not self._has_own_steps:
+            return "a subclass changes a step of 'propagate'"
+        if any(getattr(self, hooks) for hooks in _HOOKS):
+            return "a hook is called in 'propagate'"
+        if self.explain:
+            return "an explainer looks at the messages"
+        if self.decomposed_layers != 1:
+            return f"it has decomposed_layers=1 (got {self.decomposed_layers})"
+        if self.node_dim not in (-2, 0):
+            return f"it has node_dim=-2 (got {self.node_dim})"
+        if type(self.aggr_module) is not MeanAggregation:
+            return f"it has aggr='mean' (got {self.aggr_module})"
+        if not is_plain(linear, Linear) or linear.bias is not None:
+            return "'lin_offset' is not the layer's own, or has hooks"
+        if not is_plain(norm, LayerNorm) or norm.weight is None or norm.bias is None:
+            return "'norm_message' is not the layer's own, or has hooks"
+        return ""
 
-    def _fused(
-        self, source: Tensor, target: Tensor, pos: Tensor, edges: Edges
-    ) -> Tensor:
-        offset, scale, shift = (weight.float() for weight in self._weights())
-        out = mean_message(
-            *(source.float(), target.float(), pos, offset, scale, shift),
-            *(self.norm_message.eps, edges, self.flow),
-        )
-        return out.to(source.dtype)
-
-    def _weights(self) -> tuple[Tensor, Tensor, Tensor]:
+    def fused_weights(self) -> tuple[Tensor, Tensor, Tensor]:
+        r"""The weights that the kernels read."""
         norm = self.norm_message
         return self.lin_offset.weight, norm.weight, norm.bias
 
@@ -233,3 +211,56 @@ class MPNNConv(MessagePassing):
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.channels}, dim={self.dim})"
+
+
+def _why_not(
+    kernels: Callable[..., str],
+    conv: MPNNConv,
+    source: Tensor,
+    pos: Tensor,
+    edge_index: Adj,
+) -> str:
+    reason = conv.why_not_fused()
+    if reason:
+        return reason
+    if not isinstance(edge_index, Tensor) or isinstance(edge_index, EdgeIndex):
+        return f"'edge_index' must be a tensor (got '{type(edge_index).__name__}')"
+    return kernels(source, pos, edge_index, *conv.fused_weights())
+
+
+def _fused(
+    conv: MPNNConv,
+    source: Tensor,
+    pos: Tensor,
+    edge_index: Tensor,
+    target: Tensor,
+    edges: Optional[Edges],
+) -> Tensor:
+    edges = Edges(edge_index, source.size(0)) if edges is None else edges
+    offset, scale, shift = (weight.float() for weight in conv.fused_weights())
+    out = mean_message(
+        *(source.float(), target.float(), pos, offset, scale, shift),
+        *(conv.norm_message.eps, edges, conv.flow),
+    )
+    return out.to(source.dtype)
+
+
+def _propagate(
+    conv: MPNNConv,
+    source: Tensor,
+    pos: Tensor,
+    edge_index: Adj,
+    target: Tensor,
+    edges: Optional[Edges],
+) -> Tensor:
+    return conv.propagate(edge_index, source=source, target=target, pos=pos)
+
+
+#: What computes :math:`m_i`, in order of preference. They are asked for a layer, the
+#: rows of its sources, positions and edges.
+MESSAGES = Registry(
+    "message",
+    native=Functions(_fused, partial(_why_not, why_not_native)),
+    triton=Functions(_fused, partial(_why_not, why_not_triton)),
+    propagate=Functions(_propagate),
+)

@@ -9,4 +9,6 @@ from torch_geometric_erwin.ops.ball_attention import (
 from torch_geometric_erwin.ops.registry import Registry
 
 #: In order of preference, the fastest first.
-BACKENDS = Registry(native=native, triton=triton, sdpa=sdpa, reference=reference)
+BACKENDS = Registry(
+    "ball_attention", native=native, triton=triton, sdpa=sdpa, reference=reference
+)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import median
+from statistics import mean, median, pstdev
 
 from benchmark import machine, report
 from benchmark.report import Record
@@ -27,7 +27,7 @@ TABLES: dict[str, Callable[[], str]] = {}
 
 
 def written(text: str) -> str:
-    r"""A guide with all its tables made anew.
+    r"""Returns a guide with new contents in all its tables.
 
     Args:
         text: The guide.
@@ -40,7 +40,7 @@ def written(text: str) -> str:
 
 @cache
 def result(case: str) -> Record:
-    r"""What was measured of a case.
+    r"""The results of a case.
 
     Args:
         case: Its name.
@@ -79,7 +79,7 @@ def times(value: float) -> str:
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]], *cases: str) -> str:
-    r"""A table, and below it the commits that were measured.
+    r"""A table in Markdown, followed by the commits that were measured.
 
     Args:
         head: The names of the columns.
@@ -128,7 +128,7 @@ def of(record: Record, name: str) -> float:
 
 
 def ratio(record: Record, ours: str, theirs: str = "") -> float:
-    r"""How many times better ours is, the median over repeats.
+    r"""By which factor ours is better, as the median over repeats.
 
     Args:
         record: A record.
@@ -152,7 +152,7 @@ def _clouds_and_pass(record: Record) -> list[str]:
 
 @_table
 def model() -> str:
-    r"""A model against the original's formulation."""
+    r"""Times of a model and of the original's formulation."""
     head = ["clouds", "pass", "allocator", "original", "ours", "ratio"]
     rows = (
         [
@@ -166,7 +166,7 @@ def model() -> str:
 
 @_table
 def model_memory() -> str:
-    r"""The memory of a call of a model."""
+    r"""Memory that a call of a model takes."""
     rows = (
         [
             *(*_clouds_and_pass(r), gigabytes(of(r, "original"))),
@@ -181,7 +181,7 @@ def model_memory() -> str:
 
 @_table
 def checkpoint() -> str:
-    r"""What recomputing levels costs and saves."""
+    r"""Time and memory of training when levels are recomputed."""
     time = record("checkpoint", measure="time")
     memory = record("checkpoint", measure="memory")
     rows = (
@@ -313,7 +313,7 @@ def tree() -> str:
 
 
 def _by_threads(case: str) -> list[Record]:
-    # The numbers of threads of a workload beside each other.
+    # Sorts records so that the thread numbers of a workload are next to each other.
     order = [*dict.fromkeys(r["workload"] for r in records(case))]
     return sorted(records(case), key=lambda r: order.index(r["workload"]))
 
@@ -355,8 +355,36 @@ def _ran(record: Record, name: str) -> bool:
 
 
 @_table
+def norms() -> str:
+    r"""Errors on unseen clouds with every norm."""
+    cases = {name: f"norms_{name}" for name in ("cosmology", "forces", "mesh")}
+    own = "batch, a test cloud's own statistics"
+    names = {
+        "layer": "layer",
+        "rms": "rms",
+        "graph": "graph",
+        "graph, blocks too": "graph, in the blocks too",
+        "batch": "batch",
+        own: "batch, but tested with the statistics of each cloud",
+        "layer, relative distances": "layer, relative distances",
+        "batch, relative distances": "batch, relative distances",
+    }
+    rows = []
+    for name, label in names.items():
+        row = [label]
+        for case in cases.values():
+            errors = result(case)["errors"].get(name)
+            text = "–"
+            if errors:
+                text = f"{mean(errors):.3f} ± {pstdev(errors):.3f}"
+            row.append(text)
+        rows.append(row)
+    return markdown(["norm", *cases], rows, *cases.values())
+
+
+@_table
 def demo() -> str:
-    r"""What ``make demo`` ends with."""
+    r"""The results that ``make demo`` prints at its end."""
     names = {"model": "model", "parameters": "parameters", "s/step": "seconds per step"}
     names |= {"R2": "R²", "MSE": "MSE"}
     rows = (
@@ -368,7 +396,7 @@ def demo() -> str:
 
 @_table
 def summary() -> str:
-    r"""The README's table of what is faster, and how much."""
+    r"""The README's table: what is faster, and by which factor."""
 
     def both(*values: float) -> str:
         return "; ".join(f"{v:.{1 if v < 10 else 0}f}" for v in values)
@@ -440,7 +468,7 @@ def summary() -> str:
 
 
 def main() -> None:
-    r"""Writes the tables into the guides, or says which are out of date."""
+    r"""Writes the tables into the guides, or reports which are out of date."""
     parser = argparse.ArgumentParser(prog="python -m benchmark.tables")
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--demo", type=Path, help="'table.json' that the demo wrote")

@@ -16,7 +16,8 @@ BATCHES = [[40, 27, 0, 5], [21], [80], [1, 1, 2, 1], [0, 9], [30, 30, 30], [2, 6
 
 def make(dtype=torch.float64, **kwargs):
     torch.manual_seed(0)
-    return Erwin(2, [8, 16], 3, ball_sizes=8, mp_steps=1, **kwargs).to(dtype)
+    kwargs = {"mp_steps": 1, "norm": "batch", **kwargs}
+    return Erwin(2, [8, 16], 3, ball_sizes=8, **kwargs).to(dtype)
 
 
 def batches(model, dtype=torch.float64, device="cpu"):

@@ -1,9 +1,9 @@
 r"""Times public calls of the checkout against those of an earlier commit.
 
-``python -m tools.compare_versions 309911a`` builds the library of the commit for the
-CPU in a folder of its own, keeps one process for each version, and lets them take
-turns, case by case and repeat by repeat, on the same inputs. It prints the time of the
-earlier version divided by ours, above one where ours is faster, and writes them to
+``python -m tools.compare_versions 309911a`` builds the library of that commit for the
+CPU in a separate folder and starts one process for each version. For every case and
+every repeat, both run one after the other on the same inputs. It prints the time of the
+earlier version divided by ours (above one, ours is faster) and writes the results to
 ``benchmark/results/versions-<machine>.json``.
 """
 
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -54,7 +55,7 @@ def _neighbors(clouds: int, points: int, name: str) -> Call:
     pos, ptr = _cloud(clouds, points)
     if name == "knn":
         return lambda: package.knn_graph(pos, 16, ptr)
-    radius = (16 / points / 4.19) ** (1 / 3)  # 16 points in the ball, in a unit cube
+    radius = (16 / points / 4.19) ** (1 / 3)  # for 16 points in the sphere
     return lambda: package.radius_graph(pos, radius, ptr)
 
 
@@ -85,7 +86,10 @@ def _model(clouds: int, points: int, backward: bool) -> Call:
     pos, ptr = _cloud(clouds, points)
     edge_index = knn_graph(pos, 8, ptr)
     torch.manual_seed(0)
-    model = Erwin(3, out_channels=3, **_WIDTHS).train(backward)
+    # Once there was no other norm, now it is not the default.
+    has_norm = "norm" in signature(Erwin).parameters
+    norm: dict[str, Any] = {"norm": "batch"} if has_norm else {}
+    model = Erwin(3, out_channels=3, **_WIDTHS, **norm).train(backward)
 
     def run() -> None:
         with torch.set_grad_enabled(backward):
@@ -96,7 +100,7 @@ def _model(clouds: int, points: int, backward: bool) -> Call:
     return run
 
 
-#: What makes the call that is timed, by name.
+#: Functions that make the timed call, by the name of the case.
 CASES: dict[str, Callable[[], Call]] = {}
 _KINDS: tuple[tuple[str, Callable[..., Call], dict[str, Any]], ...] = (
     ("tree", _tree, {"plain": 0.0, "rotated": 45.0}),
@@ -112,7 +116,7 @@ for _name, _make, _options in _KINDS:
 
 
 def serve(path: str) -> None:
-    r"""Times the cases that standard input names, with the package at a path."""
+    r"""Times the cases named on standard input, with the package at a path."""
     sys.meta_path[:] = [f for f in sys.meta_path if "Redirect" not in type(f).__name__]
     sys.path.insert(0, path)
     import torch_geometric_erwin
@@ -149,11 +153,11 @@ class _Version:
 
 
 def checkout(commit: str, folder: Path) -> Path:
-    r"""A commit's files with its library, built for the CPU.
+    r"""Writes the files of a commit to a folder and builds its library for the CPU.
 
     Args:
         commit: The commit.
-        folder: Where its own folder goes.
+        folder: The folder in which a folder for the commit is made.
     """
     path = folder / commit
     path.mkdir()
@@ -179,7 +183,7 @@ def compare(ours: Path, theirs: Path, threads: int, repeats: int) -> dict[str, d
         ours: A checkout with its library.
         theirs: Another one.
         threads: The number of threads.
-        repeats: How often each case is timed, versions in turn.
+        repeats: How often each case is timed in each version.
     """
     versions = [_Version(ours), _Version(theirs)]
     results = {}
@@ -189,7 +193,7 @@ def compare(ours: Path, theirs: Path, threads: int, repeats: int) -> dict[str, d
         for version in versions:
             version.ask(f"case {name}")
         once = min(version.ask("time 1") for version in versions)
-        count = max(1, round(0.05 / once))  # short calls are timed together
+        count = max(1, round(0.05 / once))  # several short calls are timed together
         times: list[list[float]] = [[], []]
         for i in range(repeats):
             for j in (0, 1) if i % 2 == 0 else (1, 0):

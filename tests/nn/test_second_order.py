@@ -136,7 +136,9 @@ COMPOSITIONS = {
         down=BallPooling(C, 2 * C, 2), up=BallUnpooling(2 * C, C, 2)
     ).eval(),
     "model": erwin,
-    "training": lambda: erwin().train(),
+    "training": lambda: erwin(norm="batch").train(),
+    "norms of clouds": lambda: erwin(norm="graph", block_norm="graph").train(),
+    "relative distances": lambda: erwin(distance="relative"),
     "recomputed": lambda: erwin(checkpoint=True),
     "repeated points": lambda: erwin(layout="perfect"),
 }

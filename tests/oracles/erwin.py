@@ -62,6 +62,11 @@ def batch_norm(w: Weights, x: Tensor) -> Tensor:
     return x * w["weight"] + w["bias"]
 
 
+def row_norm(w: Weights, x: Tensor) -> Tensor:
+    """Of coarsening and refinement, by the state that it has."""
+    return (batch_norm if "running_mean" in w else layer_norm)(w, x)
+
+
 def swiglu(w: Weights, x: Tensor) -> Tensor:
     hidden = linear(part(w, "lin_in"), x)
     half = len(hidden) // 2
@@ -134,7 +139,7 @@ def pool(
             torch.zeros_like(centre)
         ] * missing
         row = linear(part(w, "lin"), torch.cat(features + offsets))
-        pooled.append(batch_norm(part(w, "norm"), row))
+        pooled.append(row_norm(part(w, "norm"), row))
         centres.append(centre)
     return pooled, centres
 
@@ -151,7 +156,7 @@ def unpool(
         ] * missing
         children = linear(part(w, "lin"), torch.cat([row, *offsets])).view(stride, -1)
         for child, i in enumerate(group):
-            out[i] = batch_norm(part(w, "norm"), skip[i] + children[child])
+            out[i] = row_norm(part(w, "norm"), skip[i] + children[child])
     return out
 
 

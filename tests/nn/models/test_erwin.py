@@ -59,6 +59,8 @@ def cases():
         yield (1,), {"rotate": rotate}, MIXED
         yield (2,), {"rotate": rotate, "layout": "perfect"}, MIXED
         yield (1, 4), {"rotate": rotate, "layout": "perfect"}, MIXED
+    for norm in ("batch", "layer"):
+        yield (2, 3), {"norm": norm}, MIXED
     yield (), {}, MIXED
     yield (2, 2), {"decode": False}, MIXED
     yield (2,), {"dim": 2, "rotate": -30.0, "mp_steps": 2}, MIXED
@@ -181,13 +183,15 @@ def test_every_parameter_gets_a_gradient(kwargs):
         assert (grad != 0).all(), name
 
 
-def test_every_parameter_gets_a_gradient_in_training():
-    model = make().train()
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_every_parameter_gets_a_gradient_in_training(norm):
+    model = make(norm=norm).train()
     out = model(ragged([13, 1, 22]))
     (out * torch.randn_like(out)).sum().backward()
     largest = max(p.grad.abs().max() for p in model.parameters())
     for name, parameter in model.named_parameters():
-        if name.startswith("pools.") and name.endswith("lin.bias"):
+        cancels = name.startswith("pools.") and name.endswith("lin.bias")
+        if cancels and norm == "batch":
             # A batch norm takes away what is added to all of its rows.
             assert parameter.grad.abs().max() <= 1e-12 * largest, name
         else:
@@ -197,9 +201,10 @@ def test_every_parameter_gets_a_gradient_in_training():
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0], [1], [1, 0], [2], [1, 1], [5]])
 @pytest.mark.parametrize("strides", [(2, 2), (1,), (3,)], ids=str)
 @pytest.mark.parametrize("decode", [True, False])
-def test_tiny_batches_in_training(sizes, strides, decode):
-    # Down to one row, or none, in the batch norms.
-    model = make(strides, decode=decode).train()
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_tiny_batches_in_training(sizes, strides, decode, norm):
+    # Down to one row, or none, in the norms.
+    model = make(strides, decode=decode, norm=norm).train()
     data, ptr = ragged(sizes or [0]), torch.tensor([0, *sizes]).cumsum(0)
     out = model(data.x, data.pos, data.edge_index, ptr=ptr)
     out = out if decode else out[0]
@@ -575,8 +580,9 @@ def test_reset_parameters():
     fresh = Erwin(**arguments(hidden_channels=[32, 64, 64]))
     model = copy.deepcopy(fresh)
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
-            tensor.fill_(7)
+        for name, tensor in model.state_dict().items():
+            if name != "length_scale":  # the unit of length is set, not learned
+                tensor.fill_(7)
     model.reset_parameters()
     state = model.state_dict()
     for name, expected in fresh.state_dict().items():

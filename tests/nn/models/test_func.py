@@ -9,6 +9,11 @@ from torch_geometric_erwin import Tree, ball_tree, knn_graph, radius_graph
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.ops import linear
 
+# The model of "training" couples its clouds, and says so.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:in training, a norm over the batch:UserWarning"
+)
+
 BATCH = ragged([9, 0, 1, 6])
 MODELS = {
     "messages": {"mp_steps": 2},
@@ -16,7 +21,8 @@ MODELS = {
     "no rotation": {"mp_steps": 1, "rotate": 0.0},
     "repeated points": {"mp_steps": 1, "layout": "perfect"},
     "coarse": {"mp_steps": 1, "decode": False},
-    "training": {"mp_steps": 1},
+    "relative distances": {"mp_steps": 0, "distance": "relative"},
+    "training": {"mp_steps": 1, "norm": "batch"},
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -29,6 +29,8 @@ MODELS = {
     "forces": {"mp_steps": 1, "backend": "reference"},
     "reference": {"mp_steps": 0, "backend": "reference"},
     "preferred": {"mp_steps": 0, "backend": None},
+    "norms of rows": {"mp_steps": 0, "norm": "layer"},
+    "norms of clouds": {"mp_steps": 0, "norm": "graph"},
 }
 every_model = pytest.mark.parametrize("name", MODELS)
 every_mode = pytest.mark.parametrize("training", [True, False])
@@ -36,7 +38,8 @@ every_mode = pytest.mark.parametrize("training", [True, False])
 
 def make(name):
     torch.manual_seed(0)
-    options = {"hidden_channels": [8, 16], "backend": "sdpa", **MODELS[name]}
+    options = {"hidden_channels": [8, 16], "backend": "sdpa", "norm": "batch"}
+    options |= MODELS[name]
     return Erwin(2, out_channels=3, ball_sizes=8, **options)
 
 

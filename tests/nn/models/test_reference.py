@@ -124,6 +124,7 @@ def test_training(case, dtype, tolerance):
     assert_close(out, case["train_out64"], tolerance)
     expected = convert_state_dict({**case["state_dict"], **case["train_bn"]}, model)
     buffers = dict(model.named_buffers())
+    assert buffers.pop("length_scale") == 1
     assert buffers
     for name, buffer in buffers.items():
         assert_close(buffer, expected[name], tolerance, name=name)
@@ -134,7 +135,7 @@ def test_conversion_uses_every_weight_once(name):
     case = load(name)
     model = Erwin(**convert_config(case["config"]))
     converted = convert_state_dict(case["state_dict"], model)
-    assert set(converted) == set(model.state_dict())
+    assert {*converted, "length_scale"} == set(model.state_dict())
     # The original builds a pooling layer for a stride of 1 too, and never runs it.
     unused = [
         f"encoder.{l}.pool."

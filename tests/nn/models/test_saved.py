@@ -14,7 +14,15 @@ SAVED = torch.load(Path(__file__).parents[2] / "data" / "models_309911a.pt")
 @pytest.mark.parametrize("saved", SAVED.values(), ids=[*SAVED])
 def test_saved_model_gives_the_same_outputs(saved):
     model = Erwin(2, out_channels=3, **saved["config"]).eval()
-    model.load_state_dict(saved["state"])
+    parameters = [id(p) for p in model.parameters()]
+    # Batch normalisation was the only norm, and what was saved has it.
+    with pytest.warns(UserWarning, match="norm='batch'"):
+        model.load_state_dict(saved["state"])
+    assert not [m for m in model.modules() if m.training]
+    assert [id(p) for p in model.parameters()] == parameters
+    same = Erwin(2, out_channels=3, norm="batch", **saved["config"]).eval()
+    same.load_state_dict(saved["state"])
+    assert model.state_dict().keys() == same.state_dict().keys()
     args = (saved["x"], saved["pos"])
     if model.mp_steps:
         args = (*args, saved["edge_index"])

@@ -46,8 +46,9 @@ def assert_close(actual, expected):
 
 @every_case
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_pooling_equals_definition(stride, lengths, dim):
-    layer = randomised(BallPooling(4, 5, stride, dim)).eval()
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_pooling_equals_definition(stride, lengths, dim, norm):
+    layer = randomised(BallPooling(4, 5, stride, dim, norm)).eval()
     x, pos = normal(sum(lengths), 4), normal(sum(lengths), dim)
     expected = plain.pool(
         layer.state_dict(), list(x), list(pos), groups(lengths), stride
@@ -83,8 +84,9 @@ def test_levels_of_a_tree_equal_definition(stride, dim):
 
 @every_case
 @pytest.mark.parametrize("dim", [1, 2, 3])
-def test_unpooling_equals_definition(stride, lengths, dim):
-    layer = randomised(BallUnpooling(5, 4, stride, dim)).eval()
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+def test_unpooling_equals_definition(stride, lengths, dim, norm):
+    layer = randomised(BallUnpooling(5, 4, stride, dim, norm)).eval()
     x = normal(len(lengths), 5)
     skip, pos = normal(sum(lengths), 4), normal(sum(lengths), dim)
     expected = plain.unpool(
@@ -108,14 +110,16 @@ def unpooled(layer, lengths, real=None):
 
 
 def test_pooling_is_normalised_over_the_rows_in_training():
-    out = pooled(BallPooling(4, 5, stride=2).double(), [2, 2, 1, 2])
+    layer = BallPooling(4, 5, stride=2, norm="batch")
+    out = pooled(layer.double(), [2, 2, 1, 2])
     assert_close(out.mean(0), torch.zeros_like(out[0]))
     # The batch norm adds 1e-5 to a variance of order one.
     assert (out.var(0, correction=0) - 1).abs().max() < 1e-3
 
 
 def test_unpooling_is_normalised_over_the_rows_in_training():
-    out = unpooled(BallUnpooling(5, 4, stride=2).double(), [2, 2, 1, 2])
+    layer = BallUnpooling(5, 4, stride=2, norm="batch")
+    out = unpooled(layer.double(), [2, 2, 1, 2])
     assert_close(out.mean(0), torch.zeros_like(out[0]))
     assert (out.var(0, correction=0) - 1).abs().max() < 1e-3
 
@@ -123,7 +127,7 @@ def test_unpooling_is_normalised_over_the_rows_in_training():
 @pytest.mark.parametrize("run, cls", [(pooled, BallPooling), (unpooled, BallUnpooling)])
 def test_mask_reaches_the_norm(run, cls):
     sizes = (4, 5) if cls is BallPooling else (5, 4)
-    layer = randomised(cls(*sizes, stride=2))
+    layer = randomised(cls(*sizes, stride=2, norm="batch"))
     lengths = [2, 2, 1]
     rows = len(lengths) if cls is BallPooling else sum(lengths)
     mask = torch.arange(rows) != 1
@@ -150,7 +154,7 @@ def test_no_rows(training):
 
 
 def test_one_pooled_row_in_training_is_finite():
-    pool = BallPooling(4, 5, stride=2)
+    pool = BallPooling(4, 5, stride=2, norm="batch")
     x = pool(torch.rand(2, 4), levels_of(torch.rand(2, 3), [2])[1])
     assert torch.isfinite(x).all()
     assert (pool.norm.running_mean == 0).all()
@@ -196,7 +200,7 @@ def test_translation_moves_only_the_centres():
 
 @every_layer
 def test_reset_parameters(cls):
-    layer = randomised(cls(64, 64, stride=2))
+    layer = randomised(cls(64, 64, stride=2, norm="batch"))
     layer.reset_parameters()
     assert (layer.lin.bias == 0).all()
     # A normal distribution truncated at two deviations has one of 0.88.
@@ -307,7 +311,8 @@ def test_unpooling_needs_a_row_per_group():
 def test_a_norm_that_knows_no_mask(cls):
     """As :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts in its place."""
     layer = cls(4, 6, stride=2).eval()
-    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(cls(4, 6, stride=2))
+    layer = cls(4, 6, stride=2, norm="batch")
+    converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer)
     converted.load_state_dict(layer.state_dict())
     inputs = inputs_of(cls, 6)
     out, expected = converted.eval()(**inputs), layer(**inputs)

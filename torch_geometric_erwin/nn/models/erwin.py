@@ -80,9 +80,10 @@ class Erwin(LengthScaled):
             depth 1 uses the main tree alone.
         mp_steps: The number of message-passing steps of the embedding.
         mlp_ratio: The width of the feed-forward layers.
-        norm: The norm of coarsening and refinement, :obj:`"batch"` as in the paper,
-            :obj:`"graph"` (per cloud), :obj:`"layer"` or :obj:`"rms"` (per row), or a
-            callable (:func:`~torch_geometric_erwin.nn.norm.make_norm`).
+        norm: The norm of coarsening and refinement, :obj:`"layer"` or :obj:`"rms"` (per
+            row), :obj:`"graph"` (per cloud), :obj:`"batch"` as in the paper, or a
+            callable (:func:`~torch_geometric_erwin.nn.norm.make_norm`). The default was
+            at least as accurate as the paper's on all tasks that were measured.
         block_norm: The norm of the blocks.
         dropout: The probability that an entry of a block's branch is left out in
             training.
@@ -139,7 +140,7 @@ class Erwin(LengthScaled):
         rotate: float = 45.0,
         mp_steps: int = 3,
         mlp_ratio: int = 4,
-        norm: Norm = "batch",
+        norm: Norm = "layer",
         block_norm: Norm = "rms",
         dropout: float = 0.0,
         drop_path: float = 0.0,

@@ -47,6 +47,7 @@ def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "mp_steps": config.get("mp_steps", 3),
         "mlp_ratio": config.get("mlp_ratio", 4),
         "decode": config.get("decode", True),
+        "norm": "batch",
         "layout": "perfect",
     }
 

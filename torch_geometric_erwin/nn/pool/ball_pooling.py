@@ -7,6 +7,7 @@ from torch_geometric.nn.inits import reset
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
+from torch_geometric_erwin.nn.norm.saved import keep_batch_norm
 from torch_geometric_erwin.tree import Level
 from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
@@ -59,7 +60,8 @@ class BallPooling(torch.nn.Module):
         out_channels: The number of features of a pooled row.
         stride: The number of rows that are pooled.
         dim: The number of coordinates :math:`D`.
-        norm: The norm, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
+        norm: The norm, :obj:`"batch"` in the paper; see
+            :func:`~torch_geometric_erwin.nn.norm.make_norm`.
 
     Shapes:
         - **x:** :math:`(N, C)`, rows of the finer level; **output:** :math:`(M, C')`,
@@ -82,7 +84,7 @@ class BallPooling(torch.nn.Module):
         out_channels: int,
         stride: int,
         dim: int = 3,
-        norm: Norm = "batch",
+        norm: Norm = "layer",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels = check_int("in_channels", in_channels, 1)
@@ -91,6 +93,7 @@ class BallPooling(torch.nn.Module):
         self.dim = dim = check_int("dim", dim, 1)
         self.lin = Linear(stride * (in_channels + dim), out_channels)
         self.norm = make_norm(norm, out_channels)
+        self.register_load_state_dict_pre_hook(keep_batch_norm)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -131,7 +134,8 @@ class BallUnpooling(torch.nn.Module):
         out_channels: The number of features of a child.
         stride: The number of children of a coarse row.
         dim: The number of coordinates :math:`D`.
-        norm: The norm, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
+        norm: The norm, :obj:`"batch"` in the paper; see
+            :func:`~torch_geometric_erwin.nn.norm.make_norm`.
 
     Shapes:
         - **x:** :math:`(M, C')`, rows of the coarse level; **skip** and **output:**
@@ -155,7 +159,7 @@ class BallUnpooling(torch.nn.Module):
         out_channels: int,
         stride: int,
         dim: int = 3,
-        norm: Norm = "batch",
+        norm: Norm = "layer",
     ) -> None:
         super().__init__()
         self.in_channels = in_channels = check_int("in_channels", in_channels, 1)
@@ -164,6 +168,7 @@ class BallUnpooling(torch.nn.Module):
         self.dim = dim = check_int("dim", dim, 1)
         self.lin = Linear(in_channels + stride * dim, stride * out_channels)
         self.norm = make_norm(norm, out_channels)
+        self.register_load_state_dict_pre_hook(keep_batch_norm)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Proves the CUDA code on a machine that has a GPU, without a network: builds, runs all tests, runs every kernel under
-# compute-sanitizer, and measures. Logs and results go to $OUT; the last lines say of every group whether it passed.
+# Checks the CUDA code on a machine with a GPU; it needs no network. It builds the package, runs all tests, runs every
+# kernel under compute-sanitizer, and measures. Logs and results go to $OUT; the last lines tell which groups passed.
 #
 #   OUT=folder benchmark/gpu_check.sh [GROUP...]
 #
 # Groups: build, kernels (the tests of the CUDA code), tests (all of them), memcheck, initcheck, racecheck, synccheck, and
-# every case of a GPU by its name (`python -m benchmark --list`). Without names it runs all. A group may take $LIMIT
+# every GPU case of the benchmark by its name (`python -m benchmark --list`). Without names all run. A group may take $LIMIT
 # seconds (default 540); QUICK=1 measures smaller sizes. It needs Python with PyTorch for CUDA, torch_geometric, Triton,
 # scikit-build-core, pytest, pytest-timeout and hypothesis, and the CUDA toolkit with compute-sanitizer.
 set -uo pipefail
@@ -24,9 +24,10 @@ pytest() {
   "$python" -m pytest -q "${workers[@]}" --durations=20 "$@"
 }
 
-# PyTorch's allocator hands out parts of large pieces; without it an access beyond a tensor is seen. Only our kernels are
-# checked, by parts of their mangled names, those of csrc/cuda and of ops/triton; all of them where the tool has no
-# --kernel-name. initcheck has to follow what PyTorch's kernels write: it runs on all, and what it says of ours counts.
+# PyTorch's caching allocator is off, because with it the tool cannot see an access beyond the end of a tensor. Only our
+# kernels (csrc/cuda and ops/triton) are checked, selected by parts of their mangled names; if the tool has no option
+# --kernel-name, all kernels are. initcheck must also see what PyTorch's kernels write, so it runs on all kernels, but only
+# its reports about ours count.
 sanitize() {
   local names=(erwin) only=() log=$out/$1.txt name
   names+=($(sed -n 's/^def \([a-z_]*_kernel\)(.*/\1/p' torch_geometric_erwin/ops/triton/*.py | sort -u))
@@ -61,7 +62,7 @@ run() {
   esac
 }
 
-# Written after every group: what a limit on the whole run cuts off does not take the rest along.
+# Called after every group, so that the results so far are kept if a time limit ends the whole run.
 report() {
   "$python" - "$out/gpu_check.json" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "$@" <<'END'
 import json

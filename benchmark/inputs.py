@@ -1,4 +1,4 @@
-r"""Random clouds, a new one for every seed."""
+r"""Random clouds; every seed gives other ones."""
 
 from typing import NamedTuple, Optional
 
@@ -16,7 +16,7 @@ class Clouds(NamedTuple):
     pos: Tensor  # [G n, D], float32
     ptr: Tensor  # [G + 1]
     batch: Tensor  # [G n]
-    tree: Optional[Tree] = None  # one that is there already
+    tree: Optional[Tree] = None  # a tree that was built before
 
 
 class Graphs(NamedTuple):
@@ -68,7 +68,7 @@ def graphs(
         num: The number of clouds.
         size: The points of a cloud.
         channels: The number of features.
-        neighbors: The edges that end in a node.
+        neighbors: The number of edges into every node.
         seed: Makes the same graphs again.
     """
     pos, ptr, batch, _ = clouds(num, size, seed=seed)

@@ -1,4 +1,4 @@
-r"""Where, when and with what a benchmark ran."""
+r"""The machine, date and versions with which a benchmark ran."""
 
 import ctypes
 import os
@@ -35,7 +35,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
-        "isa": _native.cpu_isa(),  # of the native kernels
+        "isa": _native.cpu_isa(),  # instruction set of the native kernels
         "memory": _memory(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.release()}",
@@ -56,7 +56,7 @@ def slug(gpu: bool = False) -> str:
     r"""A name of the machine for files, such as ``amd-epyc-2-cores``.
 
     Args:
-        gpu: Whether its GPU is what counts.
+        gpu: Whether the name is that of the GPU.
     """
     text = f"{cpu_model()} {os.cpu_count()} cores".lower()
     if gpu and torch.cuda.is_available():
@@ -67,7 +67,7 @@ def slug(gpu: bool = False) -> str:
 
 
 def cpu_model() -> str:
-    r"""The processor's own name."""
+    r"""The name that the processor reports."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -77,11 +77,11 @@ def cpu_model() -> str:
 
 
 def fma_peak(threads: int, rounds: int = 10_000_000) -> Optional[float]:
-    r"""Measured float32 operations per second, of multiply-adds in registers.
+    r"""Measures float32 operations per second with multiply-adds in registers.
 
     Args:
         threads: The number of threads.
-        rounds: The length of the loop, of which the best of three counts.
+        rounds: The length of the loop; the best of three runs counts.
 
     Returns:
         The number, or :obj:`None` without a C compiler.

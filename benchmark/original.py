@@ -1,14 +1,14 @@
-r"""Erwin as its original implementation formulates it: the baseline of the model cases.
+r"""Erwin in the formulation of the original: the baseline of the model cases.
 
-Written from the facts of https://github.com/maxxxzdn/erwin that decide its cost, with
-its names of the weights, so that a state dict serves both:
+It reproduces what determines the cost of https://github.com/maxxxzdn/erwin, and uses
+the same names of weights, so that a state dict fits both:
 
 - clouds are padded to powers of two, and every ball is a full row of a dense view;
 - attention runs through ``scaled_dot_product_attention`` with a dense bias
   :math:`\sigma_h \lVert p_i - p_j \rVert`, whose distances come from ``torch.cdist``;
-- the query-key-value map puts out (head, channel, {q, k, v}), so that neighbouring
-  entries of a query are three numbers apart in memory;
-- an edge's message is a layer of the concatenation of both ends and their offset;
+- the query-key-value map has outputs (head, channel, {q, k, v}), so the channels of a
+  query are three numbers apart in memory;
+- the message of an edge is a layer applied to both ends and their offset, concatenated;
 - a rotated block gathers its rows and scatters its output.
 """
 
@@ -36,7 +36,7 @@ class OriginalTree(NamedTuple):
 
     order: Tensor  # the node of the batch in every slot
     mask: Tensor  # False where a slot repeats the one before it
-    rotated: Sequence[Tensor]  # per level, its rows in the order of the rotated tree
+    rotated: Sequence[Tensor]  # for each level: rows in the rotated order
 
 
 def build_tree(pos: Tensor, batch: Tensor, config: Mapping[str, Any]) -> OriginalTree:
@@ -118,7 +118,7 @@ class BallAttention(Module):
 
 
 class SwiGLU(Module):
-    r"""The gated feed-forward layer, with a map of its own for gate and value."""
+    r"""The gated feed-forward layer, with separate maps for gate and value."""
 
     def __init__(self, channels: int, hidden_channels: int) -> None:
         super().__init__()
@@ -225,7 +225,7 @@ class Original(Module):
         self.embed = Embedding(config["c_in"], hidden[0], steps, dim)
         self.encoder = ModuleList(stage("enc", l) for l in range(last))
         self.bottleneck = stage("enc", last)
-        self.decoder = ModuleList()  # the coarsest stage first
+        self.decoder = ModuleList()  # the coarsest stage is first
         for l, stride in enumerate(self.strides):
             if stride > 1:
                 pool = Pooling(hidden[l], hidden[l + 1], stride, dim)
@@ -268,7 +268,7 @@ class Original(Module):
 
 
 def _reset(module: Module) -> None:
-    # Weights of the size of a trained network's, so that no layer is almost nothing.
+    # Weights as large as in a trained network, so that every layer has an effect.
     if isinstance(module, Linear):
         torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
         torch.nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-r"""Other packages, each behind a loader that fails where it is not installed.
+r"""Other packages, each with a loader that fails if it is not installed.
 
 A loader imports its package and returns the function that is timed.
 """
@@ -34,22 +34,22 @@ def balltree_erwin_rotated(
 
 
 def sklearn_ball_tree() -> Callable[[Clouds], Any]:
-    r"""scikit-learn's ball tree, one a cloud; it has one thread."""
+    r"""scikit-learn's ball tree, one per cloud; it uses one thread."""
     from sklearn.neighbors import BallTree
 
     return lambda c: [BallTree(pos, leaf_size=2) for pos in _per_cloud(c)]
 
 
 def scipy_tree() -> Callable[[Clouds], Any]:
-    r"""SciPy's k-d tree down to pairs, one a cloud; it has one thread."""
+    r"""SciPy's k-d tree with leaves of two points, one per cloud, on one thread."""
     from scipy.spatial import cKDTree
 
     return lambda c: [cKDTree(pos, leafsize=2) for pos in _per_cloud(c)]
 
 
 def scipy_knn(k: int, radius: float = np.inf) -> Callable[[Clouds], Tensor]:
-    r"""SciPy's k-d tree, built and searched by all threads for the nearest, which must
-    be within the radius.
+    r"""SciPy's k-d tree, built and then searched by all threads for the k nearest
+    neighbours within the radius.
     """
     from scipy.spatial import cKDTree
 
@@ -61,7 +61,7 @@ def scipy_knn(k: int, radius: float = np.inf) -> Callable[[Clouds], Tensor]:
                 "workers": torch.get_num_threads(),
             }
             _, near = cKDTree(pos).query(pos, k + 1, **options)
-            source.append(near[:, 1:].reshape(-1) + first)  # not the point itself
+            source.append(near[:, 1:].reshape(-1) + first)  # without the point itself
         target = torch.arange(len(c.pos)).repeat_interleave(k)
         return torch.stack([torch.from_numpy(np.concatenate(source)), target])
 
@@ -71,7 +71,7 @@ def scipy_knn(k: int, radius: float = np.inf) -> Callable[[Clouds], Tensor]:
 def scipy_radius(radius: float) -> Callable[[Clouds], Tensor]:
     r"""SciPy's k-d tree, built and searched for the pairs within a distance.
 
-    ``query_pairs`` has one thread, and is faster than the parallel
+    ``query_pairs`` uses one thread, and is still faster than the parallel
     ``query_ball_point``, which returns lists of numbers.
     """
     from scipy.spatial import cKDTree
@@ -87,7 +87,7 @@ def scipy_radius(radius: float) -> Callable[[Clouds], Tensor]:
 
 
 def _torch_cluster() -> Any:
-    with warnings.catch_warnings():  # PyG says that it does not need it
+    with warnings.catch_warnings():  # PyG warns that it does not need torch-cluster
         warnings.simplefilter("ignore", DeprecationWarning)
         import torch_cluster
     return torch_cluster

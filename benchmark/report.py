@@ -1,4 +1,4 @@
-r"""Results as a file of JSON, a table and a picture."""
+r"""Writes results as JSON, as a table and as a picture."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ _UNITS = {"time": "time", "memory": "memory", "contention": "slowdown"}
 
 
 def write(result: Record, folder: Path, machine: str) -> Path:
-    r"""Writes one case of one machine.
+    r"""Writes the results of a case on a machine.
 
     Args:
         result: The case's result.
-        folder: Where it goes.
-        machine: A name of the machine for files.
+        folder: The folder of the file.
+        machine: The name of the machine, for the name of the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result['case']}-{machine}.json"
@@ -46,9 +46,10 @@ def format_value(value: float, measure: str) -> str:
 
 
 def lines(result: Record) -> Iterator[str]:
-    r"""The table: an implementation a line.
+    r"""The lines of the table, one per implementation.
 
-    A ratio is the baseline's value over its own: above one is better.
+    A ratio is the baseline's value divided by the implementation's: above one, the
+    implementation is better.
 
     Args:
         result: A case's result.
@@ -100,10 +101,10 @@ def _cells(record: Record, name: str, own: Record, peak: Optional[float]) -> str
 
 
 def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
-    r"""The exponent of the power law that is nearest in the logarithm.
+    r"""The exponent of a power law, fitted to the logarithms.
 
-    Only sizes within a factor of 100 of the largest one count: below, what a call costs
-    in any case hides how the cost grows.
+    Only sizes within a factor of 100 of the largest one count: for smaller sizes the
+    constant cost of a call hides how the cost grows.
 
     Args:
         sizes: At least two different sizes.
@@ -115,7 +116,7 @@ def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def curves(result: Record) -> dict[tuple[str, int], list[tuple[int, float]]]:
-    r"""Per implementation and number of threads, the median time at every size.
+    r"""The median times by size, for every implementation and number of threads.
 
     Args:
         result: A case's result.
@@ -143,12 +144,12 @@ def exponents(result: Record) -> dict[str, float]:
 
 
 def draw(result: Record, plot: str, folder: Path) -> Optional[Path]:
-    r"""Draws a case, if matplotlib is there.
+    r"""Draws a case, if matplotlib is installed.
 
     Args:
         result: A case's result.
         plot: ``ratios`` or ``scaling``.
-        folder: Where the picture goes.
+        folder: The folder of the picture.
     """
     try:
         from matplotlib.figure import Figure

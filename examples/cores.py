@@ -1,9 +1,9 @@
-r"""How threads wait for each other: imported before PyTorch, which looks once.
+r"""Makes waiting threads sleep. Import it before PyTorch, which reads the setting once.
 
-PyTorch's threads (GNU OpenMP) keep their cores busy while they wait, for longer than
-anything takes. Beside another process on the same cores a step then takes many times as
-long, as threads wait for others that have no core. So they look a thousand times, some
-microseconds, and sleep. A variable that is set in the shell comes first.
+PyTorch's threads (GNU OpenMP) keep their cores busy while they wait for each other. If
+another process uses the same cores, they wait for threads that have no core, and a step
+takes many times as long. With this setting a thread checks a thousand times, for some
+microseconds, and then sleeps. A value that is set in the shell is kept.
 """
 
 import os

@@ -1,7 +1,8 @@
 r"""Predicts the velocities of dark-matter haloes from their positions.
 
-Trains Erwin and a message-passing network of equal size for equal steps on simulated
-universes, compares them on unseen ones with linear theory, and draws the result.
+Trains Erwin and a message-passing network of the same size for the same number of steps
+on simulated universes, compares both with linear theory on unseen universes, and draws
+the result.
 """
 
 import argparse
@@ -73,7 +74,7 @@ def scores(prediction: Tensor, target: Tensor) -> dict[str, str]:
 
 
 def draw(path: Path, data: Data, prediction: Tensor, r2: str) -> None:
-    r"""Predicted against true velocities on a slice, and the tree at four levels."""
+    r"""Draws predicted and true velocities on a slice, and the tree at four levels."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -116,7 +117,7 @@ def draw(path: Path, data: Data, prediction: Tensor, r2: str) -> None:
         ylim=ends,
         aspect="equal",
     )
-    # Finer and coarser than the model's own, to show the tree.
+    # For the picture: a tree with finer and coarser levels than the model's.
     tree = ball_tree(data.pos, ball_sizes=64, strides=[4, 4, 4])
     for level, ax in enumerate(bottom.subplots(1, 4)):
         plot_ball_tree(data.pos, tree, level, mask=slab, ax=ax, s=9)
@@ -144,7 +145,7 @@ def main() -> None:
     mpnn = mpnn_of_size(erwin, args.layers)
 
     print(f"data: universes of 5000 haloes under '{args.root}'", flush=True)
-    # Not a `pre_transform`: the universes are kept, the trees are those of the options.
+    # Not a `pre_transform`: its results would be saved, but trees depend on options.
     graph_and_tree = T.Compose([TreeKNNGraph(k=10), erwin.tree_transform()])
     train, test = (
         [

@@ -1,13 +1,13 @@
 r"""Trains Erwin on clouds of any sizes with a CUDA graph that is recorded once.
 
-A graph replays all kernels of a training step in one launch, but knows one size only.
-Batches are therefore padded, in the loader, to the largest that can come: the model
-gives real nodes what it gives them without padding, and the loss counts no others.
+A graph replays all kernels of a training step in one launch, but only for one size.
+Therefore the loader pads batches to the largest size that can occur. The outputs for
+real nodes are the same as without padding, and the loss ignores the other nodes.
 
 Every cloud holds electric charges, and the model predicts the potential at each of
-them. The same run is made twice from the same weights, over batches as they are and
-over padded ones in recorded steps; the losses of both agree. Without a GPU, padded
-steps are run one after the other instead, and nothing is recorded.
+them. It is trained twice from the same weights: with batches as they are, and with
+padded batches and a recorded graph. The losses of both agree. Without a GPU, the padded
+steps run without a graph.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from torch_geometric_erwin import CapturedStep, masked_mean, pad_batch
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import TreeKNNGraph
 
-SOFTENING = 0.1  # charges that meet have a finite potential
+SOFTENING = 0.1  # length that keeps the potential finite when charges meet
 
 
 def charges(n: int, generator: torch.Generator) -> Data:
-    r"""Unit charges of both signs in a box, and the potential of the others at each."""
-    # A hundred in a unit of volume: a ball is about as large as that.
+    r"""Unit charges of both signs in a box; the target is the potential at each."""
+    # A hundred charges per unit of volume, so that a ball has about that volume.
     pos = torch.rand(n, 3, generator=generator) * (n / 100) ** (1 / 3)
     sign = torch.randint(0, 2, (n, 1), generator=generator).float() * 2 - 1
     distance = (torch.cdist(pos, pos).square() + SOFTENING**2).sqrt()
@@ -42,13 +42,13 @@ def charges(n: int, generator: torch.Generator) -> Data:
 def train(
     model: Erwin, loader: DataLoader, epochs: int, graph: bool, lr: float
 ) -> tuple[list[float], float]:
-    r"""The losses of all steps, and the seconds a step after the first epoch.
+    r"""Returns the losses of all steps, and seconds per step after the first epoch.
 
     Args:
         model: The model.
-        loader: The batches, padded where a graph is recorded.
+        loader: The batches; they must be padded if `graph`.
         epochs: How often to go through them.
-        graph: Whether steps are recorded.
+        graph: Whether steps are recorded and replayed.
         lr: The learning rate.
     """
     device = next(model.parameters()).device
@@ -110,10 +110,10 @@ def main() -> None:
     for data in clouds:
         data.y = data.y / scale
 
-    # The largest batch that can come, and a node and a cloud that are not real.
+    # The largest possible batch, plus one added node and one added cloud.
     largest = sorted(clouds, key=lambda data: data.num_nodes)[-args.batch_size :]
     num_nodes = sum(data.num_nodes for data in largest) + 1
-    num_edges = sum(data.num_edges for data in largest)  # so many per node in all
+    num_edges = sum(data.num_edges for data in largest)  # equal numbers per node
 
     def collate(items: list[Data]) -> Batch:
         batch = Batch.from_data_list(items)

@@ -1,9 +1,10 @@
 r"""Rolls out a cloud that collapses under its own gravity, with accelerations by Erwin.
 
-Trains on snapshots of simulated collapses, then integrates an unseen one with the
-network in the place of the sum over all pairs. The points move in every step, so every
-step updates the tree, where the points are: on a GPU nothing is read from it until the
-end. Prints how far the points end from the simulated ones, and the tree's share.
+Trains on snapshots of simulated collapses, then integrates an unseen one, with the
+network instead of the sum over all pairs. The points move in every step, so every step
+updates the tree, on the device of the points; with a GPU, the host reads nothing back
+before the end. Prints the distance of the final points from the simulated ones, and the
+share of time that the tree takes.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from training import count_parameters, fit, table
 from torch_geometric_erwin import Tree, ball_tree
 from torch_geometric_erwin.nn import Erwin
 
-SOFTENING = 0.3  # of the force, in units of the cloud's radius
-INTERVAL = 0.04  # of time between two steps; a free fall takes about 1.1
+SOFTENING = 0.3  # softening length of the force, in units of the cloud's radius
+INTERVAL = 0.04  # time between two steps; a free fall takes about 1.1
 
 Acceleration = Callable[[Tensor], Tensor]
 
@@ -58,7 +59,7 @@ def cloud(points: int, generator: torch.Generator) -> Tensor:
 
 
 def gravity(pos: Tensor) -> Tensor:
-    r"""The accelerations by all other points, for a total mass and a constant of 1.
+    r"""Accelerations by all other points; total mass and gravitational constant are 1.
 
     Shapes:
         - **pos:** :math:`(N, 3)`; **output:** :math:`(N, 3)`.
@@ -69,7 +70,7 @@ def gravity(pos: Tensor) -> Tensor:
 
 
 def leapfrog(pos: Tensor, steps: int, acceleration: Acceleration) -> list[Tensor]:
-    r"""The positions after every step, from rest: kick, drift, kick.
+    r"""Positions after every step (kick, drift, kick); the points start at rest.
 
     Args:
         pos: The positions at the start.
@@ -99,7 +100,7 @@ def snapshots(args: argparse.Namespace, model: Erwin) -> list[Data]:
 
 
 class Network:
-    r"""The accelerations by a network, and what its tree and it take.
+    r"""Accelerations by a network; measures the time of its tree and of itself.
 
     Args:
         model: The network.
@@ -129,7 +130,7 @@ class Network:
 
 
 def clock(pos: Tensor) -> float:
-    r"""The time in seconds when the device has done what it was given."""
+    r"""Waits until the device has finished its work; returns the time in seconds."""
     if pos.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -155,10 +156,10 @@ def main() -> None:
     true = leapfrog(start, args.horizon, gravity)[-1]
     moved = (true - start).norm(dim=-1).mean()
     with torch.no_grad():
-        model(start, start)  # memory and kernels are there when the clock starts
+        model(start, start)  # warm-up: allocates memory, loads kernels
         network = Network(model, start)
         ours = leapfrog(start, args.horizon, network)[-1]
-    # What knows the true size at the end, but nothing of the shape.
+    # A simple baseline: the start, shrunk to the true size at the end.
     shrunk = start * (true.norm() / start.norm())
 
     def error(pos: Tensor) -> str:

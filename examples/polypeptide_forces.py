@@ -1,10 +1,10 @@
 r"""Predicts the forces on the atoms of a molecular-dynamics trajectory.
 
 Reads one molecule's trajectory, splits it by time, trains Erwin and a message-passing
-network of equal size for equal steps, and compares their errors with those of the mean
-force of every atom. DATA holds two files: an array file `*.npz` with `positions`
-[frames, atoms, 3] in nm and `forces` [frames, atoms, 3] in kJ/mol/nm, as OpenMM gives
-them, and a `*.pdb` with the same atoms in the same order.
+network of the same size for the same number of steps, and compares their errors with
+those of the mean force of every atom. DATA holds two files: an array file `*.npz` with
+`positions` [frames, atoms, 3] in nm and `forces` [frames, atoms, 3] in kJ/mol/nm, as
+OpenMM gives them, and a `*.pdb` with the same atoms in the same order.
 
 A bond that is 2 % too long already pulls with some 600 kJ/mol/nm, too small a change
 for networks to pick up from coordinates in a few hundred steps. Both models therefore
@@ -41,7 +41,7 @@ class RandomOrientation(T.BaseTransform):
     def forward(self, data: Data) -> Data:
         r"""Turns a shallow copy of the frame."""
         axes, r = torch.linalg.qr(torch.randn(3, 3))
-        axes = axes * r.diagonal().sign()  # uniform over all orientations
+        axes = axes * r.diagonal().sign()  # makes orientations uniform
         data.pos, data.y = data.pos @ axes, data.y @ axes
         return data
 
@@ -57,8 +57,8 @@ class NeighborDirections(T.BaseTransform):
         \exp \left( -\frac{(r_{ij} - r_k)^2}{2 w^2} \right)
         \frac{p_j - p_i}{r_{ij}}.
 
-    Forces between pairs of atoms that depend on their distance are, as far as the
-    shells resolve it, linear in them.
+    A force between pairs of atoms that depends only on their distance is a linear
+    function of these vectors, up to the resolution of the shells.
     """
 
     def forward(self, data: Data) -> Data:

@@ -17,7 +17,7 @@ Loss = Callable[[Tensor, Batch], Tensor]
 
 @dataclass
 class Fit:
-    r"""What a training run cost and where it ended."""
+    r"""The time that a training run took, and its final loss."""
 
     loss: float  # mean over the last tenth of the steps
     seconds_per_step: float
@@ -34,7 +34,7 @@ def count_parameters(model: torch.nn.Module) -> int:
 
 
 def mpnn_of_size(model: Erwin, layers: int) -> MPNN:
-    r"""The message-passing network whose number of weights comes closest to a model's.
+    r"""The message-passing network with the number of weights closest to a model's.
 
     Args:
         model: The model to compare with.
@@ -65,11 +65,11 @@ def fit(
 
     Args:
         model: The model, called with a batch.
-        loader: The batches, gone through as often as needed.
+        loader: The batches; it is repeated as often as needed.
         steps: The number of steps.
         lr: The learning rate after the warm-up.
         loss: The loss of an output and its batch.
-        name: What the progress bar says.
+        name: The label of the progress bar.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -115,7 +115,7 @@ def predict(model: torch.nn.Module, loader: DataLoader) -> Tensor:
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    r"""Lays out rows of equal keys as a table."""
+    r"""Formats rows that have the same keys as a table."""
     width = {k: max(len(k), *(len(row[k]) for row in rows)) for k in rows[0]}
     lines = ["  ".join(k.ljust(w) for k, w in width.items())]
     lines.append("  ".join("-" * w for w in width.values()))

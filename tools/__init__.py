@@ -1,1 +1,1 @@
-r"""What those who work on the package run beside its tests and benchmarks."""
+r"""Tools for developers, in addition to the tests and benchmarks."""

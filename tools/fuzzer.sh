@@ -1,8 +1,9 @@
-# What the scripts beside it share: builds of the library with the fuzzer of its C interface, and what they need.
+# Functions for the other scripts in this folder: they build the library together with the fuzzer of its C interface, and
+# check that commands are installed.
 
 step=$(basename "$0" .sh)
 
-# build NAME [CMAKE OPTION ...]: makes build/NAME/c_interface and build/NAME/_kernels.so, whose GPU is an emulator.
+# build NAME [CMAKE OPTION ...]: makes build/NAME/c_interface and build/NAME/_kernels.so, where an emulator stands in for a GPU.
 build() {
   local name=$1 log=build/$1.log
   shift
@@ -12,7 +13,7 @@ build() {
     >"$log" 2>&1 || { grep -E "error|warning" "$log" || tail -n 20 "$log"; return 1; }
 }
 
-# has COMMAND PACKAGE WHAT: whether there is a command; says what is skipped if not.
+# has COMMAND PACKAGE WHAT: whether the command is installed; if not, prints that WHAT is skipped.
 has() {
   command -v "$1" >/dev/null && return
   echo "$step: SKIPPED $3: there is no '$1' (Debian, Ubuntu: apt install $2)"

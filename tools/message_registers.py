@@ -1,8 +1,8 @@
-r"""What the Triton kernels of message passing take of a GPU, compiled without one.
+r"""Registers and shared memory of the message-passing Triton kernels, without a GPU.
 
-``python -m tools.message_registers`` prints registers a thread, bytes that it
-spills and shared memory of a program; a GPU has the last word (``python -m benchmark
-message_cuda``).
+``python -m tools.message_registers`` compiles the kernels and prints registers per
+thread, bytes that a thread spills, and shared memory of a program. Only a GPU can show
+how fast they are (``python -m benchmark message_cuda``).
 """
 
 from itertools import product
@@ -36,15 +36,15 @@ def compiled(
     dim: int = 3,
     pos_dtype: str = "fp32",
 ) -> Any:
-    r"""A kernel as a call launches it.
+    r"""Compiles a kernel with the arguments of a call.
 
     Args:
         kernel: A key of :data:`KERNELS`.
         channels: The channels of a row.
         capability: The device's compute capability.
-        tile: The tile, that which ships or another one to compare with.
+        tile: The tile: the one in the package, or another one to compare with.
         dim: The number of coordinates.
-        pos_dtype: That of the coordinates.
+        pos_dtype: The data type of the coordinates.
     """
     function = KERNELS[kernel]
     constants = {
@@ -78,7 +78,7 @@ def compiled(
 def usage(
     kernel: str, channels: int, capability: tuple[int, int], **other: Any
 ) -> Usage:
-    r"""Compiles a kernel with the tile that ships, and reads what it uses.
+    r"""Compiles a kernel with the tile in the package; returns what it uses.
 
     Args:
         kernel: A key of :data:`KERNELS`.

@@ -1,5 +1,5 @@
-r"""A plugin of pytest (`-p other_kernels`): the package loads the native library that
-ERWIN_KERNELS names.
+r"""A plugin of pytest (`-p other_kernels`). With it, the package loads the native
+library at the path in the environment variable ERWIN_KERNELS.
 """
 
 import os

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Builds the library by other compilers and for other processors and runs the fuzzer of the C interface in each. The
-# digests of trees and neighbours must be equal everywhere; the rest is compared with oracles inside the fuzzer.
+# Builds the library with other compilers and for other processors, and runs the fuzzer of the C interface with each build.
+# The digests (hashes) of trees and neighbours must be equal for all; the fuzzer compares other results with oracles.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/fuzzer.sh
 
-native=800 emulated=150  # cases
+native=800 emulated=150  # number of cases; emulated processors are slow
 
-# run NAME CASES COMMAND: runs the first cases; their digest must be the reference's.
+# run NAME CASES COMMAND: runs this many cases; their digest must equal that of the first run with as many.
 declare -A reference
 run() {
   local name=$1 cases=$2 digest

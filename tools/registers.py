@@ -1,8 +1,9 @@
-r"""What the Triton kernels of ball attention take of a GPU, compiled without one.
+r"""Registers and shared memory of the ball-attention Triton kernels, without a GPU.
 
-``python -m tools.registers`` prints registers a thread, bytes that it spills and
-shared memory of a program for every tile that ships, to choose tiles by; a GPU has the
-last word (``python -m benchmark attention_cuda``).
+``python -m tools.registers`` compiles the kernels with every tile in the package and
+prints registers per thread, bytes that a thread spills, and shared memory of a program.
+These numbers help to choose tiles, but only a GPU can show how fast a tile is
+(``python -m benchmark attention_cuda``).
 """
 
 import re
@@ -30,7 +31,7 @@ _FLOAT = ("pos", "sigma", "lse", "grad_sigma", "grad_pos")
 
 
 class Usage(NamedTuple):
-    r"""Registers of a thread, bytes that it spills, bytes shared by its program."""
+    r"""Registers per thread, bytes a thread spills, shared bytes of a program."""
 
     registers: int
     spilled: int
@@ -38,7 +39,7 @@ class Usage(NamedTuple):
 
 
 class Launch(NamedTuple):
-    r"""A kernel as a call launches it."""
+    r"""A kernel and the arguments of a call."""
 
     kernel: str  # forward, keys or queries
     dtype: str  # a key of PRECISIONS
@@ -52,7 +53,7 @@ class Launch(NamedTuple):
 def launches(
     dtypes: list[str], channels: list[int], ball_sizes: list[int]
 ) -> Iterator[Launch]:
-    r"""Every kernel of calls of these sizes, for all capabilities."""
+    r"""All kernels that calls of these sizes launch, for all capabilities."""
     for about in product(dtypes, channels, ball_sizes, CAPABILITIES):
         for permuted in (False, True):
             yield Launch("forward", *about, permuted=permuted)
@@ -64,7 +65,7 @@ def launches(
 
 
 def tile_of(launch: Launch) -> tiles.Tile:
-    r"""The tile that ships."""
+    r"""The tile in the package."""
     about = (
         *(PRECISIONS[launch.dtype], launch.channels, launch.ball_size),
         launch.capability,
@@ -84,7 +85,7 @@ def usage(launch: Launch, tile: tiles.Tile, dim: int = 3) -> Usage:
 
     Args:
         launch: The call.
-        tile: The tile, that which ships or another one to compare with.
+        tile: The tile: the one in the package, or another one to compare with.
         dim: The number of coordinates.
     """
     kernel: Any = {
@@ -142,7 +143,7 @@ def read_usage(compiled: Any) -> Usage:
     r"""What a compiled kernel uses.
 
     Args:
-        compiled: What Triton's compiler has returned.
+        compiled: The kernel that Triton's compiler returned.
     """
     tool = Path(nvidia.__path__[0]) / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -158,7 +159,7 @@ def read_usage(compiled: Any) -> Usage:
 
 
 def main() -> None:
-    r"""Prints a line for every kernel that ships."""
+    r"""Prints a line for every kernel and tile in the package."""
     print(f"Triton {triton.__version__}")
     seen = set()
     for launch in launches(

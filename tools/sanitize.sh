@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs a fixed corpus of the fuzzer of the C interface and the tests of what is native with AddressSanitizer and
-# UndefinedBehaviorSanitizer, and calls with many threads with ThreadSanitizer. PYTHON names the interpreter.
+# With AddressSanitizer and UndefinedBehaviorSanitizer, runs a fixed set of cases of the fuzzer of the C interface and the
+# tests of the native code. With ThreadSanitizer, runs calls with many threads. PYTHON is the interpreter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/fuzzer.sh
 
-# The emulator's fibers have stacks that AddressSanitizer does not know. Leaks of LLVM's OpenMP are not ours.
+# AddressSanitizer does not know the stacks of the emulator's fibers. Leaks in LLVM's OpenMP are not our fault.
 export ASAN_OPTIONS=detect_stack_use_after_return=0 UBSAN_OPTIONS=print_stacktrace=1
 export LSAN_OPTIONS=suppressions=tools/known_leaks.txt:print_suppressions=0
 log=build/sanitize.log
 
-# run COMMAND: prints the end of what it prints, or all of a failure.
+# run COMMAND: prints the last line of its output, or more of it if the command fails.
 run() {
   if "$@" >$log 2>&1; then tail -n 1 $log; else grep -vE "ignoring requested __asan|False positive" $log | tail -n 60; return 1; fi
 }
@@ -30,8 +30,8 @@ fi
 
 if [[ -n ${PYTHON:-} ]]; then
   echo "sanitize: the tests of the native library"
-  # Without leaks, of which Python has many. The sanitizer looks for the C++ library's exceptions once, when it starts:
-  # so that library is loaded first.
+  # Leaks are not checked, because Python has many. The sanitizer looks up the functions for C++ exceptions only when it
+  # starts, so the C++ library must be loaded before.
   run env ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0" LD_PRELOAD="$preload $(g++ -print-file-name=libstdc++.so.6)" ERWIN_KERNELS="$PWD/build/asan/_kernels.so" \
     ERWIN_EMULATOR="$PWD/build/asan/_kernels.so" \
     PYTHONPATH="tools${PYTHONPATH:+:$PYTHONPATH}" PYTHONMALLOC=malloc \
@@ -44,7 +44,7 @@ if has clang++ "clang libomp-dev" "ThreadSanitizer"; then
   archer=$(clang++ -print-resource-dir)/../../libarcher.so
   [[ -f $archer ]] || { echo "sanitize: SKIPPED ThreadSanitizer: no libarcher.so (Debian, Ubuntu: apt install libomp-dev)"; archer=; }
 fi
-if [[ -n $archer ]]; then  # it tells the sanitizer when OpenMP's threads wait for one another
+if [[ -n $archer ]]; then  # Archer tells the sanitizer how OpenMP's threads are synchronised
   build tsan -DCMAKE_CXX_COMPILER=clang++ -DERWIN_SANITIZE=thread
   echo "sanitize: calls with many threads"
   run env OMP_TOOL_LIBRARIES="$archer" TSAN_OPTIONS=ignore_noninstrumented_modules=1 \

@@ -15,7 +15,7 @@ DEVICE = "cuda"
 
 
 def trees() -> None:
-    r"""Clouds that fit a block, larger ones, and many small ones."""
+    r"""Builds trees of clouds that fit in a block, larger ones, and many small ones."""
     for dtype in (torch.float32, torch.float64):
         for num, size in ((3, 700), (1, 20_000), (600, 20)):
             c = clouds(num, size)
@@ -34,19 +34,19 @@ def trees() -> None:
 
 
 def neighbors() -> None:
-    r"""Both searches."""
+    r"""Runs both searches."""
     for dtype in (torch.float32, torch.float64):
         c = clouds(3, 700)
         pos, ptr = c.pos.to(DEVICE, dtype), c.ptr.to(DEVICE)
         knn_graph(pos, 16, ptr)
-        knn_graph(pos, 200, ptr)  # lists that do not fit the registers
+        knn_graph(pos, 200, ptr)  # lists that do not fit in registers
         knn_graph(pos[:, :1], 4, ptr)
         radius_graph(pos, 0.2, ptr)
         radius_graph(pos, 0.2, ptr, max_num_neighbors=8)
 
 
 def model() -> None:
-    r"""A training step: attention, message passing, pooling."""
+    r"""Runs a training step: attention, message passing, pooling."""
     c = clouds(2, 500)
     pos, ptr = c.pos.to(DEVICE), c.ptr.to(DEVICE)
     for backend in (None, "sdpa"):
@@ -63,7 +63,7 @@ def model() -> None:
 
 
 def blocks() -> None:
-    r"""A block in half precision, and one whose positions have a gradient."""
+    r"""Runs a block in half precision, and one whose positions have a gradient."""
     ball_len = torch.tensor([64, 0, 7, 64, 30], device=DEVICE)
     rows = int(ball_len.sum())
     perm = torch.randperm(rows, device=DEVICE)
@@ -78,7 +78,7 @@ def blocks() -> None:
 
 
 def attention() -> None:
-    r"""All gradients, in float32 and half precision; balls of one block and of more."""
+    r"""Computes all gradients in float32 and half precision, for two sizes of balls."""
     for dtype, channels, size in (
         (torch.float32, 20, 50),
         (torch.bfloat16, 32, 256),

@@ -1,8 +1,8 @@
-r"""Times ball attention with other tiles than those that ship; needs a GPU.
+r"""Times ball attention with other tiles than those in the package; needs a GPU.
 
 ``python -m tools.tiles --dtype bf16 --channels 32 --ball-size 256`` prints the
-fastest tiles of every kernel, to be written to ``ops/triton/tiles.py`` where they are
-faster on all sizes and ``tools/registers.py`` finds no spill.
+fastest tiles of every kernel. Write a tile to ``ops/triton/tiles.py`` if it is faster
+for all sizes and ``tools/registers.py`` finds no spills.
 """
 
 import argparse
@@ -27,7 +27,7 @@ _KERNELS = ("forward", "keys", "queries")
 
 
 def candidates(kernel: str, ball_size: int) -> Iterator[Tile]:
-    r"""Tiles of up to 64 scores a thread, with one block in flight or two.
+    r"""Tiles with up to 64 scores per thread and one or two pipeline stages.
 
     Args:
         kernel: A name in ``_KERNELS``.

@@ -18,7 +18,7 @@ _HEADS = 8
 
 
 class Balls(NamedTuple):
-    r"""Full balls, in the layout that each implementation likes best."""
+    r"""Full balls, in the memory layout that is fastest for each implementation."""
 
     rows: tuple[Tensor, ...]  # q, k, v [N, H, d], parts of one tensor [N, 3, H, d]
     dense: tuple[Tensor, ...]  # q, k, v [K, H, B, d], contiguous
@@ -26,7 +26,7 @@ class Balls(NamedTuple):
     pos: Tensor  # [N, D]
     ball_len: Tensor  # [K]
     sigma: Tensor  # [H]
-    grad: Tensor  # [N, H, d], of the output
+    grad: Tensor  # [N, H, d], the gradient at the output
 
 
 def make_balls(n: int, d: int, ball: int, train: bool, seed: int) -> Balls:
@@ -37,7 +37,7 @@ def make_balls(n: int, d: int, ball: int, train: bool, seed: int) -> Balls:
         d: The channels of a head.
         ball: The rows of a ball.
         train: Whether gradients are wanted.
-        seed: Makes the same again.
+        seed: The seed; the same seed makes the same balls.
     """
     pos = clouds(1, n, seed=seed).pos
     pos = pos[ball_tree(pos, ball_sizes=[ball], rotate=0.0).perm]
@@ -65,12 +65,12 @@ def _biased(b: Balls, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def dense(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
-    r"""SDPA of contiguous queries, keys and values."""
+    r"""SDPA with contiguous queries, keys and values."""
     return _biased(b, *b.dense), b.dense
 
 
 def original(b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
-    r"""SDPA in the layout of the original's projection."""
+    r"""SDPA with the memory layout of the original's projection."""
     return _biased(b, *b.original), b.original
 
 
@@ -88,12 +88,12 @@ def _ours(backend: str, b: Balls) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def moved(b: Balls, device: str, dtype: torch.dtype, train: bool) -> Balls:
-    r"""The same on another device.
+    r"""The same balls on another device.
 
     Args:
         b: The balls.
-        device: Where to.
-        dtype: That of all but positions.
+        device: The device.
+        dtype: The data type of everything except the positions.
         train: Whether gradients are wanted.
     """
 
@@ -112,15 +112,15 @@ def moved(b: Balls, device: str, dtype: torch.dtype, train: bool) -> Balls:
 
 
 def attend_by(how: Union[str, Callable[[Balls], Any]], device: str = "cpu") -> Run:
-    r"""The output, and the gradients where they are wanted.
+    r"""A function of the balls that returns the output, and gradients if wanted.
 
     Args:
         how: One of our backends, or a function of the balls that returns the output and
-            the tensors that it is of.
-        device: Where it runs.
+            the q, k and v from which it computed it.
+        device: The device on which it runs.
     """
     attend = partial(_ours, how) if isinstance(how, str) else how
-    try:  # a backend says why it cannot serve
+    try:  # a backend that cannot run here says why
         attend(moved(make_balls(16, 8, 16, False, 0), device, torch.float32, False))
     except ValueError as error:
         raise UnavailableError(str(error)) from None
@@ -143,14 +143,16 @@ def _rows(grad: Tensor) -> Tensor:
 def close(
     b: Balls, expected: list[Tensor], actual: list[Tensor], limit: float = 2e-3
 ) -> None:
-    r"""In the norm. The baseline's distances come from cdist's matrix form, which is
-    off by 7e-4 in the unit cube, and sigma's gradient sums over all of them.
+    r"""Checks the relative error, in the norm.
+
+    The limits are large because the baseline computes distances with cdist's matrix
+    form, which has errors of 7e-4 in the unit cube. Sigma's gradient sums all of them.
 
     Args:
         b: The inputs.
         expected: The output and gradients of the baseline.
-        actual: Those of another one.
-        limit: The relative error that passes; ten times that for sigma's gradient.
+        actual: The output and gradients of another implementation.
+        limit: The largest relative error; ten times that for sigma's gradient.
     """
     names = ["out", "dq", "dk", "dv", "dsigma"]
     for name, a, e in zip(names, actual, expected, strict=False):
@@ -169,13 +171,13 @@ def _workload(n: int, d: int, ball: int, train: bool, full: bool = False) -> Wor
         "SDPA, the original's layout": partial(attend_by, original),
     }
     for backend in BACKENDS:
-        # The maths of the one is that of SDPA with a bias, for any device and order of
-        # gradient; the other runs on a GPU.
+        # The reference is the same computation as SDPA with a bias, and Triton needs a
+        # GPU.
         if backend not in ("reference", "triton"):
             implementations[f"ours, {backend}"] = partial(attend_by, backend)
     if full:
         implementations["SDPA, the whole cloud"] = partial(attend_by, _whole)
-    # Two products a pair of rows forward, four more backward.
+    # Per pair of rows: two products forward, four more backward.
     products = 6 if train else 2
     params: dict[str, Any] = {"points": n, "heads": _HEADS, "channels": d, "ball": ball}
     return Workload(
@@ -190,7 +192,7 @@ def _workload(n: int, d: int, ball: int, train: bool, full: bool = False) -> Wor
 
 
 def attention(size: str) -> Iterator[Workload]:
-    r"""A grid of channels and ball sizes."""
+    r"""Ball attention for a grid of channels and ball sizes."""
     channels = {"tiny": [8], "quick": [16]}.get(size, [8, 16, 32, 64])
     balls = {"tiny": [16], "quick": [128]}.get(size, [64, 128, 256])
     n = 64 if size == "tiny" else 8192
@@ -202,7 +204,7 @@ def attention(size: str) -> Iterator[Workload]:
 
 
 def attention_memory(size: str) -> Iterator[Workload]:
-    r"""A level of a large cloud."""
+    r"""Memory of ball attention on a level of a large cloud."""
     n = {"tiny": 64, "quick": 8192}.get(size, 65_536)
     for ball in [16] if size == "tiny" else [128, 256]:
         for train in (False, True):

@@ -24,7 +24,7 @@ _DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 def _make_balls(
     n: int, d: int, ball: int, dtype: torch.dtype, train: bool, seed: int
 ) -> Balls:
-    # The dense bias has the dtype of sigma, which is that of the queries.
+    # The dense bias gets the dtype of sigma, so sigma has the dtype of the queries.
     return moved(make_balls(n, d, ball, False, seed), "cuda", dtype, train)
 
 
@@ -35,7 +35,8 @@ def _close(b: Balls, expected: list[Tensor], actual: list[Tensor]) -> None:
 
 def _workload(n: int, d: int, ball: int, name: str, train: bool) -> Workload:
     dtype = _DTYPES[name]
-    # Queries, keys, values and the output once; backward also the gradients of all.
+    # Bytes read and written: queries, keys, values and the output once; in a backward
+    # pass also all gradients.
     size = (4 + 8 * train) * n * _HEADS * d * dtype.itemsize
     step = "forward + backward" if train else "forward"
     return Workload(
@@ -57,7 +58,7 @@ def _workload(n: int, d: int, ball: int, name: str, train: bool) -> Workload:
 
 
 def attention_cuda(size: str) -> Iterator[Workload]:
-    r"""A level of a large cloud; nothing where there is no GPU."""
+    r"""A level of a large cloud; empty without a GPU."""
     if not torch.cuda.is_available():
         return
     n = 1024 if size == "tiny" else 65_536

@@ -15,7 +15,7 @@ _EPS = 1e-5
 
 
 class Messages(NamedTuple):
-    r"""A graph and what its nodes send."""
+    r"""A graph and the rows of its nodes."""
 
     rows: tuple[Tensor, ...]  # the first six arguments of `mean_message`
     edges: Edges
@@ -31,9 +31,9 @@ def _make(n: int, degree: int, channels: int, train: bool, seed: int) -> Message
     target = torch.arange(n).repeat_interleave(degree)
     edges = Edges(torch.stack([source, target]).cuda(), n)
     leaves = [t.cuda() for t in rows]
-    for i in (0, 1, 3, 4, 5):  # positions are data
+    for i in (0, 1, 3, 4, 5):  # all but the positions have gradients
         leaves[i].requires_grad_(train)
-    for end in (0, 1):  # once for all layers and, in a data loader, for all steps
+    for end in (0, 1):  # sorted before, because all layers and steps can share it
         edges.by(end)
     return Messages(tuple(leaves), edges, grad.cuda(), train)
 
@@ -70,8 +70,9 @@ def _close(
 
 
 def _workload(n: int, degree: int, channels: int, train: bool) -> Workload:
-    # Rows of nodes once and indices of edges; backward also the gradients of rows and
-    # four numbers an edge, written and read. Rows gathered again are in the cache.
+    # Bytes: rows of nodes once, and indices of edges. A backward pass adds gradients of
+    # rows, and four numbers per edge, written and read. Rows that are gathered again
+    # are in the cache and not counted.
     size = 4 * n * channels * (3 + 5 * train)
     size += n * degree * (16 + train * (32 + 32))
     step = "forward + backward" if train else "forward"
@@ -90,7 +91,7 @@ def _workload(n: int, degree: int, channels: int, train: bool) -> Workload:
 
 
 def message_cuda(size: str) -> Iterator[Workload]:
-    r"""The embedding of a large cloud; nothing where there is no GPU."""
+    r"""The embedding of a large cloud; empty without a GPU."""
     if not torch.cuda.is_available():
         return
     n = 1024 if size == "tiny" else 32_768

@@ -1,4 +1,4 @@
-r"""The whole model, its tree included."""
+r"""The whole model, including building its tree."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -58,7 +58,7 @@ DEMO: dict[str, Any] = {
     "dec_num_heads": [2, 4],
     "rotate": 45,
 }
-#: The five levels in small, for tests.
+#: A tiny model with five levels, for tests.
 TINY: dict[str, Any] = {
     **FIVE_LEVELS,
     "c_hidden": [8, 16, 32],
@@ -73,7 +73,7 @@ TINY: dict[str, Any] = {
 
 
 def _original(config: dict[str, Any], train: bool) -> Run:
-    import balltree  # noqa: F401  (it builds the original's tree)
+    import balltree  # noqa: F401  (the original's tree builder)
 
     model = _weights(config).train(train)
     call = lambda g: model(g.x, g.pos, g.batch, g.edge_index)  # noqa: E731
@@ -81,9 +81,9 @@ def _original(config: dict[str, Any], train: bool) -> Run:
 
 
 def _weights(config: dict[str, Any]) -> Original:
-    # Which of the last two points to be split comes first is for the original's
-    # selection algorithm to say, for us for their coordinates. Weights that treat both
-    # alike make the outputs the same.
+    # The lowest nodes of a tree are pairs of points. In the original, their order depends
+    # on the selection algorithm; here it depends on the coordinates. These weights treat
+    # both points of a pair alike, so the outputs are the same.
     torch.manual_seed(0)
     model = Original(config)
     c, dim = config["c_hidden"][0], config.get("dimensionality", 3)
@@ -113,7 +113,8 @@ def _ours(config: dict[str, Any], train: bool, **options: Any) -> Run:
 def _run(
     model: torch.nn.Module, call: Callable[[Graphs], Tensor], first: str, g: Graphs
 ) -> list[Tensor]:
-    # The output and, in training, the gradient that has passed through every layer.
+    # The output and, in training, the gradient of the first layer, which has passed
+    # through all others.
     if not model.training:
         with torch.no_grad():
             return [call(g)]
@@ -126,7 +127,7 @@ def _run(
 
 
 def close(g: Graphs, expected: list[Tensor], actual: list[Tensor]) -> None:
-    r"""In the norm; float32, and a baseline whose distances are off by 7e-4."""
+    r"""Compares in the norm; the baseline's distances have errors of 7e-4."""
     for name, e, a in zip(("out", "gradient"), expected, actual, strict=False):
         error = float((a - e).norm() / e.norm())
         assert error < 1e-2, f"'{name}' is off by {error:.1e}"
@@ -162,10 +163,11 @@ def _both(config: dict[str, Any], train: bool) -> dict[str, Callable[[], Run]]:
     }
 
 
-# Sizes are powers of two and large enough for one full ball on the coarsest level: with
-# others the original's balls straddle clouds, and it computes something else.
+# Sizes are powers of two and large enough for one full ball on the coarsest level. With
+# other sizes the original's balls contain points of several clouds, so it computes
+# something else.
 def model(size: str) -> Iterator[Workload]:
-    r"""A training batch, and one cloud."""
+    r"""A training batch, and single clouds."""
     config = TINY if size == "tiny" else FIVE_LEVELS
     sizes = {"tiny": [(2, 64)], "quick": [(2, 2048)]}.get(
         size, [(16, 2048), (1, 16_384), (1, 65_536)]
@@ -176,7 +178,7 @@ def model(size: str) -> Iterator[Workload]:
 
 
 def model_memory(size: str) -> Iterator[Workload]:
-    r"""A training step, and a prediction."""
+    r"""Memory of a training step and of a prediction."""
     sizes = {"tiny": [(2, 64)], "quick": [(2, 2048)]}.get(
         size, [(16, 2048), (1, 65_536)]
     )
@@ -196,7 +198,7 @@ def model_scaling(size: str) -> Iterator[Workload]:
         implementations = _both(config, False)
         if n > 65_536:
             del implementations["original"]
-        if n <= 8192:  # then it takes ten times as long, and soon all memory
+        if n <= 8192:  # larger clouds take far too long, and soon all memory
             whole = [n // 2**l for l in range(len(config["ball_sizes"]))]
             one = partial(_ours, config, False, ball_sizes=whole)
             implementations["ours, one ball"] = one
@@ -204,7 +206,7 @@ def model_scaling(size: str) -> Iterator[Workload]:
 
 
 def checkpoint(size: str) -> Iterator[Workload]:
-    r"""A training step that recomputes instead of storing."""
+    r"""A training step that recomputes values instead of storing them."""
     config = TINY if size == "tiny" else FIVE_LEVELS
     num, n = {"tiny": (2, 64), "quick": (2, 2048)}.get(size, (16, 2048))
     levels = len(config["ball_sizes"])
@@ -226,7 +228,7 @@ def million(size: str) -> Iterator[Workload]:
 
 
 def model_contention(size: str) -> Iterator[Workload]:
-    r"""Two processes train at the same time, a cloud of the demo's size a step."""
+    r"""Two processes train at the same time, on a cloud of the demo's size per step."""
     config = TINY if size == "tiny" else DEMO
     n = 64 if size == "tiny" else 4096
     work = _workload(1, n, True, config, _both(config, True))

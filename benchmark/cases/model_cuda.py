@@ -1,4 +1,4 @@
-r"""The whole model on a GPU, its trees built before."""
+r"""The whole model on a GPU; trees are built before the timed call."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
 
 
 def make_batch(num: int, n: int, config: dict[str, Any], seed: int) -> Batch:
-    r"""Clouds with their tree, on the device.
+    r"""Clouds with their tree, on the GPU.
 
     Args:
         num: The number of clouds.
@@ -52,7 +52,7 @@ def _original(config: dict[str, Any], train: bool, half: bool, compiled: bool) -
     forward = torch.compile(model) if compiled else model
 
     def call(b: Batch) -> Tensor:
-        # Clouds of a power of two: no slot is empty, and both have the same balls.
+        # Sizes are powers of two: no slot is empty, and both models have equal balls.
         g, t = b
         order = t.global_perm()
         rotated = [t.global_perm_rot(l) for l in range(t.config.num_levels)]
@@ -92,7 +92,7 @@ def _captured(config: dict[str, Any], train: bool, half: bool, **options: Any) -
     step = CapturedStep(run)
 
     def call(b: Batch) -> list[Tensor]:
-        trees[:] = [b.tree]  # that of the recorded call is replayed
+        trees[:] = [b.tree]  # a replay uses the tree of the recorded call
         step(Data(**b.graphs._asdict()))
         return outputs
 
@@ -102,7 +102,8 @@ def _captured(config: dict[str, Any], train: bool, half: bool, **options: Any) -
 def _run(
     model: torch.nn.Module, call: Run, first: str, half: bool, b: Batch
 ) -> list[Tensor]:
-    # The output and, in training, the gradient that has passed through every layer.
+    # The output and, in training, the gradient of the first layer, which has passed
+    # through all others.
     with torch.autocast(DEVICE, torch.bfloat16, enabled=half):
         if not model.training:
             with torch.no_grad():
@@ -116,14 +117,16 @@ def _run(
 
 
 def close(half: bool, b: Batch, expected: list[Tensor], actual: list[Tensor]) -> None:
-    r"""In the norm. Rounding to bfloat16 alone moves the gradient of the first layer by
-    0.15 in either formulation, measured at a tiny size.
+    r"""Compares in the norm.
+
+    Rounding to bfloat16 changes the gradient of the first layer by a relative 0.15 in
+    either formulation, measured at a tiny size.
 
     Args:
         half: Whether products were computed in bfloat16.
         b: The batch.
-        expected: The output, and the gradient.
-        actual: Those of another implementation.
+        expected: The output and the gradient of the baseline.
+        actual: The output and the gradient of another implementation.
     """
     limits = (1e-1, 4e-1) if half else (1e-2, 1e-2)
     names = ("out", "gradient")
@@ -135,7 +138,7 @@ def close(half: bool, b: Batch, expected: list[Tensor], actual: list[Tensor]) ->
 def workload(
     num: int, n: int, train: bool, half: bool, config: dict[str, Any], **options: Any
 ) -> Workload:
-    r"""Both formulations of one model, as they are and compiled, and ours replayed.
+    r"""Both formulations of a model, eager and compiled, and ours as a CUDA graph.
 
     Args:
         num: The number of clouds.
@@ -189,7 +192,7 @@ def model_memory_cuda(size: str) -> Iterator[Workload]:
 
 
 def million_cuda(size: str) -> Iterator[Workload]:
-    r"""One cloud, whose blocks are all recomputed in the backward pass."""
+    r"""One large cloud; all blocks are recomputed in the backward pass."""
     if not torch.cuda.is_available():
         return
     config = TINY if size == "tiny" else FIVE_LEVELS

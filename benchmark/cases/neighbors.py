@@ -16,20 +16,20 @@ _K, _DEGREE = 16, 30
 
 
 def _with_tree(num: int, size: int, seed: int) -> Clouds:
-    # The tree that a model of five levels has attached already.
+    # With the tree that a model of five levels needs anyway.
     c = clouds(num, size, seed=seed)
     tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
     return c._replace(tree=tree)
 
 
 def same_edges(c: Clouds, expected: Tensor, actual: Tensor) -> None:
-    r"""The same edges in any order.
+    r"""Checks that both found the same edges, in any order.
 
-    SciPy computes distances in float64: a few neighbours that are equally far in
-    float32 may differ.
+    SciPy computes distances in float64. So a few edges may differ, between points
+    that have equal distances in float32.
     """
     both = [(e[1] * len(c.pos) + e[0]).numpy() for e in (expected, actual)]
-    # Neither has an edge twice, so that those of both are the equal neighbours here.
+    # Neither lists an edge twice, so an edge that occurs twice here is in both.
     ordered = np.sort(np.concatenate(both))
     shared = int((ordered[1:] == ordered[:-1]).sum())
     differing = len(ordered) - 2 * shared
@@ -37,7 +37,7 @@ def same_edges(c: Clouds, expected: Tensor, actual: Tensor) -> None:
 
 
 def _workload(num: int, size: int, kind: str) -> Workload:
-    # Inside the cloud; a point at its border has fewer.
+    # For _DEGREE neighbours inside the cloud; points at its border have fewer.
     radius = (_DEGREE / (4 / 3 * pi * size)) ** (1 / 3)
     ours: Callable[[Clouds, bool], Tensor]
     implementations: dict[str, Callable[[], Run]]
@@ -71,7 +71,8 @@ def _workload(num: int, size: int, kind: str) -> Workload:
         def ours(c: Clouds, given: bool) -> Tensor:
             return radius_graph(c.pos, radius, c.ptr, tree=c.tree if given else None)
 
-    if size > 100_000:  # one cloud has one thread there: ten seconds for a million
+    # torch-cluster uses one thread per cloud: ten seconds for a million points.
+    if size > 100_000:
         implementations.pop("torch-cluster", None)
     implementations["ours"] = lambda: partial(ours, given=False)
     implementations["ours, tree given"] = lambda: partial(ours, given=True)
@@ -86,7 +87,7 @@ def _workload(num: int, size: int, kind: str) -> Workload:
 
 
 def neighbors(size: str) -> Iterator[Workload]:
-    r"""The 16 nearest, those within the radius of 30 on average, and the 16 nearest
+    r"""The 16 nearest, all within a radius that holds 30 on average, and the 16 nearest
     within ten times that radius.
     """
     batches = {"tiny": [(2, 200)], "quick": [(16, 4096)]}.get(

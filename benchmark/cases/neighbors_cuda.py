@@ -15,18 +15,18 @@ from benchmark.runner import Case, Run, Workload, synchronised_seconds
 from torch_geometric_erwin import _native, ball_tree, knn_graph, radius_graph
 
 _K, _DEGREE = 16, 30
-_ROWS = 4096  # of the matrix of distances at a time
+_ROWS = 4096  # rows of the matrix of distances that are computed at a time
 
 
 def _on_gpu(num: int, size: int, seed: int) -> Clouds:
-    # With the tree that a model of five levels has attached already.
+    # With the tree that a model of five levels needs anyway.
     c = clouds(num, size, seed=seed)
     tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
     return Clouds(c.pos.cuda(), c.ptr.cuda(), c.batch.cuda(), tree.to("cuda"))
 
 
 def _by_all_distances(k: int) -> Run:
-    # Every distance, a block of rows at a time, and the smallest of each row.
+    # All distances, a block of rows at a time, and the smallest of each row.
     def run(c: Clouds) -> Tensor:
         source = []
         for start, stop in pairwise(c.ptr.tolist()):
@@ -50,7 +50,7 @@ def _same_edges(c: Clouds, expected: Tensor, actual: Tensor) -> None:
 
 
 def _workload(num: int, size: int, kind: str) -> Workload:
-    # Inside the cloud; a point at its border has fewer.
+    # For _DEGREE neighbours inside the cloud; points at its border have fewer.
     radius = (_DEGREE / (4 / 3 * pi * size)) ** (1 / 3)
     implementations: dict[str, Callable[[], Run]]
     if kind == "knn":
@@ -85,7 +85,7 @@ def _workload(num: int, size: int, kind: str) -> Workload:
 
 
 def neighbors_cuda(size: str) -> Iterator[Workload]:
-    r"""The 16 nearest, and those within the radius of 30 on average."""
+    r"""The 16 nearest, and all within a radius that holds 30 on average."""
     if not (torch.cuda.is_available() and _native.library().erwin_has_cuda()):
         return
     batches = {"tiny": [(2, 200)], "quick": [(16, 4096)]}.get(

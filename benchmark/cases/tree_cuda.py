@@ -24,7 +24,7 @@ def _moved(num: int, size: int, seed: int) -> Clouds:
 
 
 def _copied(build: Run, c: Clouds) -> Any:
-    # What a training step on a GPU pays for a builder on the host.
+    # The cost of a builder on the host for a training step on a GPU, copies included.
     output = build(Clouds(c.pos.cpu(), c.ptr.cpu(), c.batch.cpu()))
     if isinstance(output, Tree):
         return output.to("cuda")
@@ -43,7 +43,7 @@ def _balltree_erwin(config: TreeConfig) -> Run:
 
 
 def _update(config: TreeConfig, largest: int) -> Run:
-    # Sizes stay, so one tree serves all inputs of a size.
+    # All inputs have the same size, so the tree of the first one can be updated.
     trees: list[Tree] = []
 
     def run(c: Clouds) -> Tree:
@@ -55,7 +55,7 @@ def _update(config: TreeConfig, largest: int) -> Run:
 
 
 def _graph(config: TreeConfig, largest: int) -> Run:
-    # Captured once; an input is copied to where the graph reads it.
+    # Captured once; every input is copied to the tensor that the graph reads.
     update = _update(config, largest)
     state: dict[str, Any] = {}
 
@@ -81,7 +81,7 @@ def _sort(c: Clouds) -> Tensor:
 
 def _same(c: Clouds, expected: Any, actual: Any) -> None:
     if not isinstance(actual, Tree) or not isinstance(expected, Tree):
-        return  # the original splits other sizes elsewhere
+        return  # for other sizes the original splits at other places
     for a, b in zip(
         [expected.perm, *expected.perm_rot], [actual.perm, *actual.perm_rot]
     ):
@@ -130,12 +130,12 @@ def _workloads(config: TreeConfig, size: str) -> Iterator[Workload]:
 
 
 def tree_cuda(size: str) -> Iterator[Workload]:
-    r"""The order of points of one level; nothing where there is no GPU."""
+    r"""The order of points for one level; empty without a GPU."""
     yield from _workloads(_ONE, size)
 
 
 def tree_rotated_cuda(size: str) -> Iterator[Workload]:
-    r"""Five levels and their rotated trees; nothing where there is no GPU."""
+    r"""Five levels and their rotated trees; empty without a GPU."""
     yield from _workloads(_LEVELS, size)
 
 

@@ -1,6 +1,8 @@
-// Lets the allocations of trees and searches fail, one after the other: arguments are the library and a number of threads.
+// Makes each allocation of trees and searches fail, one after the other. The arguments of the program are the library
+// and a number of threads.
 //
-// Every call must succeed or say that it is out of memory, and the next one, with memory, must find what it always finds.
+// Every call must succeed or report that it is out of memory. The next call, with enough memory, must give the usual
+// result.
 #include <dlfcn.h>
 
 #include <atomic>
@@ -67,14 +69,14 @@ void require(bool good, const char* what, int64_t number) {
   std::exit(1);
 }
 
-// Calls run(result), which returns a status, with every allocation failing in turn: alone and with all that follow.
+// Calls run(result), which returns a status, once for every allocation: this one fails, alone or with all later ones.
 void sweep(const std::function<int32_t(Indices*)>& run) {
   Indices expected;
   require(run(&expected) == ERWIN_OK, "a call fails with all its memory", -1);
   for (const bool alone : {true, false}) {
     bool failed = true;
     for (int64_t number = 0; failed; number += number < 40 ? 1 : number / 6) {
-      Indices result(expected.size(), -1);  // whose memory is there before
+      Indices result(expected.size(), -1);  // allocated before allocations fail
       const int64_t before = blocks;
       allocations = 0;
       last_failure = alone ? number : kNever - 1;
@@ -84,7 +86,7 @@ void sweep(const std::function<int32_t(Indices*)>& run) {
       failed = allocations > number;
       failures += failed;
       require(status == ERWIN_OK || status == ERWIN_OUT_OF_MEMORY, "another status", number);
-      // Threads that help stay, and keep what they were invited by.
+      // Helper threads live on and keep the memory of their invitations.
       if (threads == 1) require(blocks == before, "a call leaves memory behind", number);
       if (status == ERWIN_OK) require(result == expected, "another result", number);
       require(run(&result) == ERWIN_OK && result == expected, "a call afterwards fails", number);
@@ -92,14 +94,14 @@ void sweep(const std::function<int32_t(Indices*)>& run) {
   }
 }
 
-// A batch of clouds, everything that is the caller's, and the calls on it.
+// A batch of clouds, all arrays of the caller, and the calls on them.
 struct Batch {
   erwin_context context;
   erwin_layout layout{};
   int32_t dtype;
   int64_t dim, clouds, points;
   Indices ptr{0};
-  std::vector<double> pos, rotation;  // of either type
+  std::vector<double> pos, rotation;  // float32 or float64 numbers
   std::vector<char> tree_space, search_space;
 
   Batch(int32_t type, int64_t dimension, const Indices& sizes)
@@ -194,7 +196,7 @@ int64_t* as_numbers(Indices* result, size_t floats) {
   return result->data();
 }
 
-// Ball attention and its gradients, in balls that several threads share.
+// Ball attention and its gradients, with enough balls for several threads.
 void sweep_attention() {
   const int64_t heads = 4, channels = 8, dim = 2;
   const Indices lengths{300, 0, 200, 100};
@@ -235,7 +237,7 @@ void sweep_attention() {
   }
 }
 
-// Message passing and its gradients, over edges that several threads share.
+// Message passing and its gradients, with enough edges for several threads.
 void sweep_message() {
   const int64_t nodes = 600, edges = 6000, width = 16, dim = 3;
   Indices ends[2], ptr[2], order[2];
@@ -279,7 +281,7 @@ int main(int, char** arguments) {
   }
   threads = std::atoi(arguments[2]);
   sweep_tree({ERWIN_FLOAT32, 3, {700, 0, 800}});
-  sweep_tree({ERWIN_FLOAT64, 2, {33000}});  // which all threads split together
+  sweep_tree({ERWIN_FLOAT64, 2, {33000}});  // large enough that all threads split it together
   sweep_tree({ERWIN_FLOAT32, 5, {400, 1200}});
   sweep_tree({ERWIN_FLOAT32, 4, {33000}});
   sweep_searches({ERWIN_FLOAT32, 3, {500, 700}});

@@ -1,4 +1,4 @@
-"""What tests of compiled code share."""
+"""Helpers for tests of compiled code."""
 
 from contextlib import AbstractContextManager
 
@@ -6,5 +6,5 @@ import torch
 
 
 def no_recompilation(step: int) -> AbstractContextManager:
-    """The first step may compile, and what it compiled must serve the others."""
+    """Only the first step may compile; the other steps must use the same code."""
     return torch.compiler.set_stance("fail_on_recompile" if step else "default")

@@ -4,7 +4,7 @@ import emulated
 import pytest
 from hypothesis import settings
 
-# The same examples in every run: a failure in CI is a failure here.
+# The same examples in every run, so that a failure in CI can be repeated.
 settings.register_profile("tests", deadline=None, derandomize=True)
 settings.load_profile("tests")
 

@@ -1,4 +1,4 @@
-"""Devices that tests do not have: what a GPU would have to be asked for raises."""
+"""Devices without values: reading a value, for which a real GPU is asked, raises."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def _index(x: Tensor, items: Any) -> Tensor:
     return x
 
 
-# Methods that ask the driver before they dispatch, which a CPU build of PyTorch lacks.
+# Methods that call the CUDA driver first; a CPU build of PyTorch has no driver.
 _OPERATORS = {Tensor.__getitem__: _index, Tensor.__invert__: torch.bitwise_not}
 
 
@@ -43,12 +43,12 @@ class _Operators(TorchFunctionMode):
 
 @contextmanager
 def without_values(device: str) -> Iterator[Move]:
-    """Yields what moves tensors, modules and data to a device that has no values.
+    """Yields a function that moves tensors, modules and data to such a device.
 
-    Whatever depends on a value raises there: ``item``, ``nonzero``, a mask as an index,
-    a tensor in an ``if``. ``meta`` knows training. A CPU build of PyTorch gives tensors
-    of ``cuda`` no gradients and does not update their running statistics, but takes the
-    branches that a GPU would.
+    Everything that depends on a value raises there: ``item``, ``nonzero``, a mask as an
+    index, a tensor in an ``if``. ``meta`` supports training. With ``cuda``, a CPU build
+    of PyTorch computes no gradients and does not update running statistics, but takes
+    the same branches as on a GPU.
     """
 
     def empty(t: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
-"""Runs the CUDA kernels on the host: calls whose context is emulated go to a library of
-their own, which is built from `tests/emulator` when the first of them is made."""
+"""Runs the CUDA kernels on the host. Calls with an emulated context use a separate
+library, which is built from `tests/emulator` at the first such call."""
 
 import ctypes
 import fcntl
@@ -20,7 +20,7 @@ BUILD = Path(__file__).parents[1] / "build" / "emulator"
 
 
 class Context(_native.Context):
-    """A context of the emulator, whose one device is number 0, as a GPU would be."""
+    """A context of the emulator; its only device has number 0, like a first GPU."""
 
     def __init__(self, device: int = 0, num_threads: int = 1) -> None:
         super().__init__(device, num_threads, None)
@@ -41,7 +41,7 @@ def _build() -> Path:
 
 @cache
 def _library() -> ctypes.CDLL:
-    # A build for sanitizers has an emulator of its own (tools/sanitize.sh).
+    # With sanitizers another library contains the emulator (tools/sanitize.sh).
     return ctypes.CDLL(os.environ.get("ERWIN_EMULATOR") or str(_build()))
 
 
@@ -55,7 +55,7 @@ def function(name: str) -> Callable[..., int]:
 
 @contextmanager
 def calls() -> Iterator[None]:
-    """Sends calls of the package that have a context of the emulator there."""
+    """Redirects the calls with an emulated context to the library of the emulator."""
     of_package = _native._function
 
     def choose(name: str) -> Callable[..., int]:

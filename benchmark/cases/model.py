@@ -81,9 +81,9 @@ def _original(config: dict[str, Any], train: bool) -> Run:
 
 
 def _weights(config: dict[str, Any]) -> Original:
-    # The lowest nodes of a tree are pairs of points. In the original, their order depends
-    # on the selection algorithm; here it depends on the coordinates. These weights treat
-    # both points of a pair alike, so the outputs are the same.
+    # The lowest nodes of a tree are pairs of points. In the original their order
+    # depends on the selection algorithm, here on coordinates. These weights treat both
+    # points of a pair alike, so the outputs are the same.
     torch.manual_seed(0)
     model = Original(config)
     c, dim = config["c_hidden"][0], config.get("dimensionality", 3)

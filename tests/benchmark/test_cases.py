@@ -49,7 +49,7 @@ def test_inputs_follow_the_seed(name):
     assert not any(torch.equal(a, b) for a, b in floats)
 
 
-# A comparison that passes anything would show nothing.
+# The comparison must fail on wrong outputs; otherwise the test above shows nothing.
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_comparison_sees_an_error(name):
     workload = WORKLOADS[name]

@@ -1,4 +1,4 @@
-"""The script that proves the CUDA code, as far as it goes without a GPU."""
+"""The script that checks the CUDA code, as far as it can run without a GPU."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def test_a_group_that_fails_is_told(tmp_path):
 
 
 def test_what_the_sanitizer_runs_is_right(monkeypatch):
-    # On the host; a GPU gets the same calls.
+    # Runs on the host; a GPU would get the same calls.
     monkeypatch.setattr(sanitize_cuda, "DEVICE", "cpu")
     sanitize_cuda.trees()
     sanitize_cuda.neighbors()
@@ -79,5 +79,5 @@ exit 86
     assert len(kernels) > 5
     for name in ("erwin", *kernels):
         assert f"--kernel-name kns={name} " in filtered
-    # It has to see what PyTorch's kernels write.
+    # initcheck must also see what PyTorch's kernels write.
     assert "kns=" not in (tmp_path / "initcheck.log").read_text()

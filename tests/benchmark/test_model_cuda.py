@@ -1,4 +1,4 @@
-"""The cases for a GPU, as far as they go without one: at a tiny size on the host."""
+"""The benchmark cases for a GPU, run at a tiny size on the host."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_both_formulations_agree(train, half):
     outputs = {name: workload.implementations[name]()(inputs) for name in names}
     assert len(outputs["ours"]) == 1 + train
     assert check(workload, inputs, outputs) == {}
-    if not half:  # one tree for both: nothing but roundings is left
+    if not half:  # both use the same tree, so only rounding errors differ
         for a, b in zip(outputs["ours"], outputs["original"], strict=True):
             assert (a - b).norm() <= 1e-3 * b.norm()
     other = workload.implementations["ours"]()(workload.make_inputs(1))

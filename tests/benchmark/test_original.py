@@ -32,12 +32,12 @@ def case(request):
     return torch.load(request.param, weights_only=True)
 
 
-# The recorded runs computed in float64 what float32 weights and inputs say: only
-# roundings of float64 are left, enlarged by the cancellation in cdist's matrix form.
+# The recorded runs used float32 weights and inputs but computed in float64. So only
+# rounding errors of float64 remain, enlarged by cancellation in cdist's matrix form.
 @pytest.mark.parametrize("train", [False, True])
 def test_recorded_runs(case, train):
     model = Original(case["config"]).double()
-    # There a stride of 1 has the weights of a pooling layer that never runs.
+    # For a stride of 1 the recorded run has weights of a pooling layer that never runs.
     assert not model.load_state_dict(case["state_dict"], strict=False).missing_keys
     names = ("tree_idx", "tree_mask", "tree_idx_rot")
     tree = OriginalTree(*(case[name] for name in names))

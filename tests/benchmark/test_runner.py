@@ -14,8 +14,8 @@ from benchmark.runner import Case, Job, UnavailableError, Workload
 
 
 def test_ratio_is_the_median_over_repeats():
-    # The machine slows down fourfold, and both with it: pairs do not notice, while the
-    # ratio of the medians is 3.
+    # The machine becomes four times slower, for both. The ratios of pairs do not
+    # change, but the ratio of the medians would be 3.
     values = {"baseline": [2.0, 3.0, 12.0], "ours": [1.0, 1.0, 4.0]}
     records = runner.summarise(values, "baseline")
     assert records["ours"]["ratio"] == {"median": 3.0, "quartiles": [2.5, 3.0]}
@@ -28,7 +28,7 @@ def test_ratio_is_the_median_over_repeats():
 def test_ratio_of_pairs_is_not_that_of_medians():
     values = {"baseline": [1.0, 10.0, 3.0], "ours": [2.0, 2.0, 3.0]}
     ratio = runner.summarise(values, "baseline")["ours"]["ratio"]
-    assert ratio["median"] == 1.0  # of 0.5, 5 and 1; medians would say 3 / 2
+    assert ratio["median"] == 1.0  # of 0.5, 5 and 1; that of medians is 3 / 2
 
 
 def test_repeats_fill_a_budget():
@@ -42,7 +42,7 @@ def test_repeats_fill_a_budget():
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
 def test_fitted_exponent(exponent):
     sizes = [10**i for i in range(2, 8)]
-    # What a call costs in any case hides the growth at the first three sizes.
+    # At the first three sizes a constant cost of 1 s hides the growth.
     seconds = [1e-6 * n**exponent + (1.0 if n < 10**5 else 0.0) for n in sizes]
     assert report.fit_exponent(sizes, seconds) == pytest.approx(exponent, abs=1e-9)
 
@@ -88,7 +88,7 @@ def test_every_implementation_sees_every_input_once():
     measure(work)
     for name in seen:  # seed 0 is the warm-up
         assert [value for value, _ in seen[name]] == [2, 3, 4, 5, 6]
-    # Within a repeat they follow each other, and each comes first in turn.
+    # In a repeat one follows the other, and in turn each of them is the first.
     order = sorted((at, name) for name, calls in seen.items() for _, at in calls)
     rounds = [order[i : i + 3] for i in range(0, 15, 3)]
     assert [r[0][1] for r in rounds] == ["a", "a", "b", "c", "a"]
@@ -233,7 +233,7 @@ def test_the_table_shows_bytes_moved_a_second():
     ]
 
 
-# The whole way: processes, a table, a file and, where matplotlib is, a picture.
+# End to end: processes, a table, a file and, with matplotlib, a picture.
 @pytest.mark.parametrize(
     "name", ["tree_scaling", pytest.param("checkpoint", marks=pytest.mark.slow)]
 )
@@ -285,7 +285,7 @@ def test_memory_of_a_call():
 def test_contention_is_relative_to_running_alone(monkeypatch):
     started = []
 
-    # Alone a call takes 2 s, beside another process 3 and 5.
+    # Alone a call takes 2 s; beside another process 3 s and 5 s.
     def start(job):
         started.append(job)
         values = [[2.0], [3.0], [5.0]][(len(started) - 1) % 3]

@@ -92,7 +92,8 @@ def test_a_cloud_of_its_own():
 
 
 def test_attributes_of_sizes_that_agree():
-    # As many nodes as edges as clouds: how the clouds divide them tells.
+    # There are as many nodes as edges as clouds. Only the way in which clouds divide
+    # them tells which attributes belong to what.
     clouds = []
     for i, (n, e) in enumerate([(2, 0), (0, 1), (1, 2)]):
         clouds.append(

@@ -44,7 +44,7 @@ def test_units(dataset):
     for i, data in enumerate(dataset):
         rng = np.random.default_rng(np.random.SeedSequence([0, 0, i]))
         pos, velocity = simulation.haloes(rng, 100)
-        # A rounding of float32 at the size of the box, and at 1000 km/s.
+        # One rounding error of float32 at the size of the box, and at 1000 km/s.
         np.testing.assert_allclose(
             data.pos * dataset.position_scale + 30, pos, atol=1e-5
         )
@@ -55,8 +55,9 @@ def test_a_cloud_of_the_default_size(tmp_path):
     dataset = CosmologyLPT(str(tmp_path), "val", num_clouds=1)
     data = dataset[0]
     assert data.num_nodes == 5000
-    # Standardised: the mean is small and the spread near 1, if not 1, as a box has
-    # few large waves and the second order adds to the velocities.
+    # Values are standardised: the mean is small and the standard deviation is near 1.
+    # It is not exactly 1, because a box has few large waves and velocities have a
+    # second-order part.
     assert data.pos.std(dim=0).sub(1).abs().max() < 0.05
     assert data.y.mean(dim=0).abs().max() < 0.1
     assert 0.8 < data.y.std() < 1.4

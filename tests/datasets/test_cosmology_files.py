@@ -1,4 +1,4 @@
-"""What a root of the dataset holds after all that can happen to it."""
+"""Files of the dataset: damaged, unknown, interrupted or written at the same time."""
 
 import errno
 import multiprocessing
@@ -82,7 +82,7 @@ def test_no_file_of_a_root_runs_code(dataset, root, tmp_path, make):
             (folder / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"'{path}' is not used: it .*force_reload"):
         CosmologyLPT(root, **SMALL)
-    assert path.read_bytes() == content  # It may be someone's; it is left alone.
+    assert path.read_bytes() == content  # not ours, so not changed
     with pytest.raises(ValueError, match=f"'{path}' is not used: it "):
         dataset.load(str(path))
     assert equal(CosmologyLPT(root, force_reload=True, **SMALL), dataset)
@@ -239,7 +239,7 @@ def test_a_process_that_is_killed(dataset, tmp_path, at):
 
 @needs_fork
 def test_two_processes_at_once(dataset, tmp_path):
-    # Neither takes the final name before both have written.
+    # Neither process renames its file before both have written theirs.
     both_written = multiprocessing.get_context("fork").Barrier(2, timeout=60)
     replace = os.replace
 

@@ -44,7 +44,7 @@ def test_transfer_matches_another_implementation(parameters):
 
 
 def test_defaults_agree_with_the_derived_parameters_of_planck():
-    # Omega_b h^2, Omega_m h^2 and S_8 of the same table, to its digits.
+    # Omega_b h^2, Omega_m h^2 and S_8 of the same table, up to its last digit.
     cosmology = Cosmology()
     assert cosmology.omega_b * cosmology.h**2 == pytest.approx(0.02237, abs=5e-6)
     assert cosmology.omega_m * cosmology.h**2 == pytest.approx(0.1430, abs=1e-4)
@@ -67,7 +67,7 @@ def test_power_has_its_sigma_8(sigma_8):
         window = 3 * (math.sin(8 * k) - 8 * k * math.cos(8 * k)) / (8 * k) ** 3
         return float(cosmology.power(k)) * window**2 * k**3 / (2 * math.pi**2)
 
-    # What lies outside of 1e-4 to 30 h/Mpc is below 1e-6 of the variance.
+    # Waves outside of 1e-4 to 30 h/Mpc have less than 1e-6 of the variance.
     edges = np.log(np.geomspace(1e-4, 30, 40))
     variance = sum(
         quad(integrand, low, high, epsrel=1e-8)[0] for low, high in pairwise(edges)

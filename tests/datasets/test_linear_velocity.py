@@ -19,7 +19,7 @@ def points(num_points=200, seed=0):
 def test_matches_the_sum_over_modes():
     pos, smoothing = points(), 0.08
     expected = torch.zeros_like(pos)
-    # The Gaussian is below 1e-9 beyond 13 waves a box.
+    # The Gaussian is below 1e-9 for more than 13 waves per box.
     for n in itertools.product(range(-13, 14), repeat=3):
         if any(n):
             k = 2 * math.pi * torch.tensor(n, dtype=pos.dtype)
@@ -34,8 +34,8 @@ def test_matches_the_sum_over_modes():
 
 
 def test_recovers_the_displacement_of_a_lattice():
-    # Points moved by a long wave have a contrast that undoes the move. The lattice
-    # lies between the mesh points, where cloud-in-cell is smooth.
+    # Points that a long wave moved have a density contrast, from which the move can be
+    # computed. The lattice lies between the mesh points, where cloud-in-cell is smooth.
     lattice = torch.cartesian_prod(*[torch.arange(32, dtype=torch.float64)] * 3)
     lattice = (lattice + 0.5) / 32
     move = 1e-4 * torch.sin(2 * math.pi * lattice)
@@ -44,7 +44,7 @@ def test_recovers_the_displacement_of_a_lattice():
         lattice + move, smoothing, amplitude=3.0, box_size=1.0, mesh_size=32
     )
     expected = 3 * math.exp(-0.5 * (2 * math.pi * smoothing) ** 2) * move
-    # Linear up to k move = 6e-4.
+    # The relative error of linear theory is k move = 6e-4.
     assert (actual - expected).norm() < 1e-3 * expected.norm()
 
 
@@ -213,7 +213,7 @@ def test_fit_where_nothing_moves():
         fit_linear_velocity([empty], mesh_size=8)
     with pytest.raises(ValueError, match="no amplitude to fit"):
         fit_linear_velocity([cloud()], [100.0], mesh_size=8)
-    # A smoothing that leaves nothing does not stop the others.
+    # A smoothing length that removes everything does not affect the other ones.
     assert fit_linear_velocity([cloud()], [0.3, 100.0], mesh_size=8)[0] == 0.3
 
 

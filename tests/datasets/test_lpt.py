@@ -55,8 +55,8 @@ def test_spectrum_of_the_density_is_the_input(simulation):
         np.abs(simulation.density(np.random.default_rng(seed))) ** 2
         for seed in range(seeds)
     )
-    # Modes with 0 < k_z < Nyquist are independent; below Nyquist none is cut. Each
-    # power has an exponential distribution around its mean.
+    # Modes with 0 < k_z < Nyquist are independent, and none below Nyquist is cut off.
+    # Each power has an exponential distribution around its mean.
     k = np.sqrt((wave_vectors() ** 2).sum(axis=0))[:, :, 1 : MESH // 2]
     inside = k < UNIT * MESH / 2
     k, power = k[inside], power[:, :, 1 : MESH // 2][inside] / seeds
@@ -135,7 +135,7 @@ def test_second_order_source_matches_the_kernel(simulation):
     np.testing.assert_allclose(source, expected, atol=1e-12 * np.abs(expected).max())
 
 
-# Planck 2018, by hand but for the quadratures f and D. Today: f = 0.52739 and
+# Planck 2018, computed by hand except the integrals f and D. Today: f = 0.52739 and
 # f_2 = 2 * 0.3153^(6/11) = 1.06565. At redshift 1: Omega_m = 0.78650, a H = 89.542
 # km/s per Mpc/h, f = 0.87685, f_2 = 2 * 0.78650^(6/11) = 1.75444 and D = 0.60666.
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_collapse_of_a_spherical_peak():
     for i, j in itertools.product(range(3), repeat=2):
         jacobian[i, j] += derivative(displacement[i], j)[0, 0, 0]
     second = (1 / np.linalg.det(jacobian) - 1 - delta) / delta**2
-    # The third order is of the order of delta.
+    # The third order adds a relative error of the order of delta.
     assert second == pytest.approx(17 / 21, abs=1e-3)
 
 
@@ -229,7 +229,7 @@ def test_number_and_velocity_of_peaks():
         density = simulation.density(np.random.default_rng(seed)) * smooth
         power = np.abs(density) ** 2
         power[:, :, 1 : mesh // 2] *= 2
-        k2[0, 0, 0] = 1  # Has no power.
+        k2[0, 0, 0] = 1  # This mode has no power, so the value does not matter.
         for order in moment:
             moment[order] += (power * k2**order).sum() / mesh**6
         cells = density_peaks(simulation.to_mesh(density))
@@ -243,7 +243,7 @@ def test_number_and_velocity_of_peaks():
     r_star = math.sqrt(3 * moment[1] / moment[2])
     expected = seeds * constant * BOX**3 / r_star**3
     assert found == pytest.approx(expected, abs=4 * math.sqrt(expected))
-    # About 700 peaks a box in cells that share their large-scale motion.
+    # There are about 700 peaks per box, and neighbouring peaks move together.
     assert np.mean(ratio) == pytest.approx(1, abs=0.05)
 
 

@@ -1,4 +1,4 @@
-// The table of the devices of the emulator's library: one, number 0.
+// The table of devices in the emulator's library: only number 0.
 #include "devices.h"
 
 namespace erwin {

@@ -19,11 +19,11 @@ class Device {
   static constexpr int64_t processors() { return 6; }
   static constexpr int tile_threads() { return 64; }
   static constexpr int block_threads() { return 128; }
-  static constexpr int32_t search_warps() { return 1; }  // of a block: every thread needs a stack
+  static constexpr int32_t search_warps() { return 1; }  // warps of a block; few, because every thread needs a stack
   static constexpr int32_t handed_rows() { return 100; }
   static constexpr int64_t few_rows() { return 4096; }
   bool ok() const { return ok_; }
-  // Whether a kernel has already marked the arguments as invalid: all have run.
+  // Whether a kernel has marked the arguments as invalid. This is known here, because kernels run at once.
   static bool knows(const int32_t* fault) { return *fault != 0; }
 
   template <typename... P, typename... A>

@@ -1,4 +1,4 @@
-// sigsetjmp and siglongjmp go between stacks here, which glibc's checked variant takes for an error.
+// sigsetjmp and siglongjmp jump between stacks here. The checked variant in glibc would report that as an error.
 #undef _FORTIFY_SOURCE
 #define _XOPEN_SOURCE 700  // ucontext.h on macOS
 
@@ -22,21 +22,21 @@ struct Fiber {
   sigjmp_buf resume;
   std::unique_ptr<char[]> stack;
   bool started = false, finished = false;
-  uint32_t barriers = 0;   // that it has reached
-  uint32_t exchanges = 0;  // of its warp that it has reached
+  uint32_t barriers = 0;   // how many barriers it has reached
+  uint32_t exchanges = 0;  // how many exchanges of its warp it has reached
 };
 
 struct Warp {
   uint64_t values[2][32];
-  uint32_t arrived = 0;  // at all exchanges, summed over lanes
+  uint32_t arrived = 0;  // number of arrivals at exchanges, over all lanes
 };
 
-// What runs on this thread.
+// The block that runs on this thread of the host.
 struct Block {
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
   std::unique_ptr<char[]> shared;
-  uint32_t arrived = 0;  // at all barriers, summed over threads
+  uint32_t arrived = 0;  // number of arrivals at barriers, over all threads
   uint32_t running = 0;
   unsigned current = 0;
   sigjmp_buf scheduler;
@@ -73,7 +73,7 @@ void enter(Fiber& fiber) {
   setcontext(&fiber.context);
 }
 
-// Without variables of its own, which a jump back might have changed.
+// Has no local variables, because they could be changed when control jumps back.
 void resume(unsigned thread) {
   block.current = thread;
   threadIdx.x = thread;

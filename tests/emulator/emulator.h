@@ -1,8 +1,8 @@
-// Runs CUDA kernels on the host, so that what a GPU will run is tested where there is none.
+// Runs CUDA kernels on the host, so that they are tested on machines without a GPU.
 //
-// The threads of a block are fibers of the calling thread: a barrier or a warp's exchange hands over to the next one.
-// Blocks run one after the other. The order of threads and of blocks is shuffled, so that a kernel that leans on one
-// gives wrong results. Warps run whole: an exchange takes all 32 lanes, and no thread may have returned.
+// The threads of a block are fibers of the calling thread. At a barrier or an exchange of a warp, the next fiber runs.
+// Blocks run one after the other. The order of threads and of blocks is shuffled, so a kernel that depends on an order
+// gives wrong results. Exchanges need whole warps: all 32 lanes take part, and none may have returned.
 #ifndef ERWIN_EMULATOR_H_
 #define ERWIN_EMULATOR_H_
 
@@ -31,10 +31,10 @@ void run(unsigned blocks, unsigned threads, size_t shared_bytes, void (*kernel)(
 
 char* shared_memory();
 
-// All lanes' values, valid until the lane's next exchange but one.
+// Returns the values of all lanes. They stay valid during the lane's next exchange, but not longer.
 const uint64_t* exchange(uint64_t value);
 
-// Gives the other threads a turn.
+// Lets the other threads run.
 void yield();
 
 template <typename T>

@@ -1,4 +1,4 @@
-r"""Datasets: one class for each task, and the physics baselines of the tasks."""
+r"""Datasets, one class for each task, and baselines from physics for the tasks."""
 
 from torch_geometric_erwin.datasets.cosmology import CosmologyLPT
 from torch_geometric_erwin.datasets.linear_velocity import (

@@ -26,7 +26,8 @@ from torch_geometric_erwin.utils.files import read_weights, written_whole
 
 SPLITS = ("train", "val", "test")
 
-# Beyond these, powers of wavenumbers and of scale factors overflow.
+# Bounds of sizes in Mpc/h and of the redshift. Beyond them, powers of wavenumbers and
+# of scale factors overflow.
 _SMALLEST, _LARGEST = 1e-9, 1e9
 
 
@@ -44,10 +45,11 @@ class CosmologyLPT(InMemoryDataset):
     takes about 0.4 CPU seconds each at the default mesh and 200 MB of memory per
     thread, and are then read from :obj:`root`.
 
-    Each configuration has one file, :obj:`data.pt`, which is there when all of it is:
-    a generation that was interrupted, or ran out of memory or disk, starts again next
-    time, and processes may share a root. Reading it never runs code. A file that is
-    damaged, or that another configuration or program wrote, is refused and left alone.
+    Each configuration has one file, :obj:`data.pt`. It gets its name only when it is
+    complete: if its generation is interrupted, or runs out of memory or disk space, it
+    starts again next time. Processes may share a root. Reading the file never runs
+    code. A file that is damaged, or that another configuration or program wrote, is
+    refused and not changed.
 
     :obj:`pos` and :obj:`y` are standardised by constants that do not depend on
     the data:
@@ -91,8 +93,8 @@ class CosmologyLPT(InMemoryDataset):
         pre_filter (callable, optional): A function that takes a
             :class:`~torch_geometric.data.Data` object and returns whether it
             belongs in the dataset. (default: :obj:`None`)
-        force_reload (bool, optional): Whether to generate again, and to replace the
-            file there is unread. (default: :obj:`False`)
+        force_reload (bool, optional): Whether to generate the clouds again and to
+            replace an existing file without reading it. (default: :obj:`False`)
 
     Shapes:
         - **pos:** :math:`(\mathtt{num\_halos}, 3)`, float32, within
@@ -100,11 +102,12 @@ class CosmologyLPT(InMemoryDataset):
         - **y:** :math:`(\mathtt{num\_halos}, 3)`, float32, peculiar velocity
 
     Raises:
-        TypeError: If :obj:`root` is no path, if a function is not callable, or if
-            :obj:`pre_transform` returns no data, or data that cannot be saved.
+        TypeError: If :obj:`root` is not a path, if a function is not callable, or if
+            :obj:`pre_transform` returns something else than data, or data that cannot
+            be saved.
         ValueError: If an argument is out of range, if the density has fewer than
-            :obj:`num_halos` peaks, if :obj:`pre_filter` keeps no cloud, or if the
-            file there is refused.
+            :obj:`num_halos` peaks, if :obj:`pre_filter` keeps no cloud, or if an
+            existing file is refused.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -180,7 +183,7 @@ class CosmologyLPT(InMemoryDataset):
         self.num_halos = int(num_halos)
         self.box_size = float(box_size)
         self.mesh_size = int(mesh_size)
-        self.redshift = float(redshift) + 0.0  # no negative zero: it names a folder
+        self.redshift = float(redshift) + 0.0  # -0.0 becomes 0.0: it names a folder
         self.seed = int(seed)
         self.num_workers = int(num_workers)
         super().__init__(
@@ -194,7 +197,7 @@ class CosmologyLPT(InMemoryDataset):
 
     @property
     def _configuration(self) -> str:
-        # What the clouds depend on, as the name of a folder.
+        # All arguments that the clouds depend on, as the name of a folder.
         return (
             f"{self.split}-{self.num_clouds}x{self.num_halos}-box{self.box_size}"
             f"-mesh{self.mesh_size}-z{self.redshift}-seed{self.seed}"
@@ -235,8 +238,8 @@ class CosmologyLPT(InMemoryDataset):
             )
 
         data_list = []
-        # Threads, not processes: NumPy releases the lock in its transforms, and
-        # nothing has to be forked or pickled.
+        # Threads and not processes, because NumPy's Fourier transforms release the
+        # global interpreter lock, and nothing has to be forked or pickled.
         with ThreadPoolExecutor(self.num_workers) as executor:
             clouds = executor.map(generate, range(self.num_clouds))
             try:
@@ -277,9 +280,9 @@ class CosmologyLPT(InMemoryDataset):
             file.write(buffer.getbuffer())
 
     def _process(self) -> None:
-        # PyG's own unpickles two files beside the data, and writes them after it: they
-        # can run code, and a disk that is full leaves them empty. Their content is in
-        # the record.
+        # Replaces PyG's method, which unpickles two more files and writes them after
+        # the data. Unpickling can run code, and a full disk leaves the files empty.
+        # Here their content is stored in the record.
         if self.force_reload or not os.path.exists(self.processed_paths[0]):
             os.makedirs(self.processed_dir, exist_ok=True)
             self.process()
@@ -328,5 +331,5 @@ def _is_number(value: object, kind: type) -> bool:
 
 
 def _name(function: Callable[..., Any] | None) -> str:
-    # As in PyG: without the address that the text of a function ends with.
+    # The text of a function without its address, as PyG does it.
     return re.sub(r"(<.*?)\s.*(>)", r"\1\2", str(function))

@@ -16,7 +16,7 @@ from torch_geometric_erwin.utils.checks import (
     check_tensor,
 )
 
-#: The most cells along a side of a mesh whose cells 64-bit integers count.
+#: The most cells along a side of a mesh: cells are counted by 64-bit integers.
 MAX_MESH = 2**20
 
 #: The side of the box of :class:`CosmologyLPT` in the units of its positions.
@@ -41,7 +41,7 @@ def check_positive(name: str, value: float) -> None:
 
 
 def _number(value: object) -> float:
-    # NaN for what is none; integers may be larger than any float.
+    # Returns the number as a float: NaN if it is none, infinity if it is too large.
     if not isinstance(value, Real) or isinstance(value, bool):
         return math.nan
     try:
@@ -113,7 +113,7 @@ def linear_velocity(
     if not math.isfinite(_number(amplitude)):
         raise ValueError(f"'amplitude' must be a finite number (got {amplitude!r})")
 
-    # Each point shares itself among the 8 mesh points around it. [N, 8]
+    # Each point contributes to the 8 mesh points around it with these weights [N, 8].
     cells = pos.double().contiguous() * (mesh_size / box_size)
     if not bool((cells.abs() < 2**52).all()):
         raise ValueError(
@@ -131,23 +131,25 @@ def linear_velocity(
     count.index_add_(0, index.view(-1), weight.view(-1))
     contrast = count.view((mesh_size,) * 3) * (mesh_size**3 / max(len(pos), 1))
 
-    # Waves per cell, and wavenumbers. [M, M, M // 2 + 1]
+    # Waves per cell, and wavenumbers, each [M, M, M // 2 + 1].
     full = torch.fft.fftfreq(mesh_size, dtype=count.dtype, device=pos.device)
     half = torch.fft.rfftfreq(mesh_size, dtype=count.dtype, device=pos.device)
     n = torch.meshgrid(full, full, half, indexing="ij")
     k = [2 * math.pi * mesh_size / box_size * component for component in n]
     k2 = k[0] ** 2 + k[1] ** 2 + k[2] ** 2
 
-    # Points go to the mesh, and velocities come back, by the same window.
+    # The window of the assignment is divided out twice, because velocities are read
+    # from the mesh with the same window.
     window = (torch.sinc(n[0]) * torch.sinc(n[1]) * torch.sinc(n[2])) ** 2
     modes = torch.fft.rfftn(contrast) / window**2
-    square = min(smoothing * smoothing, sys.float_info.max)  # zero times it is zero
+    square = min(smoothing * smoothing, sys.float_info.max)  # not infinity: 0 * inf
     modes *= amplitude * torch.exp(-0.5 * square * k2)
     modes /= k2.masked_fill(k2 == 0, math.inf)
 
     velocity = torch.empty_like(cells)
     for axis in range(3):
-        # A Nyquist mode, half a wave per cell, has no real gradient.
+        # The gradient of a Nyquist mode, half a wave per cell, is not real: it is left
+        # out.
         gradient = 1j * k[axis].masked_fill(n[axis].abs() == 0.5, 0)
         field = torch.fft.irfftn(gradient * modes, s=contrast.shape)
         velocity[:, axis] = (field.view(-1)[index] * weight).sum(dim=1)

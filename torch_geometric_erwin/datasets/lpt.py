@@ -78,14 +78,16 @@ class LPTSimulation:
         shell = (n[0] ** 2 + n[1] ** 2 + n[2] ** 2).astype(np.int64)
 
         k = fundamental * np.sqrt(np.arange(1, shell.max() + 1))
-        # Half a cell leaves a peak in every 70 mesh points. With less, peaks are the
-        # noise of single cells; with more, they are few and in a smooth flow.
+        # A Gaussian of half a cell gives about one peak in 70 mesh points. With a
+        # narrower one, peaks are the noise of single cells; with a wider one, there are
+        # few peaks and they move with a smooth flow.
         smoothing = 0.5 * box_size / mesh_size
-        variance = np.zeros(shell.max() + 1)  # Of the contrast, by mode.
+        variance = np.zeros(shell.max() + 1)  # of a mode of the contrast, by shell
         variance[1:] = cosmology.power(k) / box_size**3
         variance[1:] *= np.exp(-((k * smoothing) ** 2))
         self._amplitude = np.sqrt(variance)[shell] * mesh_size**1.5
-        # A Nyquist mode is its own conjugate, so it has no real gradient.
+        # Nyquist modes are left out: each is its own conjugate, so that its gradient is
+        # not real.
         for component in n:
             self._amplitude *= 2 * np.abs(component) < mesh_size
         self._inverse_k2 = np.zeros(shell.shape)
@@ -144,8 +146,8 @@ class LPTSimulation:
             - **output:** displacement :math:`(M, M, M)` in comoving
               :math:`\mathrm{Mpc}/h`, and velocity :math:`(M, M, M)` in km/s.
         """
-        # The curl-free field of divergence -delta has the modes i k delta / k^2;
-        # that of the second order has the sign of D_2 < 0 absorbed in `_growth`.
+        # The curl-free field of divergence -delta has the modes i k delta / k^2. The
+        # same formula holds for the second order, because `_growth` is -D_2, not D_2.
         inverse_divergence = 1j * self._k[axis] * self._inverse_k2
         first = self.to_mesh(density * inverse_divergence) * self._growth[0]
         second = self.to_mesh(source * inverse_divergence) * self._growth[1]

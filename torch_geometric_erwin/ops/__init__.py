@@ -1,5 +1,6 @@
-r"""The native operators, one :obj:`torch.library` op (with its fake) a file.
+r"""The operators of :obj:`torch.library`, each in a file with its fake.
 
-The public functions built on them check their arguments. Operators check values that a
-traced graph does not have and that memory depends on: finite positions, and offsets.
+The public functions that call them check their arguments. The operators themselves
+check values that could lead to a wrong access to memory, because checks outside of them
+do not see values while a graph is traced: that positions are finite, and the offsets.
 """

@@ -1,7 +1,7 @@
 r"""The operators of :mod:`.ball_tree` for CUDA tensors.
 
-The builder needs no more of the host than bounds of sizes, and nothing waits for the
-device but the copy of offsets that lie there.
+To launch the builder, the host needs only bounds of sizes. It waits for the device only
+if it has to copy offsets from there.
 """
 
 import warnings

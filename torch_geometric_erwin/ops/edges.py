@@ -1,4 +1,4 @@
-r"""The operator ``erwin::group``: the edges at every node, by a stable sort."""
+r"""The operator ``erwin::group``, which groups edges by node with a stable sort."""
 
 from typing import NamedTuple, Optional
 
@@ -13,7 +13,7 @@ _TAKES: Takes = {"key": "int64 [E]", "groups": 0}
 
 
 def check_nodes(index: Tensor, num_nodes: int) -> None:
-    r"""Checks the nodes that edges name.
+    r"""Checks that the nodes of edges exist.
 
     Args:
         index: One row of an :obj:`edge_index`.
@@ -23,8 +23,8 @@ def check_nodes(index: Tensor, num_nodes: int) -> None:
         - **index:** :math:`(E)`.
 
     Raises:
-        ValueError: If a node is not there. On a CUDA device, whose values are not read,
-            an assertion fails there, as it does in an indexing of PyTorch.
+        ValueError: If a node does not exist. Values on a CUDA device are not read:
+            an assertion fails on the device instead, as when PyTorch indexes a tensor.
 
     Example:
         >>> check_nodes(torch.tensor([0, 3]), 3)
@@ -58,11 +58,11 @@ def _group_cpu(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def sorted_groups(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    r"""What ``erwin::group`` returns, by operators of PyTorch that read no value.
+    r"""Computes ``erwin::group`` by PyTorch's own operators, without reading a value.
 
     Args:
         key: The group of every element.
-        groups: How many there are.
+        groups: The number of groups.
 
     Shapes:
         - **key:** :math:`(E)`; **output:** offsets of the groups :math:`(G + 1)`, and
@@ -72,7 +72,7 @@ def sorted_groups(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         >>> sorted_groups(torch.tensor([2, 0, 2]), 3)
         (tensor([0, 1, 1, 3]), tensor([1, 0, 2]))
     """
-    if groups < 2**31:  # a radix sort takes time for every byte of its keys
+    if groups < 2**31:  # a radix sort of narrower keys takes less time
         key = key.to(torch.int32)
     ordered, order = key.sort(stable=True)
     bounds = torch.arange(groups + 1, dtype=key.dtype, device=key.device)
@@ -91,8 +91,9 @@ def _group_fake(key: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 class EdgeGroups(NamedTuple):
-    r"""The edges at every node: those of node :obj:`i` are
-    :obj:`order[ptr[i] : ptr[i + 1]]`, in ascending order.
+    r"""Edges grouped by node.
+
+    Those at node :obj:`i` are :obj:`order[ptr[i] : ptr[i + 1]]`, in ascending order.
     """
 
     ptr: Tensor  # [N + 1]
@@ -100,14 +101,14 @@ class EdgeGroups(NamedTuple):
 
 
 class Edges:
-    r"""Edges that several layers share, grouped by either end when one first needs it.
+    r"""Edges that several layers share, grouped by node when a layer first needs it.
 
     Args:
         edge_index: The edges.
         num_nodes: The number of nodes :math:`N`.
 
     Shapes:
-        - **edge_index:** :math:`(2, E)`, int64, of any order.
+        - **edge_index:** :math:`(2, E)`, int64, in any order.
 
     Example:
         >>> edges = Edges(torch.tensor([[0, 1, 2], [2, 0, 2]]), num_nodes=3)
@@ -121,10 +122,10 @@ class Edges:
         self._groups: list[Optional[EdgeGroups]] = [None, None]
 
     def by(self, end: int) -> EdgeGroups:
-        r"""The edges of every node that is in row :obj:`end` of :obj:`edge_index`.
+        r"""Returns the edges grouped by the nodes in row :obj:`end` of `edge_index`.
 
         Raises:
-            ValueError: If an edge names a node that is not there.
+            ValueError: If an edge names a node that does not exist.
         """
         groups = self._groups[end]
         if groups is None:

@@ -1,4 +1,4 @@
-r"""The operators ``erwin::knn`` and ``erwin::radius``: exact search over a tree."""
+r"""The operators ``erwin::knn`` and ``erwin::radius``: exact search with a tree."""
 
 from typing import Any
 
@@ -36,10 +36,10 @@ class _Search:
         ball_sizes: list[int],
         strides: list[int],
     ) -> None:
-        if pos.device.type == "cpu":  # a GPU looks at them while it runs
+        if pos.device.type == "cpu":  # the kernels check positions on a GPU
             check_finite(pos)
         check_tree(ball_sizes, strides)
-        # The numbers of edges depend on the offsets, which the host reads in any case.
+        # The host needs the offsets to know how many edges there will be.
         self.ptr = ptr.cpu().contiguous()
         check_ptr(self.ptr, pos.size(0), self.ptr.device)
         self.tensors = (pos.contiguous(), perm.contiguous())
@@ -64,9 +64,9 @@ class _Search:
             _native.call(name, *self.first_args, *scalars, *workspace, *results)
 
     def check(self, name: str, *numbers: Tensor) -> list[int]:
-        r"""Returns numbers that a call led to, once it is known to have been valid.
+        r"""Reads numbers that a call has computed, and checks that it was valid.
 
-        A GPU finds out while it runs, so that this waits for it.
+        A GPU finds invalid arguments while it runs, so this waits for it.
         """
         if self.workspace.device.type == "cpu":
             return [int(number) for number in numbers]

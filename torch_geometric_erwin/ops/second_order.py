@@ -1,4 +1,4 @@
-r"""The gradient of an operator as a function that can be differentiated in its turn."""
+r"""Gradients of an operator that can be differentiated again."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
@@ -13,17 +13,18 @@ def differentiable_grads(
     needed: Sequence[bool],
     grad: Tensor,
 ) -> tuple[Optional[Tensor], ...]:
-    r"""The gradients that an operator's backward pass returns, with their own graph.
+    r"""Returns the gradients for an operator's backward pass, with their own graph.
 
-    The tensors that an operator saved hang on their own history, and one of them may
-    have been computed from another (queries and distances are both made of positions).
-    A derivative must not follow that history: autograd will, once it has these
-    gradients. So each input is seen through a view of its own, where derivatives stop.
+    The tensors that an operator saved have a history, and one of them may have been
+    computed from another one (queries and distances both depend on positions). The
+    gradients must not include that dependence, because autograd adds it later. So each
+    input is replaced by a view of it, and derivatives are taken with respect to the
+    views.
 
     Args:
-        function: A formulation of the operator by operators of PyTorch.
+        function: A function that computes the same by PyTorch's own operators.
         inputs: Its arguments, tensors and others.
-        needed: Which of them need a gradient, as :obj:`ctx.needs_input_grad`.
+        needed: Which of them need a gradient, as in :obj:`ctx.needs_input_grad`.
         grad: The gradient of the output.
 
     Example:
@@ -31,7 +32,7 @@ def differentiable_grads(
         >>> y = 2 * x
         >>> one = torch.ones([])
         >>> grads = differentiable_grads(torch.mul, (x, y), (True, True), one)
-        >>> [g.item() for g in grads]  # the path from x to y is not theirs
+        >>> [g.item() for g in grads]  # without the path from x to y
         [6.0, 3.0]
     """
     views = [t.view_as(t) if needs else t for t, needs in zip(inputs, needed)]

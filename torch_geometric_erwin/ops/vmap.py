@@ -1,6 +1,7 @@
-r"""Batching rules for :func:`torch.vmap`: to trees and searches, samples are clouds.
+r"""Batching rules of the operators for :func:`torch.vmap`.
 
-Sizes follow from the offsets, which all samples share: only the order of rows differs.
+The clouds of all samples are handed to the operator as one batch of clouds. All samples
+share the offsets, and with them all sizes; only the order of rows differs.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ import torch_geometric_erwin.ops.neighbors  # noqa: F401  (both register the ope
 def _as_clouds(
     samples: int, dims: tuple[Any, ...], pos: Tensor, ptr: Tensor
 ) -> tuple[Tensor, Tensor]:
-    # The positions of all samples, one after the other, and where their clouds start.
+    # Returns the positions of all samples, one after the other, and their offsets.
     if dims[1] is not None:
         raise ValueError("'ptr' must be the same for all samples of a vmap")
     if dims[0] is None:
@@ -34,7 +35,7 @@ def _ball_tree(
     samples, levels = info.batch_size, len(config[0])
     pos, ptr = _as_clouds(samples, dims, pos, ptr)
     perm, *tables = torch.ops.erwin.ball_tree(pos, ptr, *config)
-    # The tables of the first sample are those of all.
+    # All samples have the same tables, so those of the first are returned.
     fixed = 2 * levels + 1
     rotated = tables[fixed:]
     shared = [table[: table.size(0) // samples] for table in tables[:fixed]]
@@ -70,7 +71,7 @@ def _knn(
 ) -> tuple[Tensor, int]:
     samples = info.batch_size
     pos, ptr = _as_clouds(samples, dims, pos, ptr)
-    # The tree's order is counted in its own cloud.
+    # Entries of 'perm' are counted in their own cloud, so they stay as they are.
     perm = perm.expand(samples, -1) if dims[2] is None else perm.movedim(dims[2], 0)
     edge_index = torch.ops.erwin.knn(pos, ptr, perm.flatten(), *args)
     edges = edge_index.view(2, samples, edge_index.size(1) // samples)

@@ -1,4 +1,4 @@
-r"""What the fused backends share: the operator, which knows its device."""
+r"""The call of the operator, which the native and the Triton backend share."""
 
 from typing import Optional
 
@@ -18,8 +18,8 @@ def run(
     ball_size: int,
     scale: float,
 ) -> Tensor:
-    r"""Rows are read through :obj:`perm`, and from where the projection wrote them."""
-    # The kernels take differences of float64 positions before they round them.
+    r"""Runs the operator, whose kernels read rows in any order without a copy."""
+    # Positions of float64 stay float64: the kernels round only their differences.
     pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
     args = (pos, ball_len, sigma.float(), perm, ball_size, scale)
     if isinstance(qkv, Tensor):

@@ -1,7 +1,7 @@
 r"""Ball attention by the native kernel for CPUs.
 
-It computes in float32 and never holds the scores, so the memory of a step is
-:math:`O(N H d)`; that of a second derivative is the reference's.
+It computes in float32 and does not store scores, so the memory of a step is
+:math:`O(N H d)`. A second derivative takes as much memory as the reference backend.
 """
 
 from typing import Optional
@@ -18,7 +18,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
-    r"""It computes in float32 on a CPU."""
+    r"""Says why a call is not one in float32 or bfloat16 on a CPU; empty if it is."""
     if q.device.type != "cpu":
         return f"it runs on the CPU (got {q.device.type})"
     if q.dtype not in _DTYPES:

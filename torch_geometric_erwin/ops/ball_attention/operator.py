@@ -1,11 +1,11 @@
 r"""The operators ``erwin::ball_attention``: attention inside balls, and its gradient.
 
-They read rows through strides and a permutation, hold no score and no distance for more
-than a few rows at a time, and follow the dtype of the queries. Second derivatives are
-those of the reference formulation, which holds all scores.
+They read rows with any strides and through a permutation, compute scores and distances
+for a few rows at a time, and return the dtype of the queries. Second derivatives are
+computed by the reference implementation, which stores all scores.
 
-One operator serves all devices: the CPU by the native library, CUDA devices by Triton,
-which is imported when the first tensor of such a device arrives.
+The operators serve all devices: CPUs by the native library, and CUDA devices by Triton,
+which is imported when the first CUDA tensor arrives.
 """
 
 from typing import Any, Optional
@@ -19,22 +19,23 @@ from torch_geometric_erwin.ops.ball_attention import reference
 from torch_geometric_erwin.ops.contract import Takes, implement, register_fake
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
-# No ball is longer than ball_size: a number that is known without asking the device.
+# 'ball_size' bounds the entries of 'ball_len', so that the device need not be read.
 _BALLS = (
     "Tensor pos, Tensor ball_len, Tensor sigma, Tensor? perm, SymInt ball_size, "
     "float scale"
 )
 _QKV = "Tensor q, Tensor k, Tensor v"
-# Each returns the output [N, H, d] and what its gradient needs: a number for every
-# query and head [N, H] and, on CUDA devices, centred positions [D, N] and the ends of
-# balls [K].
+# The forward operators return the output [N, H, d] and what the backward one needs: the
+# logarithm of the sum of exponentials for every query and head [N, H] and, on CUDA
+# devices, centred positions [D, N] and the ends of balls [K].
 _RESULT = "(Tensor, Tensor, Tensor, Tensor)"
 torch.library.define("erwin::ball_attention", f"({_QKV}, {_BALLS}) -> {_RESULT}")
-# The same of one tensor [N, 3, H, d], which saves a copy of its gradient.
+# The same with one tensor [N, 3, H, d] of q, k and v. Its gradient is then one tensor,
+# too, and need not be put together by a copy.
 torch.library.define(
     "erwin::ball_attention_packed", f"(Tensor qkv, {_BALLS}) -> {_RESULT}"
 )
-# Gradients of q, k, v [N, 3, H, d], of sigma, and of pos (no rows unless asked for).
+# Gradients of q, k, v [N, 3, H, d], of sigma, and of pos (with no rows if not needed).
 torch.library.define(
     "erwin::ball_attention_backward",
     "(Tensor grad, Tensor out, Tensor lse, Tensor centred, Tensor ends, "
@@ -63,14 +64,14 @@ def _packed_takes(device: str) -> Takes:
 
 def _backward_takes(device: str) -> Takes:
     saved = {"lse": "float32 [N, H]", "centred": "float32 [D, N]", "ends": "int64 [K]"}
-    if device == "CPU":  # whose kernels save nothing there
+    if device == "CPU":  # its kernels do not save these two
         saved.update(centred="float32 [D, 0]", ends="int64 [0]")
     rows = {"grad": "q [N, H, C]", "out": "q [N, H, C]"}
     return {**rows, **saved, **_forward_takes(device)}
 
 
 class _Call:
-    r"""The arguments of a native call; keeps their memory alive."""
+    r"""The arguments of a native call; the object keeps their memory alive."""
 
     def __init__(
         self,
@@ -187,7 +188,7 @@ def _ball_attention_backward_cuda(
 def _outputs(
     q: Tensor, pos: Tensor, ball_len: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    on_cpu = q.device.type == "cpu"  # whose kernel centres positions where it uses them
+    on_cpu = q.device.type == "cpu"  # its kernels do not save the last two
     return (
         q.new_empty(q.shape),
         q.new_empty(q.shape[:2], dtype=torch.float32),
@@ -254,7 +255,7 @@ def _backward(
     results, qkv = results[:4], results[4:]
     if grad is None:
         return (None,) * (len(qkv) + 6)
-    if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
+    if torch.is_grad_enabled():  # the gradient will be differentiated again
 
         def function(*inputs: Any) -> Tensor:
             return reference.run(*(inputs if packed else (inputs[:3], *inputs[3:])))

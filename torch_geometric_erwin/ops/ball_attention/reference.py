@@ -1,7 +1,7 @@
-r"""Ball attention in plain tensor maths: the oracle of the other backends.
+r"""Ball attention by plain tensor operations, with which other backends are compared.
 
-Any floating dtype (half precision is computed in float32), differentiable twice and to
-positions.
+It takes any floating-point dtype (half precision is computed in float32), and can be
+differentiated to any order, also with respect to positions.
 """
 
 from typing import Optional
@@ -23,7 +23,7 @@ from torch_geometric_erwin.utils.rows import (
 
 
 def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
-    r"""It can serve every call."""
+    r"""Returns an empty text, because this backend can serve every call."""
     return ""
 
 
@@ -36,7 +36,7 @@ def run(
     ball_size: int,
     scale: float,
 ) -> Tensor:
-    r"""Rows are gathered into tree order, and into the dense view of the balls."""
+    r"""Computes attention in the dense view of the balls."""
     q, k, v, pos = in_tree_order(qkv, pos, perm)
     width = dense_width(ball_len, ball_size)
     dtype = torch.promote_types(q.dtype, torch.float32)
@@ -46,9 +46,9 @@ def run(
     distance = pairwise_distance(to_dense(pos.to(dtype), ball_len, width))  # [K, B, B]
     score = scale * q @ k.mT + sigma.to(dtype)[:, None, None] * distance[:, None]
     valid = row_mask(ball_len, width)[:, None, None]  # [K, 1, 1, B]
-    # A slot without a row stands at the origin: its score may be the largest.
+    # Slots without a row must not count when the largest score is determined.
     score = score.masked_fill(~valid, torch.finfo(dtype).min)
-    # An empty ball has no valid key: its weights are zero, not 0 / 0.
+    # In an empty ball all weights are zero; the clamp avoids 0 / 0.
     weight = (score - score.amax(-1, keepdim=True).detach()).exp() * valid
     weight = weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
     out = (weight @ v).transpose(1, 2)
@@ -56,7 +56,7 @@ def run(
 
 
 def pairwise_distance(pos: Tensor) -> Tensor:
-    r"""Distances by direct differences, whose gradient at coincident points is zero.
+    r"""Computes distances, whose gradient is zero for points at the same place.
 
     Args:
         pos: Positions of every ball.
@@ -71,6 +71,6 @@ def pairwise_distance(pos: Tensor) -> Tensor:
     square = pos.new_zeros(pos.size(0), pos.size(1), pos.size(1))
     for axis in pos.unbind(-1):
         square = square + (axis[:, :, None] - axis[:, None, :]).square()
-    # The root's slope at zero is infinite: it is masked before the root is taken.
+    # The gradient of the root is infinite at zero, so zeros are replaced before it.
     apart = square > 0
     return torch.where(apart, torch.where(apart, square, 1.0).sqrt(), 0.0)

@@ -1,4 +1,4 @@
-r"""What the backends share: the forms of rows and the order of a rotated tree."""
+r"""Bringing rows into the order of a rotated tree and back."""
 
 from typing import Optional, Union
 
@@ -6,14 +6,14 @@ from torch import Tensor
 
 from torch_geometric_erwin.utils.rows import put_rows, take_rows
 
-# Queries, keys and values [N, H, d], or one tensor [N, 3, H, d] of all.
+# Queries, keys and values, each [N, H, d], or one tensor [N, 3, H, d] of all three.
 QKV = Union[Tensor, tuple[Tensor, Tensor, Tensor]]
 
 
 def in_tree_order(
     qkv: QKV, pos: Tensor, perm: Optional[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Queries, keys, values and positions, whose balls are then runs of rows.
+    r"""Returns queries, keys, values and positions with the rows of a ball in a range.
 
     Args:
         qkv: Queries, keys and values, separate or as one tensor.

@@ -1,6 +1,7 @@
 r"""Ball attention by :func:`torch.nn.functional.scaled_dot_product_attention`.
 
-The distance bias is its dense mask, so the memory of a step is :math:`O(N B H)`.
+The distance bias is passed as a dense mask, so the memory of a step is
+:math:`O(N B H)`.
 """
 
 from typing import Optional
@@ -24,7 +25,10 @@ from torch_geometric_erwin.utils.rows import (
 
 
 def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
-    r"""It is differentiable once, and not to positions."""
+    r"""Says why this backend cannot serve a call; empty if it can.
+
+    It has first derivatives only, and none with respect to positions.
+    """
     if is_transformed():
         return "it has no rule for function transforms and forward-mode derivatives"
     if pos.requires_grad and torch.is_grad_enabled():
@@ -41,19 +45,20 @@ def run(
     ball_size: int,
     scale: float,
 ) -> Tensor:
-    r"""Rows are gathered into tree order, and into the dense view of the balls."""
+    r"""Computes attention in the dense view of the balls."""
     q, k, v, pos = in_tree_order(qkv, pos, perm)
     width = dense_width(ball_len, ball_size)
-    # Distances of half precision are computed in float32, as its cdist is missing.
+    # `cdist` does not take half precision.
     dense_pos = to_dense(
         pos.to(torch.promote_types(pos.dtype, torch.float32)), ball_len, width
     )
-    # The matrix form, the default above 25 points, cancels far from the origin.
+    # By differences. A matrix product, the default for more than 25 points, is inexact
+    # far from the origin.
     distance = torch.cdist(
         dense_pos, dense_pos, compute_mode="donot_use_mm_for_euclid_dist"
     )
     bias = sigma[:, None, None] * distance.to(sigma.dtype)[:, None]  # [K, H, B, B]
-    # The keys of an empty ball stay: a row without keys would be NaN.
+    # Keys of empty balls are not masked, because a row without any key would be NaN.
     hidden = ~row_mask(ball_len, width) & (ball_len > 0)[:, None]
     bias = bias.masked_fill(hidden[:, None, None], float("-inf")).to(q.dtype)
     q, k, v = (to_dense(t, ball_len, width).transpose(1, 2) for t in (q, k, v))

@@ -1,10 +1,10 @@
 r"""Ball attention by Triton kernels for CUDA devices.
 
-Distances are computed where they are used and scores are never stored, so the memory of
-a step is :math:`O(N H d)`; that of a second derivative is the reference's. Products of
-float32 are exact or TF32 as :obj:`torch.backends.cuda.matmul.fp32_precision` says. No
-GPU has run the kernels yet: they are tested in Triton's interpreter, and compiled for
-compute capability 8.0 and 9.0.
+Neither distances nor scores are stored, so the memory of a step is :math:`O(N H d)`. A
+second derivative takes as much memory as the reference backend. Products of float32 are
+computed in float32 or TF32, as :obj:`torch.backends.cuda.matmul.fp32_precision` says.
+No GPU has run the kernels yet: they are tested in Triton's interpreter, and compiled
+for compute capability 8.0 and 9.0.
 """
 
 from typing import Optional
@@ -23,7 +23,10 @@ _CHANNELS = 128
 
 
 def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
-    r"""It serves heads of common sizes on CUDA devices that have tensor cores."""
+    r"""Says why the kernels cannot serve a call; empty if they can.
+
+    They serve heads of up to 128 channels on CUDA devices that have tensor cores.
+    """
     if q.device.type != "cuda":
         return f"it runs on CUDA devices (got {q.device.type})"
     if q.dtype not in _DTYPES:

@@ -1,7 +1,7 @@
-r"""What the operators do on CUDA devices but for trees and neighbours, in Triton.
+r"""Triton kernels of ball attention and message passing, for CUDA devices.
 
-The modules of this folder are imported when an operator gets its first CUDA tensor: the
-package does not need Triton.
+The modules of this folder are imported when an operator gets its first CUDA tensor, so
+that the package does not need Triton.
 """
 
 from importlib import import_module
@@ -14,9 +14,9 @@ from torch import Tensor
 
 @torch.compiler.assume_constant_result
 def why_not(device: int) -> str:
-    r"""Why a GPU cannot run the kernels, empty if it can.
+    r"""Says why a GPU cannot run the kernels; empty if it can.
 
-    A fact of the machine, which a traced graph may hold.
+    The answer depends on the machine alone, so a traced graph takes it as a constant.
 
     Args:
         device: The GPU's number.
@@ -33,7 +33,7 @@ def why_not(device: int) -> str:
 
 
 def launch(module: str, function: str, on: Tensor, *args: Any) -> Any:
-    r"""Calls a function of a module here, which imports Triton, on a tensor's device.
+    r"""Imports a module of this folder, and calls its function on a tensor's device.
 
     Args:
         module: The module's name in this folder.

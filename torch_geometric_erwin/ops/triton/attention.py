@@ -1,7 +1,7 @@
-r"""Launches the kernels: checks nothing, and reads no value from the device.
+r"""Launching the attention kernels, without checks and without reading the device.
 
-Grids depend on shapes and the ball size alone, so that a CUDA graph may replay them for
-other balls. Programs that find no row return at once.
+Grids depend on shapes and the ball size alone, so that a CUDA graph can be replayed for
+other balls. Programs without rows return at once.
 """
 
 from functools import cache
@@ -21,7 +21,7 @@ from torch_geometric_erwin.ops.triton.tiles import (
     queries_tile,
 )
 
-_ROWS = 64  # of a program that prepares
+_ROWS = 64  # of a program of `prepare_kernel`
 
 
 def forward(
@@ -35,8 +35,10 @@ def forward(
     ball_size: int,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""The output, and what its gradient needs: the log-sum of every query and head, in
-    units of log 2, centred positions, and where the balls end.
+    r"""Returns the output, and what the backward pass needs.
+
+    That is the logarithm of the sum of exponentials of every query and head, in units
+    of log 2, then centred positions, and where the balls end.
 
     Shapes:
         - **output:** :math:`(N, H, d)`, :math:`(N, H)`, :math:`(D, N)`, :math:`(K)`.
@@ -87,7 +89,7 @@ def backward(
     scale: float,
     pos_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The gradients of q, k, v in one tensor, of sigma, and of pos if it is wanted.
+    r"""Returns the gradients of q, k, v in one tensor, of sigma, and of pos if wanted.
 
     Shapes:
         - **output:** :math:`(N, 3, H, d)`, :math:`(H)`, and :math:`(N, D)` or
@@ -103,7 +105,8 @@ def backward(
     out, lse, centred, ends = (t.contiguous() for t in (out, lse, centred, ends))
     ball_len, sigma = ball_len.contiguous(), sigma.contiguous()
     perm = None if perm is None else perm.contiguous()
-    # What every program adds, summed below in an order that depends on sizes alone.
+    # Every program writes its own part of a gradient. The parts are summed up below, in
+    # an order that depends on sizes alone.
     pos_parts = sigma.new_empty(rows, 2, heads, dim) if pos_grad else None
     about = (_precision(q), channels, ball_size, _capability(q), pos_grad)
     tile = keys_tile(*about)
@@ -138,7 +141,7 @@ def _contiguous_channels(x: Tensor) -> Tensor:
 
 
 def _capability(x: Tensor) -> tuple[int, int]:
-    # Triton's interpreter runs kernels on the CPU: any tile is fine.
+    # For tests in Triton's interpreter, on the CPU, any capability will do.
     return _capability_of(x.device) if x.is_cuda else (9, 0)
 
 
@@ -159,12 +162,12 @@ def _constants(q: Tensor, dim: int, tile: Tile) -> dict[str, object]:
     return {
         "CHANNELS": q.size(2),
         "DIM": dim,
-        # A product of matrices has 16 channels at least.
+        # Triton's products of matrices need at least 16 channels.
         "WIDTH": max(16, triton.next_power_of_2(q.size(2))),
         "QUERIES": tile.queries,
         "KEYS": tile.keys,
         "PRECISION": "tf32" if precision == "tf32" else "ieee",
-        # Triton 3.9 warns where this is left open.
+        # Triton 3.9 warns if this is not given.
         "enable_fp_fusion": True,
         "num_warps": tile.warps,
         "num_stages": tile.stages,

@@ -1,9 +1,10 @@
-r"""The backward kernels, which compute the weights again from the saved lse.
+r"""The backward kernels of attention, which compute weights again from the saved lse.
 
-:func:`keys_kernel` has one program for a block of keys of one head of one ball. Where
-the block is a whole ball it writes every gradient but that of positions; otherwise
-:func:`queries_kernel`, one program for a block of queries, writes those of queries. No
-two programs add to one number: the result does not depend on their order.
+:func:`keys_kernel` has one program for a block of keys of one head of one ball. If a
+block is a whole ball, it writes all gradients except those of positions. Otherwise
+:func:`queries_kernel`, which has one program for a block of queries, writes the
+gradients of queries. No two programs add to the same number, so the result does not
+depend on the order in which they run.
 """
 
 import triton
@@ -26,7 +27,7 @@ from torch_geometric_erwin.ops.triton.rows import (
 
 @triton.jit
 def inverse(distance):
-    r"""Of every distance; of rows at one place, whose pull has no direction, zero."""
+    r"""Returns 1 / distance, and zero for rows at the same place."""
     apart = distance > 0
     return tl.where(apart, 1 / tl.where(apart, distance, 1.0), 0.0)
 
@@ -46,7 +47,7 @@ def load_queries(
     CHANNELS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
-    r"""The rows of a block of queries, and what lies there."""
+    r"""Loads a block of queries: row numbers, queries, gradients and outputs."""
     valid = query < length
     row = rows_at(perm, start + query, valid)
     queries = load_rows(q, row, q_stride, valid, CHANNELS, WIDTH)
@@ -94,7 +95,10 @@ def keys_kernel(
     AHEAD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""Gradients of k, v, sigma, of positions as keys, and in a whole ball of q."""
+    r"""Computes gradients of k, v, sigma, and of the positions of keys.
+
+    If a block is a whole ball (``WHOLE``), it also computes those of q.
+    """
     head = (tl.program_id(0) % heads).to(tl.int64)
     part = tl.program_id(0) // heads
     ball = part // blocks
@@ -113,7 +117,7 @@ def keys_kernel(
         # [rows, of queries and of keys, heads, DIM]
         pos_stride = 2 * heads * DIM
         grad_pos += (heads + head) * DIM
-    # What belongs to no ball is zero.
+    # Rows behind the last ball have the gradient zero.
     first, step = behind(ends, blocks, heads, KEYS)
     for at in range(first, rows, step):
         place = at + tl.arange(0, KEYS)
@@ -129,7 +133,7 @@ def keys_kernel(
             store_rows(of_queries, row, pos_stride, place < rows, zeros, DIM)
 
     start, length = span(lengths, ends, ball, rows)
-    # Neither programs nor forward ones reach rows beyond the ball size: see `prepare`.
+    # Rows of a ball beyond the ball size, a wrong argument, get NaN: see `prepare`.
     for at in range((blocks + part % blocks) * KEYS, length, blocks * KEYS):
         place = at + tl.arange(0, KEYS)
         row = rows_at(perm, start + place, place < length)
@@ -157,7 +161,7 @@ def keys_kernel(
     sum_sigma = tl.zeros([KEYS], tl.float32)
     if grad_pos is not None:
         sum_pos = tl.zeros([KEYS, triton.next_power_of_2(DIM)], tl.float32)
-    # Ahead, the rows of a block are on their way while the one before is used.
+    # With AHEAD, the next block is loaded while the kernel computes with this one.
     block = tl.arange(0, QUERIES)
     ahead = load_queries(
         q,
@@ -197,9 +201,10 @@ def keys_kernel(
         else:
             query_row, queries, grads, outs = read
         offset = tl.sum(outs.to(tl.float32) * grads.to(tl.float32), axis=1)
-        # An infinite sum of exponentials gives absent queries the weight zero.
+        # An infinite log-sum makes the weights of absent queries zero.
         log_sum = tl.load(lse + query_row * heads, mask=query_valid, other=float("inf"))
-        # Scores are [keys, queries]: the products over queries read them in place.
+        # Scores are [keys, queries], so that products that sum over queries need no
+        # transposition.
         query_pos = coordinates(pos, rows, start + query, query_valid, DIM)
         distance = distances(key_pos, query_pos, DIM)
         score = tl.dot(keys, tl.trans(queries), input_precision=PRECISION)
@@ -260,7 +265,7 @@ def queries_kernel(
     KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""Gradients of q, and of positions as queries."""
+    r"""Computes gradients of q, and of the positions of queries."""
     head = (tl.program_id(0) % heads).to(tl.int64)
     part = tl.program_id(0) // heads
     ball = part // blocks

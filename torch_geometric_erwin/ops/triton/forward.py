@@ -46,8 +46,9 @@ def forward_kernel(
     KEYS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    r"""Softmax over blocks of keys, of which each rescales the sums of those before."""
-    # Heads of a block run side by side: they read the same positions.
+    r"""Computes attention by blocks of keys; each block rescales earlier sums."""
+    # Programs of all heads of a block are neighbours, because they read the same
+    # positions.
     head = (tl.program_id(0) % heads).to(tl.int64)
     part = tl.program_id(0) // heads
     ball = part // blocks
@@ -66,7 +67,7 @@ def forward_kernel(
     queries = load_rows(q, query_row, q_stride, query_valid, CHANNELS, WIDTH)
     query_pos = coordinates(pos, rows, start + query, query_valid, DIM)
 
-    # Scores are in units of log 2: exp2 is the hardware's exponential.
+    # Scores are in units of log 2, because the hardware has an exp2 but no exp.
     slope = tl.load(sigma + head) * LOG2E
     largest = tl.full([QUERIES], float("-inf"), tl.float32)
     total = tl.zeros([QUERIES], tl.float32)

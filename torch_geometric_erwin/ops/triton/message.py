@@ -1,7 +1,7 @@
-r"""Launches the kernels of message passing: checks nothing, and reads no value from the
+r"""Launching the kernels of message passing, without checks and without reading the
 device.
 
-Grids depend on shapes alone, so that a CUDA graph may replay them for other edges.
+Grids depend on shapes alone, so that a CUDA graph can be replayed for other edges.
 """
 
 from typing import NamedTuple, Optional
@@ -18,7 +18,7 @@ from torch_geometric_erwin.ops.triton.message_forward import forward_kernel
 
 
 class Tile(NamedTuple):
-    r"""Nodes of a program, edges of each that it takes at a time, warps."""
+    r"""The nodes of a program, the edges per node that it takes at once, and warps."""
 
     nodes: int
     edges: int
@@ -26,16 +26,18 @@ class Tile(NamedTuple):
 
 
 def tile_of(channels: int, backward: bool) -> Tile:
-    r"""The tile of a kernel: written down, and not searched for at run time.
+    r"""Returns the tile of a kernel, by a rule and not by a search at run time.
 
-    A thread holds four numbers of a tile, of which the kernel over targets has a dozen
-    at a time: compiled, twice as many cost the same instructions a number and half the
-    warps in flight. A node takes several edges at a time, lest the one with the most
-    in a tile keep the others waiting; fewer in backward kernels, whose programs write
-    their share of the weights' gradients. No GPU has timed it yet.
+    A thread holds four numbers of a tile, and the kernel over targets has a dozen tiles
+    in registers at a time. With twice as many numbers, the compiled kernel would need
+    as many instructions per number, but only half as many warps could run at once. A
+    program takes several edges of a node at a time, because it needs as many steps as
+    the node with the most edges. It takes fewer, and so more nodes, in backward
+    kernels, because each program there writes its part of the weights' gradients. No
+    GPU has timed the tiles yet.
 
     Args:
-        channels: The channels of a row.
+        channels: The number of channels of a row.
         backward: Whether it is a backward kernel.
 
     Example:
@@ -65,7 +67,7 @@ def forward(
     source_ptr: Optional[Tensor],
     source_order: Optional[Tensor],
 ) -> Tensor:
-    r"""The mean message into every node.
+    r"""Returns the mean message into every node.
 
     Shapes:
         - **output:** :math:`(N, C)`.
@@ -99,7 +101,7 @@ def backward(
     source_order: Tensor,
     grad: Tensor,
 ) -> tuple[Tensor, ...]:
-    r"""The gradients of source rows, target rows, weight, norm weight and norm bias."""
+    r"""Returns gradients of source rows, target rows, weight, norm weight and bias."""
     nodes, channels = target_rows.shape
     edges, dim = source.size(0), pos.size(1)
     grad_source, grad_target = grad.new_empty(grad.shape), grad.new_empty(grad.shape)
@@ -113,7 +115,8 @@ def backward(
     slopes = grad.new_empty(edges, 4)
     constants = _constants(weight, backward=True)
     programs = triton.cdiv(nodes, constants["NODES"])
-    # What every program adds, summed below in an order that depends on sizes alone.
+    # Every program writes its own part of these gradients. The parts are summed up
+    # below, in an order that depends on sizes alone.
     parts = grad.new_empty(programs, dim + 2, channels)
     target_kernel[(programs,)](
         *(*read, *into, slopes, grad_target, parts, nodes, edges, eps), **constants
@@ -138,7 +141,7 @@ def _constants(weight: Tensor, backward: bool) -> dict[str, int]:
         "WIDTH": _width(channels),
         "NODES": tile.nodes,
         "EDGES": tile.edges,
-        # Triton 3.9 warns where this is left open.
+        # Triton 3.9 warns if this is not given.
         "enable_fp_fusion": True,
         "num_warps": tile.warps,
     }

@@ -1,8 +1,9 @@
 r"""The backward kernels of message passing, which compute the messages again.
 
-:func:`target_kernel` goes over the edges into nodes and leaves four numbers an edge,
-with which :func:`source_kernel`, over the edges out of nodes, needs no sum over
-channels. No two programs add to one number: the result does not depend on their order.
+:func:`target_kernel` goes over the edges into nodes and stores four numbers per edge.
+With them :func:`source_kernel`, which goes over the edges out of nodes, needs no sum
+over channels. No two programs add to the same number, so the result does not depend on
+the order in which they run.
 """
 
 import triton
@@ -48,11 +49,14 @@ def target_kernel(
     NODES: tl.constexpr,
     EDGES: tl.constexpr,
 ):
-    r"""Gradients of target rows, and what the nodes add to those of the weight's
-    columns and of the norm's scale and shift: parts [programs, DIM + 2, CHANNELS].
+    r"""Computes gradients of target rows, and parts of the gradients of parameters.
 
-    The gradient of GELU's value g at one edge, from that of the output h, is
-    ``a h w + b (g - mean) + c`` with the scale w: slopes [edges, 4] are a, b, c, mean.
+    The parts are those of the weight's columns, and of the norm's scale and shift:
+    [programs, DIM + 2, CHANNELS].
+
+    If h is the gradient of the output at the target node and w the norm's scale, the
+    gradient of GELU's value g at one edge is ``a h w + b (g - mean) + c``. The numbers
+    a, b, c, mean are stored as slopes [edges, 4].
     """
     first = tl.program_id(0).to(tl.int64) * NODES
     row = tl.arange(0, NODES * EDGES)
@@ -93,7 +97,8 @@ def target_kernel(
             term = sums[axis] + pull * offset[axis][:, None]
             added += (term,)  # type: ignore[assignment]
         sums = added
-        # By the threads that hold the first channels: one store a row.
+        # The four numbers are put into the first channels of a tile, so that one store
+        # writes them.
         kept = tl.where((channel == 2)[None, :], c[:, None], mean[:, None])
         kept = tl.where((channel == 1)[None, :], b[:, None], kept)
         kept = tl.where((channel == 0)[None, :], (inverse * share)[:, None], kept)
@@ -134,14 +139,14 @@ def source_kernel(
     NODES: tl.constexpr,
     EDGES: tl.constexpr,
 ):
-    r"""Gradients of source rows, from the slopes that :func:`target_kernel` left."""
+    r"""Computes gradients of source rows, with slopes of :func:`target_kernel`."""
     first = tl.program_id(0).to(tl.int64) * NODES
     row = tl.arange(0, NODES * EDGES)
     node = first + row // EDGES
     begin, end = span_of(source_ptr, node, nodes, edges)
     columns = load_weight(weight, CHANNELS, WIDTH, DIM)
     scale = load_vector(norm_weight, CHANNELS, WIDTH)[None, :]
-    # Nothing where there is no edge: a row that is not finite stays out of the sum.
+    # Rows of nodes without edges are not loaded, in case they are not finite.
     here = load_pos(pos, node, begin < end, DIM)
     source = load_rows(source_rows, node, CHANNELS, begin < end, CHANNELS, WIDTH)
     total = tl.zeros([NODES * EDGES, WIDTH], tl.float32)

@@ -41,7 +41,11 @@ def forward_kernel(
     NODES: tl.constexpr,
     EDGES: tl.constexpr,
 ):
-    r"""Scale and shift of the normalisation are those of the mean: they come last."""
+    r"""Computes the mean message into a few nodes per program.
+
+    The scale and the shift of the normalisation are applied to the mean, not to every
+    message, which is the same.
+    """
     first = tl.program_id(0).to(tl.int64) * NODES
     row = tl.arange(0, NODES * EDGES)
     node = first + row // EDGES

@@ -1,23 +1,23 @@
-r"""What the kernels of message passing share: the edges at a node, and their values.
+r"""Functions that the kernels of message passing share: edges and their values.
 
-A program has ``NODES`` nodes with ``EDGES`` rows each: the rows of a node take its
-edges in turn, and what they have summed is added up at the end. The order of a sum is
-that of the edges, whatever the device does.
+A program has ``NODES`` nodes and ``EDGES`` rows of a tile for each. The rows of a node
+take its edges in turn, and their sums are added up at the end. So the order of a sum
+depends on the order of the edges alone.
 """
 
 import triton
 import triton.language as tl
 
-# As VARYING and ANYWHERE in rows.py: sizes of a batch, and its tables.
+# Like VARYING and ANYWHERE in rows.py: the sizes of a batch, and its tables.
 SIZES = ["nodes", "edges"]
 TABLES = [
     *("pos", "source", "target"),
     *("target_ptr", "target_order", "source_ptr", "source_order"),
 ]
 
-# Of the normal distribution function: Abramowitz and Stegun, formula 7.1.26, for the
-# argument |z| / sqrt(2), over the density at 0. With rounding it is off by 2e-7, and
-# GELU's derivative by 4e-7.
+# Coefficients of the normal distribution function: Abramowitz and Stegun, formula
+# 7.1.26, for the argument |z| / sqrt(2), divided by the density at 0. With rounding the
+# error is 2e-7 at most, and that of GELU's derivative 4e-7.
 _PLACE = tl.constexpr(0.231641888)
 _TAIL_1 = tl.constexpr(0.319381530)
 _TAIL_2 = tl.constexpr(-0.356563781)
@@ -30,7 +30,7 @@ _LOG2_DENSITY = tl.constexpr(-1.325748065)
 
 @triton.jit
 def gelu(z):
-    r"""Exact GELU and its derivative, by one exponential for both."""
+    r"""Returns the exact GELU and its derivative, computed with one exponential."""
     density = tl.exp2(z * z * -_HALF_LOG2E + _LOG2_DENSITY)
     t = 1.0 / (tl.abs(z) * _PLACE + 1.0)
     tail = (((t * _TAIL_5 + _TAIL_4) * t + _TAIL_3) * t + _TAIL_2) * t + _TAIL_1
@@ -41,9 +41,9 @@ def gelu(z):
 
 @triton.jit
 def span_of(ptr, node, nodes, edges):
-    r"""Where the edges at every node begin and end; none at a node that is not there.
+    r"""Returns where the edges at every node begin and end; none beyond the last node.
 
-    No value is checked on the host: a wrong one must not lead out of the tensors.
+    The host checks no value, so the result is limited to edges inside the tensors.
     """
     present = node < nodes
     begin = tl.load(ptr + node, mask=present, other=0)
@@ -53,7 +53,7 @@ def span_of(ptr, node, nodes, edges):
 
 @triton.jit
 def edge_at(order, ends, place, last, nodes, edges):
-    r"""The edges at places of an order, their other ends, and which there are."""
+    r"""Returns the edges at places of an order, their other ends, and if they exist."""
     valid = place < last
     edge = tl.load(order + place, mask=valid, other=0)
     valid = valid & (edge >= 0) & (edge < edges)
@@ -63,7 +63,7 @@ def edge_at(order, ends, place, last, nodes, edges):
 
 @triton.jit
 def load_pos(pos, node, valid, DIM: tl.constexpr):
-    r"""Positions [nodes, DIM] of some nodes, one vector an axis."""
+    r"""Loads positions [nodes, DIM] of some nodes, a vector for each axis."""
     axes = ()
     for axis in tl.static_range(DIM):
         value = tl.load(pos + node * DIM + axis, mask=valid, other=0.0)
@@ -73,7 +73,7 @@ def load_pos(pos, node, valid, DIM: tl.constexpr):
 
 @triton.jit
 def offsets(source, target, DIM: tl.constexpr):
-    r"""Of sources from targets: differences are rounded to float32, not their terms."""
+    r"""Computes offsets of sources from targets; only they are rounded to float32."""
     axes = ()
     for axis in tl.static_range(DIM):
         offset = (source[axis] - target[axis]).to(tl.float32)
@@ -83,7 +83,7 @@ def offsets(source, target, DIM: tl.constexpr):
 
 @triton.jit
 def load_weight(weight, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.constexpr):
-    r"""The columns of the weight [CHANNELS, DIM]."""
+    r"""Loads the columns of the weight [CHANNELS, DIM]."""
     channel = tl.arange(0, WIDTH)
     columns = ()
     for axis in tl.static_range(DIM):
@@ -95,14 +95,14 @@ def load_weight(weight, CHANNELS: tl.constexpr, WIDTH: tl.constexpr, DIM: tl.con
 
 @triton.jit
 def load_vector(x, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    r"""A vector over channels, zero beyond them."""
+    r"""Loads a vector over channels, zero beyond them."""
     channel = tl.arange(0, WIDTH)
     return tl.load(x + channel, mask=channel < CHANNELS, other=0.0)
 
 
 @triton.jit
 def argument(rows, offset, weight, DIM: tl.constexpr):
-    r"""GELU's: the rows of both ends and the projected offset."""
+    r"""Computes the argument of GELU: rows of both ends plus the projected offset."""
     for axis in tl.static_range(DIM):
         rows += offset[axis][:, None] * weight[axis][None, :]
     return rows
@@ -110,10 +110,10 @@ def argument(rows, offset, weight, DIM: tl.constexpr):
 
 @triton.jit
 def normalise(value, valid, eps, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    r"""Rows less their mean; the mean; and the inverse of the standard deviation.
+    r"""Returns rows minus their mean, the mean, and 1 / standard deviation.
 
-    Beyond the channels rows are zero, before and after; the inverse is zero where there
-    is no edge, and so is what is multiplied by it.
+    Rows are zero beyond the channels, before and after. The last result is zero for
+    rows without an edge, so that their products with it are zero.
     """
     mean = tl.sum(value, axis=1) * (1.0 / CHANNELS)
     centred = value - mean[:, None]
@@ -126,7 +126,7 @@ def normalise(value, valid, eps, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def sum_edges(tile, NODES: tl.constexpr, EDGES: tl.constexpr):
-    r"""The sum over the rows of every node."""
+    r"""Sums up the rows of every node."""
     if EDGES > 1:
         tile = tl.sum(tl.reshape(tile, [NODES, EDGES, tile.shape[1]]), axis=1)
     return tile

@@ -1,6 +1,6 @@
-r"""What comes before attention: centred positions, and zeros for rows of no ball.
+r"""The kernel before attention: it centres positions, and zeros rows of no ball.
 
-The forward kernel has no register to spare for either.
+It is separate because the forward kernel has no registers left for this.
 """
 
 import triton
@@ -46,15 +46,15 @@ def prepare_kernel(
     DIM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    r"""One program for a block of rows of one ball.
+    r"""Prepares a block of rows of one ball per program.
 
-    Writes positions relative to the first row of their ball, in tree order [DIM, rows].
-    Differences are rounded to float32, not their terms: an offset of all positions does
-    no harm. Rows behind the last ball, of which each program has a share, become zero
-    in the output [rows, columns] and the log-sum [rows, heads].
+    It writes positions relative to the first row of their ball, in tree order
+    [DIM, rows]. Only the differences are rounded to float32, so an offset of all
+    positions costs no accuracy. Each program also writes zeros to its share of the rows
+    behind the last ball, in the output [rows, columns] and the log-sum [rows, heads].
 
-    No program computes rows of a ball beyond the limit: a ball that has them, which is
-    a wrong argument, is NaN in all that is computed of it.
+    If a ball has more rows than the limit, which is a wrong argument, NaN is written to
+    those beyond it, so that all results of the ball become NaN.
     """
     start, length = span(lengths, ends, tl.program_id(0) // blocks, rows)
     block = tl.program_id(0) % blocks

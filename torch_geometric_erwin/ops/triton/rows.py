@@ -1,20 +1,20 @@
-r"""What the kernels share: rows of a ball, and their distances."""
+r"""Functions that the kernels share: reading the rows of a ball, and distances."""
 
 import triton
 import triton.language as tl
 
-# Arguments whose every value runs the same code: numbers that differ from batch to
-# batch, and tables that may begin anywhere in a larger tensor. A kernel compiled for
-# each kind of value would be compiled in the middle of a run, or of a recording.
+# Arguments for which Triton must not compile special kernels: numbers that differ from
+# batch to batch, and tables that may begin anywhere in a larger tensor. Otherwise it
+# would compile in the middle of a training run, or while a CUDA graph is recorded.
 VARYING = ["rows", "balls", "blocks"]
 ANYWHERE = ["lengths", "ends", "perm"]
 
 
 @triton.jit
 def span(lengths, ends, ball, rows):
-    r"""Where a ball starts, and how many rows it has.
+    r"""Returns where a ball starts, and how many rows it has.
 
-    No value is checked on the host: a wrong length must not lead out of the tensors.
+    The host checks no value, so the result is limited to rows inside the tensors.
     """
     length = tl.load(lengths + ball).to(tl.int32)
     start = tl.maximum(tl.load(ends + ball).to(tl.int32) - length, 0)
@@ -23,8 +23,9 @@ def span(lengths, ends, ball, rows):
 
 @triton.jit
 def rows_at(perm, place, valid):
-    r"""The rows at places of the tree order."""
-    # Behind a `return` in an `if` the compiler goes on; the interpreter does not.
+    r"""Returns the rows at places of the tree order."""
+    # Without an early `return`, which Triton's compiler and interpreter treat
+    # differently.
     if perm is None:
         row = place.to(tl.int64)
     else:
@@ -34,9 +35,9 @@ def rows_at(perm, place, valid):
 
 @triton.jit
 def load_rows(x, row, stride, valid, CHANNELS: tl.constexpr, WIDTH: tl.constexpr):
-    r"""A tile [rows, WIDTH], zero in rows that are not valid and beyond the channels.
+    r"""Loads a tile [rows, WIDTH], zero in invalid rows and beyond the channels.
 
-    Zero and not any number: a product with weight zero must not be NaN.
+    It is zero and not any number there, so that a product with weight zero is not NaN.
     """
     channel = tl.arange(0, WIDTH)
     mask = valid[:, None]
@@ -59,8 +60,10 @@ def store_rows(x, row, stride, valid, tile, CHANNELS: tl.constexpr):
 
 @triton.jit
 def behind(ends, blocks, heads, BLOCK: tl.constexpr):
-    r"""A program's share of the rows behind the last ball: the first place, and the
-    step between blocks. The programs of one head share them.
+    r"""Returns a program's share of the rows behind the last ball.
+
+    These rows are divided into blocks, which the programs of one head take in turn. The
+    result is the first place of the program, and the step to the next ones.
     """
     parts = tl.num_programs(0) // heads
     last = tl.load(ends + parts // blocks - 1).to(tl.int32)
@@ -69,7 +72,7 @@ def behind(ends, blocks, heads, BLOCK: tl.constexpr):
 
 @triton.jit
 def coordinates(pos, rows, place, valid, DIM: tl.constexpr):
-    r"""Positions [DIM, rows] at places, one vector an axis; absent ones are zero."""
+    r"""Loads positions [DIM, rows] at places, a vector per axis; zero if invalid."""
     axes = ()
     for axis in tl.static_range(DIM):
         value = tl.load(pos + axis * rows + place, mask=valid, other=0.0)
@@ -79,7 +82,7 @@ def coordinates(pos, rows, place, valid, DIM: tl.constexpr):
 
 @triton.jit
 def distances(here, there, DIM: tl.constexpr):
-    r"""Between every row here and every row there, by direct differences."""
+    r"""Computes the distance between every row here and every row there."""
     offset = here[0][:, None] - there[0][None, :]
     square = offset * offset
     for axis in tl.static_range(1, DIM):
@@ -90,7 +93,7 @@ def distances(here, there, DIM: tl.constexpr):
 
 @triton.jit
 def pulls(weight, here, there, DIM: tl.constexpr):
-    r"""The sum over rows there of weight times offset: a tile [rows here, >= DIM]."""
+    r"""Sums weight times offset over the rows there: a tile [rows here, >= DIM]."""
     WIDTH: tl.constexpr = triton.next_power_of_2(DIM)
     column = tl.arange(0, WIDTH)
     total = tl.zeros([weight.shape[0], WIDTH], tl.float32)

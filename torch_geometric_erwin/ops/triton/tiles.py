@@ -1,18 +1,18 @@
-r"""How large the tiles of a kernel are.
+r"""The sizes of the tiles of attention kernels.
 
-A table and no search at run time: the first call of a size costs one compilation, and a
-result has the same bits in every process. Sizes are chosen such that no kernel needs
-more registers than there are, for compute capability 8.0 and 9.0, by compiling all of
-them without a GPU (``tools/registers.py``); no GPU has timed them yet. It matters
-that
+They are in tables and not searched for at run time. So the first call of a size costs
+one compilation, and a result has the same bits in every process. Sizes are such that no
+kernel needs more registers than there are, for compute capability 8.0 and 9.0: all of
+them were compiled without a GPU (``tools/registers.py``). No GPU has timed them yet.
+The choices consider that
 
-- a distance is used once, so registers hold a whole tile of scores beside the sums;
-- few keys a block read every query, its output and its gradient more often, and from
-  two blocks a ball on, the gradients of queries need a kernel that computes all weights
-  a third time;
-- a program with the registers of a whole multiprocessor has nothing to do while it
-  waits for memory: it asks for the next block before it computes with this one;
-- sums over products of float32 without tensor cores take registers for both factors.
+- registers must hold a whole tile of scores and of distances beside the sums;
+- the fewer keys a block has, the more often are the queries, their outputs and their
+  gradients read; and if a ball has more than one block of keys, gradients of queries
+  need a second kernel, which computes all weights once more;
+- if one program takes all registers of a multiprocessor, no other program can run while
+  it waits for memory, so it loads the next block before it computes with this one;
+- products of float32 without tensor cores need registers for both factors.
 """
 
 from functools import cache
@@ -20,10 +20,11 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    r"""Queries and keys of a block, warps of a program, and blocks in flight: those of
-    Triton's pipeline, or one that is asked for before this one is used.
+    r"""The queries and keys of a block, the warps of a program, and its way to load.
 
-    Triton's pipeline makes the products of the backward kernel wait for each other.
+    Blocks are loaded in advance by Triton's pipeline, with :obj:`stages` blocks at a
+    time, or, with :obj:`ahead`, by the kernel itself, one block at a time. The backward
+    kernel does so because with Triton's pipeline its products wait for each other.
     """
 
     queries: int
@@ -33,7 +34,7 @@ class Tile(NamedTuple):
     ahead: bool = False
 
 
-# By precision of the products and width of a head.
+# Tiles by the precision of products and the padded channels of a head.
 _FORWARD = {
     "half": {
         16: Tile(64, 64, 4, 2),
@@ -74,7 +75,8 @@ _KEYS = {
         128: Tile(16, 32, 8),
     },
 }
-# Hopper's tensor cores take their factors from shared memory, not from registers.
+# Hopper's tensor cores read factors from shared memory, so that fewer registers are
+# needed and tiles can be larger.
 _FORWARD_HOPPER = {
     **_FORWARD,
     "half": {**_FORWARD["half"], 16: Tile(64, 128, 4, 2)},
@@ -108,7 +110,7 @@ _QUERIES = {
         128: Tile(16, 32, 8),
     },
 }
-# Gradients of positions hold offsets along every axis besides.
+# Gradients of positions need more registers, for the offsets along every axis.
 _WITH_POSITIONS = {
     "half": {w: Tile(32, 32, 8) for w in (16, 32, 64, 128)},
     "tf32": {w: Tile(16, 32, 8) for w in (16, 32, 64, 128)},
@@ -125,7 +127,7 @@ _WITH_POSITIONS = {
 def forward_tile(
     precision: str, channels: int, ball_size: int, capability: tuple[int, int]
 ) -> Tile:
-    r"""The tile of the forward kernel.
+    r"""Returns the tile of the forward kernel.
 
     Args:
         precision: ``half``, ``tf32`` or ``ieee``.
@@ -149,7 +151,7 @@ def keys_tile(
     capability: tuple[int, int],
     pos_grad: bool,
 ) -> Tile:
-    r"""The tile of the backward kernel whose programs own keys.
+    r"""Returns the tile of the backward kernel with a program per block of keys.
 
     Args:
         precision: ``half``, ``tf32`` or ``ieee``.
@@ -175,7 +177,7 @@ def queries_tile(
     capability: tuple[int, int],
     pos_grad: bool,
 ) -> Tile:
-    r"""The tile of the backward kernel whose programs own queries.
+    r"""Returns the tile of the backward kernel with a program per block of queries.
 
     Args:
         precision: ``half``, ``tf32`` or ``ieee``.
@@ -197,7 +199,7 @@ def _width(channels: int) -> int:
 
 
 def _fit(size: int, ball_size: int) -> int:
-    # A product of matrices has 16 rows at least.
+    # Triton's products of matrices need at least 16 rows.
     return max(16, min(size, 1 << (ball_size - 1).bit_length()))
 
 

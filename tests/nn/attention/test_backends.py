@@ -64,9 +64,15 @@ def test_explains_what_native_does_not_serve():
 
 
 def rows(channels=32, dtype=torch.bfloat16):
-    """Queries on a GPU, which this machine may not have."""
+    """Fake queries on a GPU, for machines that have none."""
     with FakeTensorMode():
         return torch.empty(6, 2, channels, dtype=dtype, device="cuda:0")
+
+
+def places(moving=False):
+    """Their fake positions."""
+    with FakeTensorMode():
+        return torch.empty(6, 3, device="cuda:0", requires_grad=moving)
 
 
 @pytest.fixture
@@ -89,34 +95,32 @@ def gpu(monkeypatch):
 @pytest.mark.parametrize("differentiable", [False, True])
 def test_chooses_triton_on_a_gpu(gpu, dtype, differentiable):
     gpu((9, 0))
-    assert (
-        choose_backend(rows(dtype=dtype), MOVING if differentiable else POS) == "triton"
-    )
+    assert choose_backend(rows(dtype=dtype), places(differentiable)) == "triton"
 
 
 def test_explains_what_triton_does_not_serve(gpu):
     gpu((9, 0))
-    assert triton.why_not(rows(128), POS) == ""
+    assert triton.why_not(rows(128), places()) == ""
     reason = "it serves heads of 128 channels at most (got 129)"
-    assert triton.why_not(rows(129), POS) == reason
-    assert choose_backend(rows(129), POS) == "sdpa"
+    assert triton.why_not(rows(129), places()) == reason
+    assert choose_backend(rows(129), places()) == "sdpa"
     exact = rows(dtype=torch.float64)
     reason = "it serves float32, bfloat16 and float16 (got torch.float64)"
-    assert triton.why_not(exact, POS) == reason
-    assert choose_backend(exact, MOVING) == "reference"
+    assert triton.why_not(exact, places()) == reason
+    assert choose_backend(exact, places(moving=True)) == "reference"
 
 
 def test_explains_where_triton_does_not_run(gpu):
     gpu((7, 5))
     reason = "it needs an NVIDIA GPU of compute capability 8.0 or more (got A GPU, 7.5)"
-    assert triton.why_not(rows(), POS) == reason
+    assert triton.why_not(rows(), places()) == reason
     gpu((9, 0), installed=False)
-    assert triton.why_not(rows(), POS) == "Triton is not installed"
-    assert choose_backend(rows(), POS) == "sdpa"
+    assert triton.why_not(rows(), places()) == "Triton is not installed"
+    assert choose_backend(rows(), places()) == "sdpa"
     with pytest.raises(
         ValueError, match="'triton' cannot run: Triton is not installed"
     ):
-        choose_backend(rows(), POS, wanted="triton")
+        choose_backend(rows(), places(), wanted="triton")
 
 
 def test_a_traced_graph_holds_what_the_machine_is(gpu):
@@ -166,7 +170,7 @@ def test_wanted_backend_that_cannot_run():
 
 def test_unknown_backend():
     message = (
-        r"'backend' must be one of \['native', 'triton', 'sdpa', 'reference'\] "
+        r"'wanted' must be one of \['native', 'triton', 'sdpa', 'reference'\] "
         r"\(got 'flash'\)"
     )
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""Checks in a forked process, which a hang ends too."""
+"""Checks in a forked process, which is ended if it hangs."""
 
 import os
 import signal
@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 
 def passes_in_child(check: Callable[[], None], seconds: int = 60) -> bool:
-    """Whether a check returns in a forked process, within some seconds."""
+    """Returns whether a check ends in a forked process within some seconds."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            # A handler of Python's would not run while the process waits for a thread.
+            # A Python handler would not run while the process waits for a thread, so
+            # the default action of the signal ends the process.
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.alarm(seconds)
             check()

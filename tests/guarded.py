@@ -9,7 +9,7 @@ GUARD, MARK = 128, 0xA5  # bytes
 
 
 class Guarded:
-    """Uninitialised memory in the midst of bytes that nobody may write."""
+    """Uninitialised memory between guard bytes, which no call may write."""
 
     def __init__(self, size: int, shift: int = 0):
         self.first, self.size = GUARD + shift, size
@@ -43,7 +43,7 @@ class Outputs:
         return tensor
 
     def read(self) -> dict[str, Tensor]:
-        """The arrays, whose guards are intact."""
+        """The arrays, after a check that their guards are unchanged."""
         for name, (memory, _) in self.arrays.items():
             assert memory.is_intact(), name
         return {name: tensor for name, (_, tensor) in self.arrays.items()}

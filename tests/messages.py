@@ -1,4 +1,4 @@
-"""What the tests of message passing share, in the interpreter and on a GPU."""
+"""Helpers for tests of message passing, in the interpreter and on a GPU."""
 
 import torch
 
@@ -29,7 +29,7 @@ def reference(rows, edge_index, grad):
 
 
 def assert_close(actual, expected, channels, tolerance=4e-6):
-    """Relative to the largest entry, because gradients are sums of many edges."""
+    """The tolerance is relative to the largest entry: gradients sum over many edges."""
     if channels < 5:  # a variance near zero magnifies rounding
         tolerance = 1e-3
     for a, b in zip(actual, expected, strict=True):

@@ -1,4 +1,4 @@
-"""The layout of the package: imports run down only, and private names stay at home."""
+"""Later folders import from earlier ones; private names are not used elsewhere."""
 
 import ast
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch_geometric_erwin
 
 NAME = "torch_geometric_erwin"
 ROOT = Path(torch_geometric_erwin.__file__).parent
-# A room may use those before it.
+# A folder may import from those before it.
 ROOMS = [
     *("_native", "utils", "ops", "tree", "data", "neighbors", "cuda_graph"),
     *("transforms", "nn", "datasets", "visualization", "__init__"),

@@ -1,10 +1,10 @@
-"""Every public name, argument by argument, with what it does not take.
+"""Calls every public name with bad values, one argument at a time.
 
-A call is refused by an error of this package that names the argument and says what
-would be right, or it works; in the layouts, strides and storages that make no
-difference, with the same result. `bad_input/calls.py` holds a valid call of every
-public name, `bad_input/kinds.py` how an argument is spoiled, by its role, and
-`bad_input/outcomes.py` what counts as clear.
+Each call must either work or be refused, by an error of this package that names the
+argument and says what would be right. If only the layout, strides or storage of a
+tensor is different, the result must be the same. `bad_input/calls.py` holds a valid
+call of every public name, `bad_input/kinds.py` the ways to spoil an argument, by its
+role, and `bad_input/outcomes.py` what counts as a clear error.
 """
 
 import inspect
@@ -39,7 +39,7 @@ MODULES = (
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Nothing here is large enough for more."""
+    """Uses one thread: nothing here is large enough for more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,7 +48,7 @@ def one_thread() -> Iterator[None]:
 
 # Hints that PyTorch gives once in a process, when a tensor of that layout is made.
 @pytest.mark.filterwarnings("ignore:.*sparse.*", "ignore:.*nested tensors.*")
-# Positions near the largest number: the model does say that they are large.
+# For positions near the largest number, the model warns that they are large.
 @pytest.mark.filterwarnings("ignore:balls extend over")
 def test_every_argument_of_every_public_name(capsys):
     total, findings = Counter(), []
@@ -160,7 +160,7 @@ def test_every_cause_has_its_own_words(cause):
 def own_functions(cls: type) -> dict[str, object]:
     """The public functions of a class that this package defines.
 
-    Those that PyG defines and calls, such as `message`, are not called by users.
+    Users do not call those that PyG defines and calls, such as `message`.
     """
     theirs = [b for b in cls.__mro__ if b.__module__.startswith("torch_geometric.")]
     found = {}
@@ -177,7 +177,7 @@ def own_functions(cls: type) -> dict[str, object]:
 
 
 def public() -> dict[str, object]:
-    """Whatever can be called by public names, with arguments."""
+    """Everything public that can be called with arguments."""
     named = {name: getattr(m, name) for m in MODULES for name in m.__all__}
     for name in ("knn_graph", "radius_graph"):
         assert named[name] is getattr(neighbors, name)

@@ -1,4 +1,4 @@
-"""What nvcc makes of the kernels, where it is but perhaps no GPU."""
+"""The code that nvcc generates for the kernels; needs nvcc but no GPU."""
 
 import re
 import shutil
@@ -23,7 +23,8 @@ def ptx(request, tmp_path_factory):
 
 
 def test_every_access_names_its_memory(ptx):
-    # Otherwise the compiler has lost track of a pointer, and shared memory is slow.
+    # Generic loads mean that the compiler does not know which pointers point to shared
+    # memory; they are slower.
     accesses = re.findall(r"^\s*(?:@\S+ )?((?:ld|st|atom|red)\.\S+)", ptx, re.MULTILINE)
     generic = [a for a in accesses if not re.search(r"\.(global|shared|param)\b", a)]
     assert accesses
@@ -31,12 +32,12 @@ def test_every_access_names_its_memory(ptx):
 
 
 def test_nothing_is_read_as_constant(ptx):
-    # Kernels read what their own launch may write.
+    # Not allowed, because kernels read memory that the same launch may write.
     assert "ld.global.nc" not in ptx
 
 
 def test_arguments_fit(ptx):
-    # All drivers and GPUs take 4096 bytes.
+    # All drivers and GPUs support 4096 bytes of arguments.
     entries = re.findall(r"\.entry [^(]+\(([^)]*)\)", ptx)
     sizes = [
         sum(

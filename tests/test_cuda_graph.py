@@ -79,7 +79,8 @@ def test_without_a_gpu_steps_are_run():
 @onlyCUDA
 @pytest.mark.parametrize("kwargs", [{}, {"checkpoint": True}])
 def test_replayed_steps_are_those_without_a_graph(kwargs):
-    # In float64: Adam moves weights whose gradient is zero by what rounding leaves.
+    # In float64, because Adam also moves weights with a zero gradient, by rounding
+    # errors.
     model = make(backend="sdpa", **kwargs).cuda()
     step = assert_same_run(model, "cuda", 1e-5)
     assert repr(step) == "CapturedStep(7 calls, recorded)"

@@ -1,4 +1,4 @@
-"""Data on the host, where new tensors go to another device by default."""
+"""Data on the host works when the default device of new tensors is another one."""
 
 import pytest
 import torch

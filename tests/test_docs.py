@@ -1,4 +1,4 @@
-"""What the guides show: code runs as it stands, tables are those of the results."""
+"""The guides: their code runs, and their tables are made from the results."""
 
 import ast
 import re
@@ -16,7 +16,7 @@ SOURCES = [
     for folder in ("torch_geometric_erwin", "examples", "benchmark", "tools")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
-# A cell that is a number, alone or with what it counts.
+# A cell with a number, alone or with a unit.
 UNIT = r"(s|ms|µs|ns|[kMG]i?B|GFLOP/s|%|x|×|times.*|points?|launches)"
 MEASURED = re.compile(rf"\|\s*[<>~≈]?\d[\d.,]*( ?{UNIT})?\s*[|;(]")
 
@@ -49,7 +49,7 @@ def test_every_table_is_in_a_guide():
 
 
 def typed(text):
-    """The lines with measured numbers of tables that no result stands behind."""
+    """The lines of tables with measured numbers that are not made from results."""
     outside = re.sub(r"<!-- table (?s:.*?)<!-- end of table -->", "", text)
     lines = [line.strip() for line in outside.splitlines()]
     return [line for line in lines if line.startswith("|") and MEASURED.search(line)]

@@ -1,4 +1,4 @@
-"""A forked process has none of its parent's threads, and waits for none of them."""
+"""A forked process does not wait for its parent's threads, which it does not have."""
 
 import os
 
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
-N = 40_000  # points: PyTorch's operators take a second thread from 32,768 values on
+N = 40_000  # points: PyTorch's operators use a second thread from 32,768 values on
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
-"""No function that every machine runs is compiled for instructions that few have.
+"""Functions that run on every machine do not use instructions that only some have.
 
-Inline functions are the danger: a file for AVX has its own copy of, say, `std::min`,
-and the linker keeps one for all files.
+Inline functions are the danger: a file compiled for AVX has its own copy of, for
+example, `std::min`, and the linker keeps one copy for all files.
 """
 
 import os
@@ -19,7 +19,7 @@ from torch_geometric_erwin import _native
 ROOT = Path(__file__).parents[1]
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 TOOLS = {name: shutil.which(name, path=PATH) for name in ("cmake", "c++", "objdump")}
-# An instruction of AVX or AVX-512: all of them, and no others, have names in v.
+# An instruction of AVX or AVX-512: these, and almost no others, start with v.
 AVX = re.compile(r"^\s+[0-9a-f]+:\s+(?:\{\w+\} )?v(?!er[rw]\b)\w+", re.MULTILINE)
 
 pytestmark = [
@@ -36,7 +36,7 @@ def shared_functions(library):
     for block in text.split("\n\n"):
         head, _, body = block.lstrip("\n").partition("\n")
         name = re.match(r"[0-9a-f]+ <(.*)>:$", head)
-        # A name may follow the type of the result.
+        # The type of the result may come before the name.
         if name and re.match(r"([\w:<>*& ,]+ )?std::", name[1]):
             functions[name[1]] = AVX.search(body) is not None
     return functions
@@ -52,7 +52,7 @@ def symbols(*options):
 
 
 def test_library():
-    # Without a table of symbols, objdump takes all that follows a function to be in it.
+    # Without a symbol table, objdump counts everything after a function as part of it.
     if "no symbols" in symbols("--syms"):
         pytest.skip("the library has no symbols")
     functions = shared_functions(library())
@@ -83,7 +83,7 @@ extern "C" float largest_{name}(const float* x) {{
 
 @pytest.mark.skipif(None in TOOLS.values(), reason="needs CMake and a C++ compiler")
 def test_build(tmp_path):
-    """The project's build of other sources, without optimisation."""
+    """Builds other sources with the project's CMake files, without optimisation."""
     shutil.copy(ROOT / "CMakeLists.txt", tmp_path)
     folder = tmp_path / "csrc" / "cpu"
     folder.mkdir(parents=True)

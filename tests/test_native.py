@@ -37,7 +37,7 @@ def header():
 
 
 def declared():
-    """The arguments' types of every function in the header, as ctypes."""
+    """The ctypes types of the arguments of every function in the header."""
     functions = {}
     for name, args in re.findall(r"ERWIN_API int32_t (\w+)\(([^)]*)\);", header()):
         types = [re.sub(r"\s*\w+$", "", arg.strip()) for arg in args.split(",")]
@@ -118,7 +118,7 @@ def test_structs_are_those_of_the_header():
 
 @pytest.fixture
 def fresh():
-    """Forgets the library that was loaded, before the test and after it."""
+    """Forgets the loaded library before and after the test; it is then loaded again."""
     _native.library.cache_clear()
     yield
     _native.library.cache_clear()
@@ -386,7 +386,7 @@ def test_radius_fill_on_the_host_writes_what_its_count_found():
     search = Radius(HOST)
     with _native.found() as found:
         search.count(found)
-        search.degree[4] = 4  # one that another count might have given
+        search.degree[4] = 4  # a number that is possible but wrong
         with pytest.raises(RuntimeError, match="erwin_radius_fill: invalid argument"):
             search.fill(found, search.bytes)
     search.degree[4] = 5

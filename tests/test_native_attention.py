@@ -1,4 +1,4 @@
-"""Ball attention of the native library, called as `csrc/erwin.h` says."""
+"""Native ball attention, called through the C interface (`csrc/erwin.h`)."""
 
 import ctypes
 from itertools import combinations
@@ -13,7 +13,7 @@ from torch_geometric_erwin.nn import ball_attention
 ISAS = range(_native.library().erwin_cpu_isa() + 1)
 EPS = torch.finfo(torch.float32).eps
 GRADIENTS = ["grad_q", "grad_k", "grad_v", "grad_sigma", "grad_pos"]
-SHARED = {"grad_sigma"}  # a sum over all balls
+SHARED = {"grad_sigma"}  # sums over all balls, so not comparable for a ball alone
 
 
 def status(name, *args):
@@ -21,7 +21,7 @@ def status(name, *args):
 
 
 class Arguments:
-    """The arrays of a call, and of each of its balls alone."""
+    """The arrays of a call, and of calls with each of its balls alone."""
 
     def __init__(self, balls, heads, channels, dim=3, dtype=torch.float32, mixed=False):
         generator = torch.Generator().manual_seed(1000 * len(balls) + sum(balls))
@@ -59,7 +59,7 @@ class Arguments:
         )
 
     def run(self, isa=-1, threads=1, pos_grad=True):
-        """All results; no byte beside an array is written."""
+        """Returns all results; checks that no byte outside the arrays was written."""
         context = _native.Context(_native.HOST, threads, None)
         struct, outputs = self.struct(isa), Outputs()
         out = outputs.new("out", *self.q.shape, dtype=self.q.dtype)
@@ -86,7 +86,7 @@ class Arguments:
         assert workspace.is_intact()
 
     def reference(self):
-        """The same results by the reference formulation in float64."""
+        """The same results, computed by the reference implementation in float64."""
         leaves = [
             t.double().requires_grad_()
             for t in (self.q, self.k, self.v, self.sigma, self.pos)
@@ -101,8 +101,8 @@ class Arguments:
         return {"out": out.detach(), **dict(zip(GRADIENTS, grads))}
 
 
-# Around a vector, a block of queries, tiles of keys and the longest ball that keeps its
-# distances: scratch is laid out otherwise on either side.
+# Sizes near those of a vector, a block of queries, tiles of keys and the longest ball
+# with cached distances: above it, scratch memory has another layout.
 LENGTHS = [1, 2, 15, 17, 31, 33, 63, 65, 127, 129, 257, 511, 512, 513, 530, 640]
 PAIRS = [*combinations(LENGTHS, 2)]
 MIXES = [[513, 512], [140, 513], [512, 0, 513, 1], [1, 530], [129, 511, 17]]
@@ -128,7 +128,7 @@ def test_workspace_has_room_for_every_ball(isa, backward):
 
 @pytest.mark.parametrize("balls", MIXES, ids=str)
 def test_mixed_lengths(balls):
-    """The right numbers, and those of a ball whatever is beside it, to the bit."""
+    """Results are right, and for a ball alone they are the same bits."""
     mixed = len(balls) % 2 == 1
     args = Arguments(balls, heads=2, channels=8 if mixed else 16, mixed=mixed)
     expected = args.reference()
@@ -178,7 +178,7 @@ def test_sizes_of_zero(heads, channels, dim, rows):
 
 INVALID, UNSUPPORTED, TOO_SMALL = 1, 2, 3
 HUGE = 2**60
-# A field of the struct, a wrong value, and what comes of it.
+# A field of the struct, a wrong value, and the expected status.
 FIELDS = [
     *[("isa", -2, INVALID), ("isa", 7, UNSUPPORTED)],
     *[("dtype", 1, INVALID), ("dtype", -1, INVALID), ("dtype", 3, INVALID)],
@@ -193,7 +193,7 @@ STRIDES = [(-1, 4), (8, -1), (HUGE, 4), (8, HUGE), (2**63 - 1, 2**63 - 1)]
 
 
 class Entry:
-    """A right call of every entry point on 7 rows, to be spoilt."""
+    """A valid call of every entry point on 7 rows, which tests then spoil."""
 
     def __init__(self):
         self.args = Arguments([3, 4], 2, 4, mixed=True)
@@ -211,7 +211,7 @@ class Entry:
         return _native.size_of("erwin_attention_workspace", *args)
 
     def statuses(self, **change):
-        """Of the workspace, the forward and the backward call."""
+        """The statuses of the workspace, the forward and the backward call."""
         struct, context = self.struct, self.context
         values = {
             "context": context,

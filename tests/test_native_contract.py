@@ -1,5 +1,5 @@
-"""What the header says of arguments is checked by every entry point of trees and
-neighbours: each is called with valid arguments, and then with one of them wrong."""
+"""Every entry point of trees and neighbours checks the rules for arguments in the
+header: each is called with valid arguments, and then with one wrong argument."""
 
 import copy
 import ctypes
@@ -20,7 +20,7 @@ SLACK = 64  # bytes around every output that no call may write
 
 
 class Guarded:
-    """Memory whose surroundings are known."""
+    """Memory between guard bytes."""
 
     def __init__(self, size, at=SLACK):
         self.bytes = torch.full((size + at + SLACK,), 0x5A, dtype=torch.uint8)
@@ -50,7 +50,7 @@ def function(name, context):
 
 
 class Call:
-    """The arguments of an entry point by name, in order."""
+    """The arguments of an entry point, by name and in order."""
 
     def __init__(self, name, **arguments):
         self.name, self.arguments = name, arguments
@@ -200,7 +200,7 @@ def make_knn(context):
 
 
 class Found(ctypes.c_void_p):
-    """What a count leaves, freed in the end."""
+    """The result of a count, which is freed at the end."""
 
     def free(self):
         _native.library().erwin_found_free(self)
@@ -304,10 +304,10 @@ def test_a_wrong_argument_is_invalid_and_nothing_is_written(make, device):
     before = [output.bytes.clone() for output in outputs]
     for name, values in WRONG.items():
         for value in values if name in call.arguments else []:
-            # On a device offsets are looked at by kernels, which write zeros.
+            # On a device, kernels check the offsets, and write zeros if they are wrong.
             if name == "ptr" and value is not None and "device" in call.name:
                 continue
-            # There what was found stays in the workspace.
+            # On a device, the result of a count is in the workspace.
             if name == "found" and call.name.endswith("fill") and device != "host":
                 continue
             space = {} if workspace is None else {"workspace": workspace.copy()}
@@ -411,7 +411,7 @@ def test_outputs_without_elements_may_be_null(device):
     call = make_knn(CONTEXTS[device])
     missing = dict.fromkeys(("pos", "perm", "source", "target"))
     assert call.status(layout=layout, ptr=ptr, clouds=2, **missing) == OK
-    # Nor have lone points any neighbours.
+    # Single points have no neighbours either.
     lone = {"ptr": torch.arange(4), "clouds": 3, "perm": torch.zeros(3).long()}
     missing = dict.fromkeys(("source", "target"))
     assert call.status(**lone, **missing) == OK
@@ -419,7 +419,7 @@ def test_outputs_without_elements_may_be_null(device):
 
 
 def test_sizes_beyond_any_memory_are_invalid():
-    # Each is valid by itself, their product overflows.
+    # Each number is valid, but their product overflows.
     layout = _native.layout([8] * 16, [1] * 15, "balanced")
     clouds = 2**14
     ptr = torch.arange(clouds + 1) * 2**30

@@ -1,4 +1,4 @@
-"""Long calls are left when their caller asks for it: Ctrl-C does."""
+"""Long calls end when their caller asks for it, for example by Ctrl-C."""
 
 import ctypes
 import signal
@@ -12,12 +12,12 @@ import torch
 from torch_geometric_erwin import _native
 
 INTERRUPTED = 6
-POINTS = 1_500_000  # a call takes far longer than the 20 ms before it first asks
+POINTS = 1_500_000  # a call takes much longer than 20 ms, the time until it asks
 THREADS = pytest.mark.parametrize("threads", [1, 3])
 
 
 class Asked:
-    """What a call asks: yes from the n-th time on."""
+    """The function that a call asks: it answers yes from the n-th time on."""
 
     def __init__(self, yes_from=0):
         self.threads, self.yes_from = [], yes_from
@@ -33,7 +33,7 @@ class Asked:
 
 
 def build(context, sizes, dim=3, rotated=False, dtype=torch.float32):
-    """The status of a build, and the order that it finds."""
+    """The status of a build, and the order that it computes."""
     points = sum(sizes)
     pos = torch.rand(points, dim, dtype=dtype, generator=torch.Generator())
     ptr = torch.tensor([0, *sizes]).cumsum(0)
@@ -72,7 +72,7 @@ def test_builds_stop(sizes, dim, rotated, dtype, threads):
 
 @THREADS
 def test_a_rotated_tree_stops(threads):
-    # Each point takes a product with a matrix, and there is little else to do.
+    # Most of the time is spent in a matrix product for each point.
     asked = Asked(yes_from=1)
     status, _ = build(asked.context(threads), [4000], 700, rotated=True)
     assert status == INTERRUPTED
@@ -127,10 +127,11 @@ def test_contexts_ask_python():
 
 @pytest.fixture
 def interrupted_once(monkeypatch):
-    """Lets entry points return that they were interrupted, the first time."""
+    """Makes entry points return ERWIN_INTERRUPTED at their first call."""
     statuses = [0, INTERRUPTED]
     monkeypatch.setattr(_native, "_function", lambda name: lambda: statuses.pop())
-    # What a shell starts in the background ignores the signal, and so did its children.
+    # A program that a shell starts in the background ignores the signal, and so do its
+    # children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield statuses
     signal.signal(signal.SIGINT, before)

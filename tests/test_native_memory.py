@@ -45,7 +45,7 @@ def test_memory_for_outputs():
 
 @pytest.mark.parametrize("cap", [None, 10**6])
 def test_a_radius_with_more_edges_than_memory_is_refused_before_it_is_searched(cap):
-    pos = torch.rand(2_000_000, 3)  # whose pairs would take 64 TB
+    pos = torch.rand(2_000_000, 3)  # all pairs of these points would take 64 TB
     tree = ball_tree(pos, ball_sizes=16)
     with pytest.raises(MemoryError, match="erwin_radius_count: out of memory"):
         radius_graph(pos, 2.0, max_num_neighbors=cap, tree=tree)

@@ -1,4 +1,4 @@
-"""Message passing of the native library, called as `csrc/erwin.h` says."""
+"""Native message passing, called through the C interface (`csrc/erwin.h`)."""
 
 import ctypes
 from itertools import product
@@ -81,7 +81,7 @@ class Arguments:
         return _native.Message(*first, *sizes, *pointers)
 
     def run(self, isa=-1, threads=1):
-        """All results; no byte beside an array is written."""
+        """Returns all results; checks that no byte outside the arrays was written."""
         context = _native.Context(_native.HOST, threads, None)
         struct, outputs = self.struct(isa), Outputs()
         mean, source, target = (
@@ -101,7 +101,7 @@ class Arguments:
         return {k: v[:, : self.channels] for k, v in outputs.read().items()}
 
     def reference(self):
-        """The same results by the reference formulation in float64."""
+        """The same results, computed by the reference implementation in float64."""
         c = self.channels
         rows = [self.source_rows[:, :c], self.target_rows[:, :c], self.pos]
         rows += [self.weight[:, :c].t(), self.norm_weight[0, :c], self.norm_bias[0, :c]]
@@ -116,7 +116,7 @@ class Arguments:
 
 
 ARRAYS = [name for name, kind in _native.Message._fields_ if kind is ctypes.c_void_p]
-# Points and edges a point of every cloud: none, one, around a task of 128 nodes.
+# For every cloud, points and edges per point: none, one, and near a task of 128 nodes.
 CLOUDS = [
     [(1, 0)],
     [(1, 1), (2, 5), (5, 0)],
@@ -131,7 +131,7 @@ WIDTHS = [(*width, torch.float32) for width in WIDTHS] + [(40, 3, torch.float64)
 @pytest.mark.parametrize("clouds", CLOUDS, ids=str)
 @pytest.mark.parametrize("channels, dim, pos_dtype", WIDTHS)
 def test_clouds_of_a_batch(clouds, channels, dim, pos_dtype):
-    """The right numbers, and those of a cloud whatever is beside it, to the bit."""
+    """Results are right, and for a cloud alone they are the same bits."""
     args = Arguments(clouds, channels, dim, pos_dtype)
     expected = args.reference()
     for isa in ISAS:
@@ -151,7 +151,7 @@ def test_clouds_of_a_batch(clouds, channels, dim, pos_dtype):
 
 
 class Entry:
-    """A right call of every entry point, to be spoilt."""
+    """A valid call of every entry point, which tests then spoil."""
 
     def __init__(self):
         self.args = Arguments([(5, 3), (4, 2)], 20)
@@ -163,7 +163,7 @@ class Entry:
         self.weights = torch.zeros(5, 32)
 
     def statuses(self, **change):
-        """Of the workspace, the forward and the backward call."""
+        """The statuses of the workspace, the forward and the backward call."""
         values = {
             "context": self.context,
             "message": self.struct,
@@ -264,7 +264,7 @@ def test_no_nodes():
 
 
 def test_a_workspace_of_any_size():
-    """Never smaller than what lies in it, and refused where no number holds that."""
+    """The size is never smaller than the contents, and refused if it overflows."""
     sizes = [0, 1, 2**20, 2**44, 2**48]
     for nodes, edges in product(sizes, sizes):
         for channels, dim in product([1, 2**15, 2**24], [1, 2**24]):
@@ -295,7 +295,7 @@ def wrong_tables(edges, nodes):
 
 @pytest.mark.parametrize("end", ["target", "source"])
 def test_tables_of_other_edges(end):
-    """Every value that is wrong is refused, and is no index before."""
+    """Every wrong value is refused before it is used as an index."""
     args = Arguments([(5, 3), (4, 2)], 20)
     forward = INVALID if end == "target" else 0
     for kind, place, value in wrong_tables(edges=23, nodes=9):
@@ -309,7 +309,7 @@ def test_tables_of_other_edges(end):
         order.copy_(swapped)
         assert entry.statuses() == (0, forward, INVALID)
         order.copy_(getattr(args, f"{end}_order"))
-    # The right edges of a node, in another order or with one of them twice.
+    # The edges of a node in another order, or one of them twice.
     ptr = getattr(args, f"{end}_ptr")
     node = int(ptr.diff().argmax())
     first, last = int(ptr[node]), int(ptr[node + 1])

@@ -36,7 +36,7 @@ def points(kind, size, dim, dtype):
         pos = pos[: size // 3 + 1].repeat(3, 1)[:size]
     elif kind == "clustered":
         pos = pos[: size // 20 + 1].repeat(20, 1)[:size] + 1e-3 * pos
-    elif kind == "far":  # much rounding: distances of few distinct values
+    elif kind == "far":  # far from the origin, rounding leaves few distinct distances
         pos = 1000.0 + 1e-3 * pos
     return pos
 
@@ -107,14 +107,15 @@ def test_large_cloud_against_brute_force():
 def test_cloud_of_about_one_group(kind, dtype, size):
     ptr = offsets([size, 5, size])
     pos = points(kind, 2 * size + 5, 3, dtype)
-    # Around the widths of vectors and of lists, and all points.
+    # Numbers near the widths of vectors and lists, and all points.
     for k in (2, 3, 7, 8, 9, 17, 31, 32, 33, 65, size - 1):
         assert_knn(pos, ptr, k, False)
     for r, cap in [(0.3, None), (0.7, 8), (100.0, None), (100.0, 33)]:
         assert_radius(pos, ptr, r, cap, False)
 
 
-# A search with a cap sorts what few leaves hold, and looks for the nearest in many.
+# With a cap, the search sorts all points of few leaves, or searches the nearest in
+# many.
 @pytest.mark.parametrize("loop", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(
@@ -135,7 +136,8 @@ def test_every_cap(kind, dim, dtype, loop):
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("r", [0.05, 0.15, 100.0, float("inf")])
 def test_a_cap_keeps_the_nearest_of_an_uncapped_search(r, number):
-    # Around the cap and far beyond it, with ties, in more leaves than a list takes.
+    # Numbers near the cap and far above it, with ties, in more leaves than a list
+    # holds.
     pos = (torch.rand(20_000, 3, generator=torch.Generator()) * 64).round() / 64
     cap = 9
     with threads(number):
@@ -153,7 +155,7 @@ def test_a_cap_keeps_the_nearest_of_an_uncapped_search(r, number):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_more_coincident_points_than_a_list_of_leaves_takes(dtype):
-    # At the same distance the lowest indices are the nearest.
+    # Of points at the same distance, those with the lowest indices come first.
     size, k = 20_000, 5
     edge_index = knn_graph(torch.ones(size, 2, dtype=dtype), k)
     expected = torch.arange(k).repeat(size, 1)
@@ -182,7 +184,7 @@ def searches(positions, ptr):
     return graphs
 
 
-# Here the best one is in use; a level beyond what the processor has means no other.
+# This process uses the best one; a level that the processor lacks changes nothing.
 @pytest.mark.parametrize("level", ["default", "avx2"])
 def test_same_bits_with_every_instruction_set(level, tmp_path):
     ptr = offsets([*SIZES, 600])
@@ -287,13 +289,13 @@ def test_any_balanced_tree_gives_the_same(ball_sizes, strides):
     )
     assert_knn(pos, ptr, 9, False, tree=tree)
     assert_radius(pos, ptr, 0.4, None, False, tree=tree)
-    # The tree knows the clouds.
+    # The tree contains the offsets of the clouds.
     assert torch.equal(knn_graph(pos, 9, tree=tree), knn_graph(pos, 9, ptr))
     assert torch.equal(radius_graph(pos, 0.4, tree=tree), radius_graph(pos, 0.4, ptr))
 
 
 def test_tree_of_older_positions_gives_the_same():
-    # A tree only says in which order points are searched.
+    # A tree only changes the order in which points are searched.
     ptr = offsets(SIZES)
     tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr, ball_sizes=32)
     pos = torch.rand(int(ptr[-1]), 3)

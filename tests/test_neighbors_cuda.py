@@ -1,6 +1,6 @@
 """The kernels of the CUDA search, in the emulator and, where there is one, on a GPU.
 
-The host's search is the oracle: it is compared with brute force elsewhere.
+Results are compared with the host's search, which other tests compare with brute force.
 """
 
 import emulated
@@ -64,7 +64,7 @@ def test_batch(kind, dim, dtype, loop, device):
     assert_same(device, pos, ptr, tree, (1, 40) if loop else (16,), radii, loop)
 
 
-# One level of nodes above the leaves and none.
+# With one level of nodes above the leaves, and with none.
 @devices
 @pytest.mark.parametrize("size", [WARP * WARP - 1, WARP * WARP + 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -116,7 +116,7 @@ def test_no_points(ptr, device):
     assert_same(device, pos, ptr, ball_tree(pos, ptr, ball_sizes=16), [3], [(1.0, 2)])
 
 
-# The last ones have strides whose tree is too deep, so that other leaves are searched.
+# With the last strides the tree is too deep, so other leaves are used for searching.
 @devices
 @pytest.mark.parametrize(
     ("ball_size", "strides"),

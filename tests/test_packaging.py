@@ -77,7 +77,7 @@ def test_native_library_links_neither_python_nor_torch():
     assert b"erwin_abi_version" in library
     for foreign in [b"libpython", b"libtorch", b"libc10", b"PyInit_"]:
         assert foreign not in library
-    assert b"emulator" not in library  # that of the tests
+    assert b"emulator" not in library  # the emulator is only for tests
 
 
 def test_package_needs_none_of_its_extras():

@@ -1,8 +1,8 @@
 """Private names of PyTorch, PyG and Triton: all that are used, in one list.
 
-A name of theirs that begins with an underscore may change in any release, so it is used
-only where no public one does the same. A release that drops one shows here first, by
-its name, and not as an import that fails for a user.
+Names that begin with an underscore may change in any release, so they are used only
+where no public name does the same. If a release removes one, this test fails and tells
+which, before an import fails for a user.
 """
 
 import ast
@@ -19,16 +19,16 @@ from torch_geometric.nn import MessagePassing
 ROOT = Path(__file__).parents[1]
 LIBRARIES = ("torch", "torch_geometric", "triton")
 
-# Last checked on PyTorch 2.13.0, PyG 2.8.1 and Triton 3.9.0: that the names are there
-# and that no public one does the same by now. The package needs these.
+# Last checked with PyTorch 2.13.0, PyG 2.8.1 and Triton 3.9.0: the names exist, and no
+# public name does the same. The package needs these.
 IN_PACKAGE = {
-    # A condition that the device checks: nothing on the host waits for it.
+    # An assertion that the device checks, so that the host does not wait.
     "torch._assert_async",
-    # Whether, and without which, function transforms are at work.
+    # Whether function transforms are active, and how to switch them off.
     "torch._C._are_functorch_transforms_active",
     "torch._C._DisableFuncTorch",
     "torch.autograd.forward_ad._current_level",
-    # Whether a mode or a profile sees the operators that are called.
+    # Whether a mode or the profiler observes calls of operators.
     "torch._C._len_torch_dispatch_stack",
     "torch._C._len_torch_function_stack",
     "torch.autograd._profiler_enabled",
@@ -40,17 +40,17 @@ IN_PACKAGE = {
     "torch.utils._python_dispatch.is_traceable_wrapper_subclass",
     # Whether a call of a module runs more than its `forward`.
     "torch.nn.modules.module._has_any_global_hook",
-    # oneDNN's product, which PyTorch chooses only on the processors it deems right.
+    # oneDNN's matrix product, which PyTorch itself uses only on some processors.
     "torch.ops.mkldnn._linear_pointwise",
     # Trees and levels as inputs of `torch.compile` and `torch.export`. The public
-    # `torch.export.register_dataclass` knows no field that is not a tensor.
+    # `torch.export.register_dataclass` does not support fields that are not tensors.
     "torch.utils._pytree.SequenceKey",
     "torch.utils._pytree.register_pytree_node",
     "torch.utils._pytree.tree_leaves",
     "torch.utils._pytree.tree_map_only",
 }
 
-# Tests, benchmarks and reports need these besides.
+# Only tests, benchmarks and tools need these.
 ELSEWHERE = {
     # Which operators and kernels are registered.
     "torch._C._dispatch_get_all_op_names",
@@ -61,7 +61,7 @@ ELSEWHERE = {
     "torch._efficientzerotensor",
     "torch._neg_view",
     "torch._subclasses.FakeTensorMode",
-    # Sees every operator, those of a backward pass too.
+    # Observes every operator, also in a backward pass.
     "torch.utils._python_dispatch.TorchDispatchMode",
     # Keeps a GPU busy while the next launches are queued.
     "torch.cuda._sleep",
@@ -74,27 +74,27 @@ ELSEWHERE = {
     "torch.utils._pytree.treespec_loads",
 }
 
-# Attributes of their objects.
+# Private attributes of objects of these packages.
 ATTRIBUTES = {
     # The hooks that a call of a module runs.
     "_forward_pre_hooks",
     "_forward_hooks",
     "_backward_pre_hooks",
     "_backward_hooks",
-    # How collation divided a batch, so that what is added later is separated too.
+    # How collation divided a batch, needed to separate attributes that are added later.
     "_slice_dict",
     "_inc_dict",
     "_num_graphs",
-    # The node type that a store is of.
+    # The node type of a store.
     "_key",
-    # What PyG's explainers set on a layer.
+    # A mask that PyG's explainers set on a layer.
     "_edge_mask",
     "_apply_sigmoid",
 }
 
 
 def objects():
-    """One of every kind whose attributes are used."""
+    """One object of every type whose attributes are used."""
     batch = Batch.from_data_list([Data(pos=torch.zeros(1, 3))])
     return batch, batch.stores[0], Module(), MessagePassing(), torch.zeros(1)
 
@@ -117,7 +117,7 @@ def sources():
 
 @cache
 def own_names():
-    """The names that the project gives to something, and those of a named tuple."""
+    """The names that the project itself defines, and those of a named tuple."""
     names = {"_asdict", "_fields", "_replace"}
     for node in (node for tree in sources().values() for node in ast.walk(tree)):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -126,13 +126,13 @@ def own_names():
             names.add(node.id)
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             names.add(node.attr)
-    # To set what their objects have does not make it the project's.
+    # An attribute that their objects have is not the project's, even if it is set here.
     theirs = {name for sample in objects() for name in dir(sample)}
     return names - theirs
 
 
 def imported(tree):
-    """What the names in a file stand for that were imported, and all that was."""
+    """The meanings of imported names in a file, and everything that is imported."""
     names, whole = {}, set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -148,7 +148,7 @@ def imported(tree):
 
 
 def chain(node):
-    """The expression that ``a.b.c`` begins with, and the names behind it."""
+    """The expression at the start of ``a.b.c``, and the names after it."""
     names = []
     while isinstance(node, ast.Attribute):
         names.append(node.attr)
@@ -157,10 +157,10 @@ def chain(node):
 
 
 def used(tree):
-    """The private names in a file that may not be the project's."""
+    """The private names in a file that the project does not define."""
     names, whole = imported(tree)
     attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    inner = {node.value for node in attributes}  # of `a.b.c` only the whole counts
+    inner = {node.value for node in attributes}  # `a.b.c` counts once, as a whole
     found = set()
     for node in attributes:
         first, rest = chain(node)
@@ -169,7 +169,7 @@ def used(tree):
                 found.add(".".join([names[first.id], *rest]))
         elif is_private(node.attr):
             found.add(node.attr)
-    # An import of a module counts by what is used of it.
+    # For an imported module, the names count that are used from it.
     found |= {
         name
         for name in whole

@@ -1,4 +1,4 @@
-"""Which operators of a model give other bits on another number of threads."""
+"""The operators of a model whose bits depend on the number of threads."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch_geometric_erwin import knn_graph
 from torch_geometric_erwin.nn import Erwin
 
-# Sums over rows that PyTorch or oneDNN cut into a part for every thread: statistics of
+# Sums over rows that PyTorch or oneDNN divides into one part per thread: statistics of
 # a batch, gradients of weights and biases.
 VARYING = {
     "aten.native_batch_norm.default",
@@ -21,7 +21,7 @@ VIEWS = ("view", "slice", "select", "transpose", "expand", "split", ".t.", "deta
 
 
 class Twice(TorchDispatchMode):
-    """Runs every operator on two threads and on one, and notes whose results differ."""
+    """Runs every operator on two threads and on one; records those that differ."""
 
     def __init__(self):
         super().__init__()

@@ -81,7 +81,7 @@ def assert_equals_oracle(pos, ptr, **kwargs):
 
 
 def split(tree, ptr):
-    """The trees of the single clouds."""
+    """The trees of each cloud alone."""
     rows = torch.nn.functional.pad(tree.level.cumsum(0), (0, 0, 1, 0))
     balls = [
         torch.searchsorted(lengths.cumsum(0), rows[:, l].contiguous(), right=True)
@@ -195,7 +195,7 @@ def clustered(n, dim):
 
 
 def far_point(n, dim):
-    # All others share a cell of the range.
+    # All other points fall into the same cell of the range.
     pos = uniform(n, dim)
     pos[n // 2] = 1e9
     return pos
@@ -225,7 +225,7 @@ def few_values(n, dim):
 
 def periodic_outliers(n, dim):
     pos = uniform(n, dim)
-    pos[::8] += 100  # what takes every eighth point sees another distribution
+    pos[::8] += 100  # a sample of every eighth point has another distribution
     return pos
 
 
@@ -240,11 +240,11 @@ KINDS = [
 @pytest.mark.parametrize("dim", [1, 2, 3, 4])
 @pytest.mark.parametrize("make", KINDS)
 def test_any_distribution_of_points(make, dim, layout):
-    # The sizes straddle those at which sorts and nodes change their method.
+    # Sizes below and above those at which sorting and splitting change their method.
     sizes = [16, 17, 24, 25, 64, 65, 66, 130, 257]
     pos = torch.cat([make(n, dim) for n in sizes])
     config = {"ball_sizes": [16, 8], "strides": [2], "layout": layout}
-    if make is huge:  # rotations overflow both ways, which the oracle does not know
+    if make is huge:  # rotations overflow to both infinities, which the oracle lacks
         config["rotate"] = 0.0
     for dtype in [torch.float32, torch.float64]:
         assert_equals_oracle(pos.to(dtype), offsets(sizes), **config)
@@ -294,7 +294,7 @@ def assert_splits(node, pos, perm):
 @pytest.mark.parametrize("make", [coincident, duplicates, grid, signed_zeros])
 def test_ties(make, layout, ties):
     ptr = offsets(MIXED)
-    # On a grid, rotated coordinates and centroids of three differ by rounding alone.
+    # On a grid, rotated coordinates and centroids of three may differ only by rounding.
     strides = [2, 2] if layout == "perfect" else [3, 2]
     for dim in [1, 2, 3]:
         pos = make(int(ptr[-1]), dim).float()
@@ -373,7 +373,7 @@ configs = st.integers(0, 4).flatmap(
 
 
 def tables(n, ball_sizes, strides):
-    # Boundaries do not depend on coordinates: points on a line build fastest.
+    # Boundaries do not depend on coordinates; a line is fastest to build.
     pos = torch.arange(n, dtype=torch.float64).unsqueeze(1)
     return ball_tree(pos, ball_sizes=ball_sizes, strides=strides, rotate=0)
 
@@ -398,7 +398,7 @@ def test_invariants_of_every_configuration(n, config):
         for lengths in [fills, *groups]:
             ends = (lengths.cumsum(0) * span).clamp(max=n).tolist()
             runs.update(zip([0, *ends], ends))
-    # Runs are nodes of one tree, so that they are nested or disjoint.
+    # Runs are nodes of one tree, so two of them are nested or disjoint.
     open_ends = []
     for start, end in sorted(runs, key=lambda run: (run[0], -run[1])):
         while open_ends and open_ends[-1] <= start:
@@ -453,8 +453,8 @@ def test_invariants_of_the_definition(n, config):
     ("low", "high", "waste"), [(4_000, 16_000, 0.017), (16_000, 100_000, 0.004)]
 )
 def test_dense_view_wastes_little(low, high, waste):
-    # Empty slots per point over log-uniform sizes, with balls of 256: 128 <1/n>, as on
-    # average half a ball is empty. The figures are known to a tenth of a percent.
+    # Empty slots per point for log-uniform sizes, with balls of 256. On average half a
+    # ball is empty, which gives 128 <1/n>. The numbers are exact to 0.1 %.
     sizes = np.geomspace(low, high, 51).astype(int)
     balls = [tables(n, 256, [2, 2]).ball_len[0].size(0) for n in sizes]
     assert np.mean(np.array(balls) * 256 / sizes - 1) == pytest.approx(waste, abs=5e-4)
@@ -479,10 +479,11 @@ def test_same_bits_on_any_number_of_threads(layout, num_threads):
         assert_same(ball_tree(pos, ptr, **config), expected)
 
 
-# Here the best one is in use; a level beyond what the processor has means no other.
+# This process uses the best one; a level that the processor lacks changes nothing.
 @pytest.mark.parametrize("level", ["default", "avx2"])
 def test_same_bits_with_every_instruction_set(level, tmp_path):
-    # The sizes leave every remainder of the 4 and 16 records that a vector unit takes.
+    # Sizes with every remainder after division by 4 and 16, the records per vector
+    # step.
     cases = [
         (make(sum(sizes), dim), offsets(sizes))
         for make in (uniform, few_values, clustered)
@@ -517,7 +518,7 @@ def tensors_of(pos, ptr):
     ],
 )
 def test_a_cloud_alone_equals_the_cloud_in_a_batch(layout, ball_sizes, strides):
-    # The original lets balls straddle clouds where a cloud is smaller than a ball.
+    # In the original, a ball contains several clouds if these are smaller than a ball.
     ptr = offsets(ALL_SIZES[::-1])
     pos = random_pos(int(ptr[-1]))
     config = {"ball_sizes": ball_sizes, "strides": strides, "layout": layout}
@@ -528,7 +529,7 @@ def test_a_cloud_alone_equals_the_cloud_in_a_batch(layout, ball_sizes, strides):
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
 def test_order_is_a_function_of_the_coordinates(layout):
-    # The original keeps the order of the input inside leaf pairs.
+    # In the original, the two points of a leaf pair keep the order of the input.
     config = {"ball_sizes": 8, "strides": [2, 2], "layout": layout}
     for n in [2, 3, 37, 300]:
         pos, shuffle = random_pos(n), torch.randperm(n)
@@ -594,8 +595,8 @@ def test_perfect_layout_is_the_original_tree(path):
         rotate=config["rotate"],
         layout="perfect",
     )
-    # Leaf pairs are the same up to the order inside; so are the points below a row of
-    # any level, and a ball of the rotated tree is compared as a set of such rows.
+    # Leaf pairs are equal except for the order inside, and so are the points below a
+    # row of any level. A ball of the rotated tree is compared as a set of such rows.
     points = [tree.global_perm(), run["tree_idx"]]
     pairs = [p.view(-1, 2).sort(dim=1).values for p in points]
     assert torch.equal(*pairs)
@@ -719,7 +720,7 @@ def test_other_clouds_are_refused(padded):
         found = rf", {own}".replace("[", r"\[").replace("]", r"\]")
         with pytest.raises(ValueError, match=message + (found if same_number else ",")):
             tree.validate(sum(sizes), tree.config, offsets(others))
-        # What a device raises is no ValueError.
+        # An error that a device reports is not a ValueError.
         error = RuntimeError if same_number else ValueError
         with pytest.raises(error, match=message):
             tree.validate(sum(sizes), tree.config, offsets(others), values=False)
@@ -914,7 +915,7 @@ def damaged(tree):
 
 
 def across_clouds(tree):
-    """The tree with runs that cross from one cloud into the next, totals kept."""
+    """The tree with a run that includes rows of two clouds; totals are unchanged."""
     for name in ("ball_len", "group_len", "runs"):
         tables, spec = pytree.tree_flatten(getattr(tree, name))
         for l, table in enumerate(tables):
@@ -929,7 +930,7 @@ def across_clouds(tree):
     for l in range(len(tree.perm_rot)):
         ends = tree.level[:, l].cumsum(0)
         for i, end in enumerate(ends[:-1].tolist()):
-            # Rows of the next cloud, as they are counted from the start of this one.
+            # Rows of the next cloud, counted from the start of this one.
             rows, size = tree.perm_rot[l].clone(), int(tree.level[i, l])
             if 0 < end < len(rows) and size > 0:
                 rows[end - 1], rows[end] = rows[end] + size, rows[end - 1] - size
@@ -1142,7 +1143,7 @@ def assert_padded(tree, config, sizes, num_nodes, num_clouds):
             assert len(lengths) == config.padded_runs(l, size, rows[l], num_clouds)
             runs.append((own, lengths, size))
         for own, lengths, size in runs:
-            # Runs of real rows end where added ones begin.
+            # No run contains both real and added rows.
             assert torch.equal(lengths[: len(own)], own)
             assert all(0 <= n <= size for n in lengths.tolist())
         if config.rotate:

@@ -1,4 +1,4 @@
-"""Every public function takes tensors of any layout, and gives the same bits."""
+"""Every public function accepts tensors of any layout and gives the same bits."""
 
 import copy
 import inspect
@@ -248,7 +248,7 @@ FUNCTIONS = {
     "slots_of": lambda ball_len: rows.slots_of(ball_len, N, BALL),
     "check_pos": lambda pos: checks.check_pos(pos),
 }
-# Per module, its arguments and where their name differs the input they get.
+# For every module its arguments, and the name of the input if that is different.
 MODULES = {
     "BallAttention": (
         lambda: OnLevel(nn.BallAttention(C, H, BALL)),
@@ -299,7 +299,7 @@ MODULES = {
 
 @pytest.fixture(autouse=True)
 def every_warning():
-    """Warnings of PyTorch's that come once in a process come every time."""
+    """Makes PyTorch repeat warnings that it otherwise gives once per process."""
     torch.set_warn_always(True)
     yield
     torch.set_warn_always(False)
@@ -307,7 +307,7 @@ def every_warning():
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Nothing here is large enough for more."""
+    """Uses one thread: nothing here is large enough for more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -360,7 +360,7 @@ def check(call, tensors, exact):
 def test_functions(name, dtype):
     call, tensors = FUNCTIONS[name], inputs(dtype)
     tensors = {name: tensors[name] for name in inspect.signature(call).parameters}
-    # A sum over all rows is PyTorch's, whose order follows the layout.
+    # PyTorch's sum over all rows depends on the layout.
     check(call, tensors, exact=call not in (captured, averaged))
 
 

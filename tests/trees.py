@@ -1,4 +1,4 @@
-"""Configurations of trees, clouds of awkward sizes and points in general position."""
+"""Configurations of trees, clouds of difficult sizes, and random points."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""A small configuration of the simulated universes, and what tests ask of them."""
+"""A small configuration of simulated universes, and helpers for their tests."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The examples run as a user runs them, for a few steps."""
+"""Runs the examples like a user, for a few steps."""
 
 import json
 import re
@@ -65,7 +65,8 @@ def test_forces_of_a_trajectory(tmp_path):
     assert errors.keys() == {"mean force", "MPNN", "Erwin"}
     baseline = np.abs(forces[8:] - forces[:8].mean(0)).mean()
     assert errors["mean force"] == pytest.approx(baseline, abs=0.05)
-    # Two steps teach nothing, but predictions are on the scale of the forces.
+    # After two steps the model has learned nothing, but predictions have the scale of
+    # the forces.
     assert 0 < errors["Erwin"] < 10 * baseline
 
 
@@ -75,7 +76,7 @@ def test_forces_are_learnt(tmp_path):
     errors = mean_absolute_errors(
         run("polypeptide_forces.py", "--data", tmp_path, "--steps", 100)
     )
-    # Pairs tumble, so that the mean force says nothing; a bond's length says all.
+    # Pairs rotate, so the mean force is useless; the length of a bond tells everything.
     assert errors["MPNN"] < 0.5 * errors["mean force"]
     assert errors["Erwin"] < 0.5 * errors["mean force"]
 
@@ -139,7 +140,7 @@ def test_velocities_of_haloes(tmp_path):
     assert rows.keys() == {"linear theory", "MPNN", "Erwin"}
     sizes = [int(rows[name][1].replace(",", "")) for name in ("MPNN", "Erwin")]
     assert sizes[0] == pytest.approx(sizes[1], rel=0.05)
-    assert float(rows["linear theory"][4]) > 0.3  # R²: the physics is in the data
+    assert float(rows["linear theory"][4]) > 0.3  # R²: linear theory describes the data
     checkpoint = torch.load(tmp_path / "out" / "erwin.pt", weights_only=True)
     Erwin(**checkpoint["arguments"]).load_state_dict(checkpoint["state_dict"])
     assert (tmp_path / "out" / "velocities.png").read_bytes()[:4] == b"\x89PNG"
@@ -153,7 +154,7 @@ def test_rollout():
     errors = dict(re.findall(r"^(at rest|start|Erwin).* ([\d.]+)$", out, re.MULTILINE))
     assert errors.keys() == {"at rest", "start", "Erwin"}
     assert float(errors["at rest"]) == 1
-    # Three steps teach little, but the points do not fly apart.
+    # After three steps the model has learned little, but points must not fly apart.
     assert float(errors["Erwin"]) < 3
     assert re.search(r"a step of 60 points on cpu: tree [\d.]+ ms", out)
 
@@ -164,6 +165,6 @@ def test_recorded_steps_learn_what_others_do():
     assert ("nothing is recorded" in out) == (not torch.cuda.is_available())
     rows = re.findall(r"^(as they are|padded) .* ([\d.]+)$", out, re.MULTILINE)
     assert [name for name, _ in rows] == ["as they are", "padded"]
-    # float32 sums in another order, over six steps.
+    # float32 sums in another order, over six steps, cause small differences.
     (apart,) = re.findall(r"differ by ([\d.]+) % at most", out)
     assert float(apart) < 0.1

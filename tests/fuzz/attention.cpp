@@ -1,4 +1,4 @@
-// Ball attention and its gradients against plain loops in double precision, and what it must refuse.
+// Compares ball attention and its gradients with plain loops in double precision; checks that it refuses bad arguments.
 #include <cmath>
 #include <deque>
 #include <numeric>
@@ -28,7 +28,7 @@ struct Shape {
   int64_t size() const { return rows * heads * channels; }
 };
 
-// A tensor [rows, heads, channels] by some strides, in memory with gaps that nothing may write.
+// A tensor [rows, heads, channels] with random strides. No call may write to the gaps in its memory.
 class Tensor {
  public:
   Tensor(Choices& choices, const Shape& shape) : shape_(shape), item_(shape.dtype == ERWIN_FLOAT32 ? 4 : 2) {
@@ -65,7 +65,7 @@ class Tensor {
     return out;
   }
 
-  // After a call has written the values.
+  // Checks, after a call has written the values, that the gaps are unchanged.
   void expect_gaps() const {
     const Guarded<char> junk(1);
     for (size_t i = 0; i < used_.size(); ++i) {
@@ -93,7 +93,7 @@ class Tensor {
   std::vector<bool> used_;
 };
 
-// A result, and the sum of the sizes of its terms, which its rounding errors are measured by.
+// A result, and the sum of the absolute values of its terms: rounding errors are relative to this sum.
 struct Sum {
   double value = 0, size = 0;
   void add(double weight, double weight_size, double x) { value += weight * x, size += weight_size * std::fabs(x); }
@@ -182,7 +182,7 @@ Expected attend(const erwin_attention& a, const std::vector<double> (&x)[3], con
   return e;
 }
 
-// A call with all that it needs.
+// A call with all its arrays.
 struct Case {
   erwin_context context = host(1);
   const erwin_context* context_at = &context;
@@ -193,7 +193,7 @@ struct Case {
   Guarded<float> float_pos, sigma;
   std::vector<double> at;
   std::deque<Tensor> qkv;
-  // Of a call that is to be refused.
+  // For calls that must be refused:
   int32_t backward = 0;
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;
@@ -228,7 +228,7 @@ struct Case {
       std::swap(perm[i], perm[random.below(i + 1)]);
     }
     if (small || choices.one_in(2)) a.perm = perm.data();
-    // Differences of positions are exact, so that their errors need no thought. Some coincide.
+    // Positions are chosen so that their differences are exact, without rounding errors. Some points coincide.
     const double offset = choices.one_in(3) ? (a.pos_dtype == ERWIN_FLOAT64 ? 1 << 30 : 1 << 10) : 0;
     float_pos = Guarded<float>(a.pos_dtype == ERWIN_FLOAT32 ? a.rows * a.dim : 0);
     double_pos = Guarded<double>(a.pos_dtype == ERWIN_FLOAT64 ? a.rows * a.dim : 0);
@@ -253,7 +253,7 @@ struct Case {
 Guarded<char> make_workspace(Choices& choices, const Case& c, int32_t backward) {
   int64_t bytes = 0;
   expect_ok("workspace", erwin_attention_workspace(&c.context, &c.a, backward, &bytes));
-  return Guarded<char>(bytes, choices.below(64));  // it may start anywhere
+  return Guarded<char>(bytes, choices.below(64));  // a workspace may start at any address
 }
 
 void check_attention(Choices& choices) {

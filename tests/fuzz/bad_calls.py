@@ -1,4 +1,4 @@
-"""Random calls with one argument that is wrong: an error must say so."""
+"""Random calls with one wrong argument: they must raise an error."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ from torch_geometric_erwin import (
 from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
 
 PUBLIC_ERRORS = (TypeError, ValueError)
-# What PyTorch raises of its own accord before or while it calls an operator.
+# Errors that PyTorch itself raises before or while it calls an operator.
 OPERATOR_ERRORS = (*PUBLIC_ERRORS, RuntimeError, IndexError)
 
 
@@ -116,7 +116,7 @@ def _operators(rng: Generator) -> list[tuple[Callable[..., Any], dict[str, Any]]
 
 
 def _faults(name: str, value: Any, searched: bool) -> dict[str, Callable[[], Any]]:
-    """Ways to spoil an argument; `searched`: of a call that looks at positions."""
+    """Ways to spoil an argument; `searched`: whether the call reads positions."""
     if isinstance(value, Tensor):
         faults = dict(ANY_TENSOR)
         if not value.is_floating_point():
@@ -133,7 +133,7 @@ def _itself(x: Any) -> Any:
     return x
 
 
-# What leaves an argument valid, or is of one that the call does not read.
+# Changes that leave an argument valid, or change one that the call does not read.
 _ALLOWED = {
     *[("cap", "0"), ("cap", "-1"), ("max_num_neighbors", "None")],
     *[("key", what) for what in ("twice", "a row less", "no rows", "on meta")],
@@ -158,7 +158,7 @@ def _refused(
     ]
     name, what, make = faults[rng.integers(len(faults))]
     described = f"{getattr(call, '__name__', call)} of '{name}' {what}"
-    print(f"  {described}", flush=True)  # a crash has a name
+    print(f"  {described}", flush=True)  # so that a crash can be named
     try:
         call(**{**arguments, name: make()})
     except errors as error:
@@ -176,7 +176,7 @@ def bad_public(rng: Generator) -> None:
 
 
 def bad_operators(rng: Generator) -> None:
-    """Registered operators, called directly, raise."""
+    """Registered operators that are called directly raise an error."""
     calls = _operators(rng)
     call, arguments = calls[rng.integers(len(calls))]
     _refused(call, arguments, OPERATOR_ERRORS, rng)

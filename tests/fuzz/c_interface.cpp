@@ -1,8 +1,9 @@
-// A fuzzer of the C interface: bytes become a case, which is checked.
+// A fuzzer of the C interface. It makes a case from some bytes, runs it and checks the results.
 //
-// Built by -DERWIN_FUZZ=ON. `c_interface --seed S --cases N` runs the cases of the seeds S, S + 1, ..., the same on
-// every machine, in child processes: one that ends badly is a finding, and the next goes on behind it. With libFuzzer
-// (Clang, -DERWIN_SANITIZE=fuzzer,address,undefined) other arguments are libFuzzer's.
+// Built with -DERWIN_FUZZ=ON. `c_interface --seed S --cases N` runs the cases of the seeds S, S + 1, ..., which are the
+// same on every machine, in a child process. If the child crashes or fails, this is reported as a finding, and a new
+// child continues with the next seed. With libFuzzer (Clang, -DERWIN_SANITIZE=fuzzer,address,undefined) other command
+// lines are passed to libFuzzer.
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -21,11 +22,11 @@
 
 namespace {
 
-constexpr int64_t kBytes = 256;      // of a case; what is read behind them is 0
-constexpr unsigned kSeconds = 300;   // that a case may take
+constexpr int64_t kBytes = 256;      // bytes of a case; all bytes after them count as 0
+constexpr unsigned kSeconds = 300;   // time limit of a case
 constexpr int kKinds = 32;
 
-// What outlives the child that runs the cases.
+// In shared memory, so that it is still there when a child has ended.
 struct Progress {
   uint64_t seed;
   uint64_t digest, of_case;
@@ -60,21 +61,21 @@ void run_seed(uint64_t seed) {
   progress->seed = seed;
   alarm(kSeconds);
   run(bytes, sizeof(bytes));
-  progress->digest += progress->of_case * (2 * seed + 1);  // in any order
+  progress->digest += progress->of_case * (2 * seed + 1);  // the sum does not depend on the order of cases
 }
 
 int drive(uint64_t seed, uint64_t cases) {
   void* const shared = mmap(nullptr, sizeof(Progress), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (shared == MAP_FAILED) return 2;
   progress = static_cast<Progress*>(shared);
-  std::map<std::string, std::pair<int64_t, uint64_t>> findings;  // how often, and the first seed
+  std::map<std::string, std::pair<int64_t, uint64_t>> findings;  // the number of times, and the first seed
   for (uint64_t next = seed; next < seed + cases;) {
     std::fflush(stdout);
     const pid_t child = fork();
     if (child < 0) return 2;
     if (child == 0) {
       for (; next < seed + cases; ++next) run_seed(next);
-      std::exit(0);  // leaks are looked for here
+      std::exit(0);  // the leak check runs here
     }
     int status = 0;
     waitpid(child, &status, 0);
@@ -102,7 +103,7 @@ int drive(uint64_t seed, uint64_t cases) {
   return findings.empty() ? 0 : 1;
 }
 
-// Runs the cases of seeds if the arguments ask for that; -1 if they do not.
+// Runs the cases of seeds if the command line asks for that; otherwise returns -1.
 int drive(int argc, char** argv) {
   uint64_t seed = 0, cases = 0;
   for (int i = 1; i < argc; ++i) {

@@ -1,4 +1,4 @@
-// The kinds of cases. Each reads its choices, calls the library and checks what it returns.
+// The kinds of cases. Each reads its choices, calls the library and checks the results.
 #ifndef ERWIN_FUZZ_CASES_H_
 #define ERWIN_FUZZ_CASES_H_
 
@@ -14,7 +14,7 @@ void attention_case(Choices& choices);
 void message_case(Choices& choices);
 void small_case(Choices& choices);  // entry points that need no more than an array
 
-// The same with one argument that must be refused.
+// The same kinds with one bad argument, which must be refused.
 void bad_tree_case(Choices& choices);
 void bad_neighbors_case(Choices& choices);
 void bad_attention_case(Choices& choices);

@@ -1,4 +1,4 @@
-// How a case says what it does and what it found.
+// Functions with which a case reports what it does and what it found.
 #ifndef ERWIN_FUZZ_CHECK_H_
 #define ERWIN_FUZZ_CHECK_H_
 
@@ -7,13 +7,13 @@
 
 namespace fuzz {
 
-// Names what is called next, so that a crash has a name; cases are counted by `kind`.
+// Reports what is called next, so that the report of a crash names it. Cases are counted by `kind`.
 void stage(const char* kind, const char* detail = "");
 
 // Ends the process with a message.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
-// Adds results that every build and machine must have in common to the digest of the run.
+// Adds results to the digest (hash) of the run. They must be the same for every build and on every machine.
 void digest(const void* data, size_t bytes);
 
 // Ends the process unless a call has succeeded.

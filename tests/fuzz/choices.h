@@ -1,4 +1,4 @@
-// What a case is made of: choices read from bytes, which a fuzzer can change one by one and a seed can name.
+// The choices that define a case. They are read from bytes, which come from a seed or from a fuzzer.
 #ifndef ERWIN_FUZZ_CHOICES_H_
 #define ERWIN_FUZZ_CHOICES_H_
 
@@ -8,7 +8,7 @@
 
 namespace fuzz {
 
-// Numbers for large arrays, the same on every machine.
+// Random numbers for large arrays, the same on every machine.
 class Random {
  public:
   explicit Random(uint64_t seed) : state_(seed + 0x9E3779B97F4A7C15u) {}
@@ -20,7 +20,7 @@ class Random {
     return x ^ (x >> 31);
   }
   int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
-  // In [-1, 1), a multiple of 2^-20, so that every dtype but bfloat16 holds it exactly.
+  // In [-1, 1), a multiple of 2^-20: exact in every dtype except bfloat16.
   double unit() { return static_cast<double>(below(1 << 21) - (1 << 20)) / (1 << 20); }
 
  private:
@@ -29,12 +29,12 @@ class Random {
 
 class Choices {
  public:
-  // `threaded`: sizes are large enough that a call starts threads.
+  // With `threaded`, sizes are large enough that calls start threads.
   Choices(const uint8_t* data, size_t size, bool threaded) : data_(data), size_(size), threaded_(threaded) {}
 
   bool threaded() const { return threaded_; }
 
-  // In [0, n); 0 after the last byte.
+  // A number in [0, n); always 0 after the last byte.
   int64_t below(int64_t n) {
     uint64_t value = 0;
     for (int64_t range = 1; range < n; range *= 256) value = value << 8 | byte();

@@ -73,7 +73,7 @@ struct Node {
   std::vector<Node> children;  // none or two
 };
 
-// Of k parts, those that go left.
+// How many of k parts go left.
 int64_t left_part(int64_t k) {
   if (k == 2) return 1;
   int64_t power = 1;
@@ -127,7 +127,7 @@ Ids sorted(const T* pos, int64_t dim, Ids ids) {
   return ids;
 }
 
-// Rows below a node, split while `is_leaf` is not true of it.
+// Writes the rows below a node in order. Splits nodes until `is_leaf` is true.
 template <typename T, typename Left, typename Leaf>
 void arrange(const Node& node, const T* pos, int64_t dim, const Ids& ids, const Left& left, const Leaf& leaf) {
   if (leaf(node, ids)) return;

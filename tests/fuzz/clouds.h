@@ -1,4 +1,4 @@
-// Batches of clouds and configurations of trees: what trees and neighbours are tried on.
+// Batches of clouds and configurations of trees, for the cases of trees and neighbours.
 #ifndef ERWIN_FUZZ_CLOUDS_H_
 #define ERWIN_FUZZ_CLOUDS_H_
 
@@ -19,7 +19,7 @@ inline erwin_context host(int32_t num_threads) {
   return context;
 }
 
-// The emulator of tests/emulator, which the fuzzer's build has in place of GPUs.
+// A context of the emulator (tests/emulator); the fuzzer's build contains it in place of GPUs.
 inline erwin_context emulated() {
   erwin_context context = host(1);
   context.device = 0;
@@ -28,18 +28,18 @@ inline erwin_context emulated() {
 
 erwin_layout make_layout(Choices& choices, bool perfect);
 
-// Offsets of clouds whose sizes lie around those of balls, up to about `limit` points in all.
+// Offsets of clouds with sizes near multiples of the ball size, with about `limit` points in total at most.
 Guarded<int64_t> make_ptr(Choices& choices, int64_t ball_size, int64_t limit);
 
 // Positions of many kinds: anywhere, on a grid, coincident, on a line, of denormal and of huge numbers, all finite.
-// `squares`: so that squared distances do not overflow.
+// With `squares`, positions are small enough that squared distances do not overflow.
 template <typename T>
 Guarded<T> make_pos(Choices& choices, int64_t points, int64_t dim, bool squares);
 
-// The most points of a case: mostly few.
+// The largest number of points of a case; mostly small.
 int64_t make_limit(Choices& choices);
 
-// The tree of a cloud as it is defined, by recursion and sorting (the C++ twin of tests/oracles/ball_tree.py).
+// The tree of a cloud computed from its definition, with recursion and sorting (like tests/oracles/ball_tree.py).
 template <typename T>
 struct Oracle {
   std::vector<int64_t> perm;

@@ -1,4 +1,4 @@
-// Arrays between zones that nothing may write, and that nothing may read where there is AddressSanitizer.
+// Arrays between guard zones. Writes to a zone are detected; with AddressSanitizer, reads are too.
 #ifndef ERWIN_FUZZ_GUARDED_H_
 #define ERWIN_FUZZ_GUARDED_H_
 
@@ -30,7 +30,7 @@ namespace fuzz {
 template <typename X>
 class Guarded {
  public:
-  // Holds junk at first. The array starts `shift` bytes behind a multiple of 64.
+  // The array is filled with junk. It starts `shift` bytes after a multiple of 64.
   explicit Guarded(int64_t count = 0, int64_t shift = 0)
       : bytes_(static_cast<size_t>(count) * sizeof(X)),
         all_(2 * kZone + bytes_ + 128),

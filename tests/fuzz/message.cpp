@@ -1,5 +1,5 @@
-// Message passing against plain loops in double precision, sorting by groups and small entry points, and what they must
-// refuse.
+// Compares message passing with plain loops in double precision, and tests sorting by groups and small entry points.
+// Checks that they refuse bad arguments.
 #include <cmath>
 #include <limits>
 
@@ -11,12 +11,12 @@ namespace {
 
 int64_t padded(int64_t channels) { return (channels + ERWIN_ROW - 1) / ERWIN_ROW * ERWIN_ROW; }
 
-// Rows of channels up to their padding.
+// Rows of channels, with padding.
 struct Matrix {
   int64_t rows, channels;
   Guarded<float> memory;
 
-  // Holds junk, as results do that nobody has written.
+  // Filled with junk, like results that have not been written yet.
   Matrix(int64_t n, int64_t width) : rows(n), channels(width), memory(n * padded(width)) {}
   // Padded with zeros.
   Matrix(Random& random, int64_t n, int64_t width) : Matrix(n, width) {
@@ -57,7 +57,7 @@ struct Case {
   Guarded<float> float_pos;
   std::vector<double> at;
   std::vector<Matrix> inputs;  // source_rows, target_rows, weight, norm_weight, norm_bias
-  // Of a call that is to be refused.
+  // For calls that must be refused:
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;
   int64_t* bytes = nullptr;
@@ -75,7 +75,7 @@ struct Case {
                           : choices.of<int64_t>({16, 1, 2, 5, 15, 17, 31, 32, 33, 48, 64, 65, 100, 130});
     m.dim = choices.of<int64_t>({3, 2, 1, 4, 9});
     source = Guarded<int64_t>(m.edges), target = Guarded<int64_t>(m.edges);
-    const int64_t hubs = 1 + (m.nodes > 0 ? random.below(m.nodes) : 0);  // some nodes have no edge
+    const int64_t hubs = 1 + (m.nodes > 0 ? random.below(m.nodes) : 0);  // edges use only some nodes
     for (int64_t e = 0; e < m.edges; ++e) source[e] = random.below(hubs), target[e] = random.below(m.nodes);
     const auto group = [&](const Guarded<int64_t>& key, Guarded<int64_t>* ptr, Guarded<int64_t>* order) {
       *ptr = Guarded<int64_t>(m.nodes + 1), *order = Guarded<int64_t>(m.edges);
@@ -108,7 +108,7 @@ struct Case {
 
 struct Expected {
   std::vector<Sum> mean, grad_source, grad_target, grad_weights;
-  double steepest = 1;  // of the factors that a normalisation multiplies differences by
+  double steepest = 1;  // the largest factor by which a normalisation enlarges differences
 };
 
 Expected pass(const Case& c, const Matrix& grad) {

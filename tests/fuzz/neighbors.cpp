@@ -1,4 +1,5 @@
-// Neighbours against brute force, on every number of threads and on the emulated device, and what a search must refuse.
+// Compares neighbours with brute force, on several numbers of threads and on the emulated device. Checks that searches
+// refuse bad arguments.
 #include <limits>
 
 #include "cases.h"
@@ -7,7 +8,7 @@
 namespace fuzz {
 namespace {
 
-constexpr int64_t kTargets = 256;  // that are searched by brute force; all in most cases
+constexpr int64_t kTargets = 256;  // at most so many targets are checked by brute force; in most cases these are all
 
 // The arguments of the searches.
 struct Search {
@@ -40,7 +41,7 @@ struct Search {
   }
 };
 
-// What a count leaves.
+// The result of the first pass of a radius search.
 struct Found {
   erwin_found* at = nullptr;
   ~Found() { erwin_found_free(at); }
@@ -68,7 +69,7 @@ T squared_distance(const T* x, const T* y, int64_t dim) {
   return sum;
 }
 
-// The rows of a cloud by distance from one of them, then by index.
+// The rows of a cloud, sorted by distance from one of them, then by index.
 template <typename T>
 std::vector<std::pair<T, int64_t>> nearest(const T* pos, int64_t dim, int64_t first, int64_t last, int64_t row,
                                            bool loop) {
@@ -80,7 +81,7 @@ std::vector<std::pair<T, int64_t>> nearest(const T* pos, int64_t dim, int64_t fi
   return found;
 }
 
-// Compares edges with brute force; `wanted(target, found)`: how many of what was found a target must have.
+// Compares edges with brute force. `wanted(target, found)` returns how many neighbours a target must have.
 template <typename T, typename Wanted>
 void expect_edges(const Search& s, const Guarded<int64_t>& source, const Guarded<int64_t>& target,
                   const std::vector<int64_t>& first_edge, const Wanted& wanted) {
@@ -158,7 +159,7 @@ void check_neighbors(Choices& choices) {
   s.k = choices.of<int64_t>({1, 2, 3, 8, 16, 31, 64, 200, limit + 1, INT64_MAX});
   s.loop = choices.of({0, 1, 7});
   s.cap = choices.of<int64_t>({-1, -1, 0, 1, 5, 32, 1000, INT64_MIN, INT64_MAX});
-  // Radii that are distances, nothing, and everything; on many points only such as have few neighbours.
+  // Radii: exact distances, zero, or larger than everything; with many points only radii with few neighbours.
   Random random = choices.random();
   const int64_t radius = choices.below(4);
   const auto a = points > 0 ? random.below(points) : 0, b = points > 0 ? random.below(points) : 0;
@@ -171,7 +172,7 @@ void check_neighbors(Choices& choices) {
     s.cap = apart > 0 ? std::min<int64_t>(s.cap, 64) : 7;
   }
 
-  // On the host on two numbers of threads, and perhaps on the device.
+  // Run on the host with two numbers of threads, and sometimes on the device.
   const bool on_device = s.dim <= ERWIN_DEVICE_MAX_DIM && limit <= 700 && choices.one_in(8);
   std::vector<erwin_context> contexts = {host(kHostThreads[choices.below(4)]), host(kHostThreads[choices.below(4)])};
   if (on_device) contexts.push_back(emulated());
@@ -268,7 +269,7 @@ void bad_neighbors_case(Choices& choices) {
   s.source = source.data(), s.target = target.data();
 
   const int64_t part = choices.below(4);
-  const bool finds_out_later = part >= 2 && (on_device && entry > 0);  // an argument that a device sees while it runs
+  const bool finds_out_later = part >= 2 && (on_device && entry > 0);  // a device sees these only while it runs
   const char* name = part == 0                 ? spoil(choices, kShared, s)
                      : entry == 0              ? spoil(choices, kBytes, s)
                      : part == 1 && entry == 3 ? spoil(choices, kWorkspace, s)

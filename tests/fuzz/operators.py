@@ -1,8 +1,8 @@
 """A fuzzer of the registered operators and of the public functions.
 
 `python tests/fuzz/operators.py --seed S --cases N` runs the cases of the seeds S,
-S + 1, ... in a child process; one that it ends at is a finding, and another child goes
-on behind it.
+S + 1, ... in a child process. If the child crashes, the case is reported as a finding,
+and a new child continues with the next seed.
 """
 
 import argparse
@@ -14,13 +14,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SECONDS = 120  # that a case may take
+SECONDS = 120  # time limit of a case
 
 
 @dataclass
 class Outcome:
-    """What a run has found: how many cases of every kind, and of each finding the
-    first seed and what it said."""
+    """The results of a run: the number of cases of every kind, and for each finding
+    the first seed and the message."""
 
     kinds: Counter = field(default_factory=Counter)
     findings: dict[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Outcome:
 
 
 def run_cases(seed: int, cases: int) -> None:
-    """The child's: prints every case, what it calls and how it failed."""
+    """Runs in the child: prints every case, what it calls and how it fails."""
     from bad_calls import bad_operators, bad_public
     from numpy.random import default_rng
     from valid_calls import attention, forces, message, neighbors, trees
@@ -47,7 +47,7 @@ def run_cases(seed: int, cases: int) -> None:
             signal.alarm(SECONDS)
         try:
             kind(rng)
-        except Exception as error:  # whatever it is, it is what the run looks for
+        except Exception as error:  # every exception is a finding
             text = " ".join(str(error).split())[:200]
             print(f"failed {type(error).__name__} {text}", flush=True)
 

@@ -1,4 +1,5 @@
-// Trees against their definition, on every number of threads and on the emulated device, and what a build must refuse.
+// Compares trees with their definition, on several numbers of threads and on the emulated device. Checks that builds
+// refuse bad arguments.
 #include <numeric>
 
 #include "cases.h"
@@ -7,7 +8,7 @@
 namespace fuzz {
 namespace {
 
-// Where a tree goes.
+// The arrays to which a tree is written.
 struct Tree {
   Guarded<int64_t> perm;
   Guarded<uint8_t> mask;
@@ -38,7 +39,7 @@ void expect_equal(const char* name, const Guarded<X>& found, const Values& expec
   for (size_t i = 0; i < expected.size(); ++i) {
     FUZZ_EXPECT(found[static_cast<int64_t>(i)] == expected[i], "%s is wrong at %zu of %zu", name, i, expected.size());
   }
-  // Room beyond the clouds' rows is 0.
+  // Entries beyond the clouds' rows must be 0.
   FUZZ_EXPECT(std::all_of(found.begin() + expected.size(), found.end(), [](X x) { return x == 0; }), "%s's room", name);
 }
 
@@ -50,7 +51,7 @@ void expect_tree(const Tree& tree, const Oracle<T>& oracle, bool rotated) {
   for (size_t l = 0; l < tree.perm_rot.size(); ++l) expect_equal("perm_rot", tree.perm_rot[l], oracle.perm_rot[l]);
 }
 
-// Turns by the angle of a 3-4-5 triangle in one plane after the other, or mixes the axes in any way.
+// A matrix that rotates by the angle of a 3-4-5 triangle in several planes, or an arbitrary matrix.
 template <typename T>
 Guarded<T> make_rotation(Choices& choices, int64_t dim) {
   Guarded<T> rotation(dim * dim);

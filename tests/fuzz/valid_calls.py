@@ -1,6 +1,6 @@
-"""Random calls that must succeed, and what independent code says of the results.
+"""Random calls that must succeed; results are compared with those of independent code.
 
-Every function takes a generator of random numbers, and nothing else decides the case.
+Every function takes a generator of random numbers, which alone determines the case.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch_geometric_erwin.ops.message import composite, mean_message
 
 
 def view(rng: Generator, x: torch.Tensor) -> torch.Tensor:
-    """The same values in memory of another form."""
+    """The same values in another memory layout."""
     form = rng.integers(4)
     if form == 1:  # columns
         return x.movedim(0, -1).contiguous().movedim(-1, 0)
@@ -49,7 +49,7 @@ def clouds(rng: Generator, most: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def trees(rng: Generator) -> None:
-    """Trees against their definition."""
+    """Compares trees with their definition."""
     pos, ptr = clouds(rng, most=120)
     layout, ties = [
         ("balanced", "index"),
@@ -78,13 +78,13 @@ def trees(rng: Generator) -> None:
     lengths = [*tree.ball_len, *tree.group_len]
     for found, right in zip(lengths, expected.ball_len + expected.group_len):
         assert found.tolist() == right
-    if ties == "index":  # what breaks ties of a rotated tree is not in the oracle
+    if ties == "index":  # the oracle does not know how a rotated tree breaks ties
         for found, right in zip(tree.perm_rot, expected.perm_rot, strict=True):
             np.testing.assert_array_equal(found, right)
 
 
 def neighbors(rng: Generator) -> None:
-    """Neighbours against brute force; their distances against SciPy."""
+    """Compares neighbours with brute force, and distances with SciPy."""
     pos, ptr = clouds(rng, most=150)
     k, loop = int(rng.choice([1, 2, 8, 31, 200])), bool(rng.integers(2))
     cap = [None, 1, 5, 64][rng.integers(4)]
@@ -111,14 +111,14 @@ def _leaves(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tenso
 
 
 def _assert_near(found, right, tolerance: float) -> None:
-    """Relative to the largest entry, because gradients are sums of many terms."""
+    """The tolerance is relative to the largest entry: each is a sum of many terms."""
     for a, b in zip(found, right, strict=True):
         scale = max(1.0, float(b.detach().abs().max())) if b.numel() else 1.0
         torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * scale)
 
 
 def attention(rng: Generator) -> None:
-    """Ball attention and its gradients against the reference in float64."""
+    """Compares ball attention and its gradients with the reference in float64."""
     ball_len = torch.from_numpy(rng.choice([0, 1, 5, 16, 33, 64], rng.integers(1, 6)))
     rows, heads, channels = int(ball_len.sum()), rng.integers(1, 4), rng.integers(1, 40)
     half = rng.integers(3) == 0
@@ -148,7 +148,7 @@ def attention(rng: Generator) -> None:
 
 
 def message(rng: Generator) -> None:
-    """Message passing and its gradients against PyTorch in float64."""
+    """Compares message passing and its gradients with PyTorch in float64."""
     n, channels, dim = (int(rng.integers(1, most)) for most in (150, 70, 5))
     edge_index = torch.from_numpy(rng.integers(0, n, (2, rng.integers(0, 300))))
     shapes = [(n, channels)] * 2 + [(n, dim), (channels, dim), channels, channels]

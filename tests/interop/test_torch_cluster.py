@@ -53,8 +53,8 @@ def test_radius_graph(dim, loop, flow):
 
 
 def test_radius_graph_with_a_limit():
-    # torch-cluster keeps any neighbours of those within the radius, ours the nearest:
-    # the same number for every target.
+    # torch-cluster keeps arbitrary neighbours within the radius, ours keeps the
+    # nearest. So only the numbers per target must be equal.
     pos, ptr, batch = batch_of(SIZES, 3)
     ours = radius_graph(pos, 0.3, ptr, loop=True, max_num_neighbors=8)
     theirs = torch_cluster.radius_graph(pos, 0.3, batch, loop=True, max_num_neighbors=8)

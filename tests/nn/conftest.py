@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Threads that wait for each other take longer than these small layers do."""
+    """Uses one thread: for these small layers, waiting for others takes longer."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -19,7 +19,7 @@ def inputs(channels=6, dim=3):
 
 
 def level_of(pos, perm=None):
-    """Of a tree that has a second one, where its order is given."""
+    """A level, with a second tree if its order is given."""
     return Level.build(pos, torch.tensor(BALLS), ball_size=B, perm_rot=perm)
 
 
@@ -61,7 +61,7 @@ def test_every_parameter_gets_a_gradient():
     out = block(x, level_of(pos))
     (out * torch.randn_like(out)).sum().backward()
     for name, parameter in block.named_parameters():
-        # Of the bias of (q, k, v), that of k has no effect on a softmax.
+        # In the bias of (q, k, v), the part of k has no effect on a softmax.
         grad = (
             parameter.grad[:6] if name == "attention.lin_qkv.bias" else parameter.grad
         )
@@ -78,7 +78,7 @@ def test_arguments_reach_attention():
 
 def test_reset_parameters():
     block = randomised(ErwinBlock(64, heads=2, ball_size=B))
-    torch.manual_seed(0)  # of 192 numbers a deviation is known to a twentieth
+    torch.manual_seed(0)  # 192 numbers give a standard deviation to 5 %
     block.reset_parameters()
     for name, parameter in block.named_parameters():
         if name.startswith("norm"):
@@ -117,7 +117,7 @@ def test_stage_needs_a_block():
 
 
 class OwnAttention(torch.nn.Module):
-    """What a user may put in the place of a layer: it needs no offset."""
+    """A user's layer in place of attention: it needs no offset."""
 
     def forward(self, x, level):
         return torch.cat([level.pos, level.pos], dim=1)

@@ -1,4 +1,4 @@
-"""A tensor that asks for a gradient gets the right one, or there is an error."""
+"""Tensors with `requires_grad` get the right gradient, or there is an error."""
 
 from dataclasses import replace
 
@@ -49,7 +49,7 @@ def attend(perm=None):
 
 
 def layer(module, *args, **kwargs):
-    """A function of those arguments that are `...` here."""
+    """Returns a function of the arguments that are `...` here."""
     module = randomised(module).eval()
 
     def function(*tensors):
@@ -61,7 +61,7 @@ def layer(module, *args, **kwargs):
 
 
 def of_level(module, views):
-    """A function of rows, further features and positions, as the last argument."""
+    """Returns a function of rows, further features and, as the last one, positions."""
     module = randomised(module).eval()
 
     def function(*tensors):
@@ -80,12 +80,12 @@ def rotated(pos):
 
 
 def of_offset(offset):
-    """Of its own offset, whatever the positions are."""
+    """A level with the given offset, independent of the positions."""
     return (replace(*rotated(POS), offset=offset),)
 
 
 def pooled(x, pos):
-    """The positions of the coarse level are an output too."""
+    """Also returns the positions of the coarse level."""
     _, coarse = TREE.levels(pos)
     return POOL.to(pos.dtype)(x, coarse), coarse.pos
 
@@ -142,7 +142,7 @@ def gradients(function, leaves):
         (out * torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)).sum()
         for out in outs
     )
-    return torch.autograd.grad(loss, leaves)  # raises where a leaf has no part in it
+    return torch.autograd.grad(loss, leaves)  # raises if a leaf is not used
 
 
 @every_function
@@ -154,7 +154,7 @@ def test_passes_gradcheck(name):
 
 @every_function
 def test_float32_equals_float64(name, monkeypatch):
-    monkeypatch.setattr(linear, "_SMALL", 0)  # native at any size
+    monkeypatch.setattr(linear, "_SMALL", 0)  # use the native product for any size
     function, tensors = FUNCTIONS[name]
     actual = gradients(function, leaves_of(tensors, torch.float32))
     expected = gradients(function, leaves_of(tensors, torch.float64))
@@ -169,6 +169,6 @@ def test_a_backend_without_a_gradient_to_positions_says_so(dtype):
     args = (q, k, v, pos, BALLS, sigma)
     with pytest.raises(ValueError, match="it has no gradient to positions"):
         ball_attention(*args, ball_size=4, backend="sdpa")
-    with torch.no_grad():  # where no tensor asks for one
+    with torch.no_grad():  # no tensor needs a gradient here
         out = ball_attention(*args, ball_size=4, backend="sdpa")
     assert out.shape == q.shape

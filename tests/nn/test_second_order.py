@@ -1,7 +1,7 @@
-"""Forces, and gradients of losses on forces, of whole compositions in training's dtype.
+"""Forces, and gradients of losses on forces, for combinations of layers in float32.
 
-In float64 no native operator runs, so that a test there says nothing about a model in
-float32. Here every composition runs in float32, compared with its copy in float64,
+Native operators do not run in float64, so a test in float64 says nothing about training
+in float32. Here every combination runs in float32 and is compared with a float64 copy,
 whose derivatives are compared with finite differences.
 """
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings(
 C, SIZES = 8, [13, 0, 1, 9, 2]
 PTR = torch.tensor([0, *SIZES]).cumsum(0)
 GENERATOR = torch.Generator().manual_seed(0)
-# In tree order, for layers that know no tree.
+# In tree order, for layers that do not use a tree.
 POS = torch.randn(int(PTR[-1]), 3, generator=GENERATOR, dtype=torch.float64)
 TREE = ball_tree(POS, PTR, ball_sizes=[8, 4], strides=[2])
 POS = POS[TREE.global_perm()]
@@ -57,7 +57,7 @@ def coarse_of(pos):
 
 
 class Composition(torch.nn.Module):
-    """An energy of positions; features are made of positions, as are distances."""
+    """An energy of positions; both features and distances depend on positions."""
 
     def __init__(self, **layers):
         super().__init__()
@@ -97,7 +97,7 @@ class Hybrid(Composition):
 
 
 class Twice(Composition):
-    """One layer, whose input is made of its own weights the second time."""
+    """One layer that runs twice: the second input depends on its weights."""
 
     def rows(self, x, pos):
         return self.layers["a"](self.layers["a"](x))
@@ -158,7 +158,7 @@ def native_at_any_size(monkeypatch):
 
 
 class Operators(TorchDispatchMode):
-    """Notes which native operators are called."""
+    """Records which native operators are called."""
 
     def __init__(self):
         super().__init__()
@@ -183,7 +183,7 @@ WEIGHT = torch.randn(POS.shape, generator=GENERATOR, dtype=torch.float64)
 
 
 def force_loss(module, pos):
-    """Of the force, also linear in it, and a penalty of the gradients of weights."""
+    """The force, and a loss with linear and quadratic terms of all gradients."""
     leaves = [pos, *module.parameters()]
     options = {"create_graph": True, "materialize_grads": True}
     slope, *grads = torch.autograd.grad(module(pos), leaves, **options)
@@ -201,7 +201,7 @@ def derivatives(module, dtype):
 
 
 def assert_close(actual, expected, tolerance):
-    """Up to a part of the norm of all, which a vanishing gradient has no part in."""
+    """The tolerance is relative to the norm of all gradients, some of which vanish."""
     scale = max(float(e.norm()) for e in expected)
     for a, e in zip(actual, expected, strict=True):
         assert (a.double() - e.double()).norm() <= tolerance * scale
@@ -213,7 +213,7 @@ def test_float32_equals_float64(name):
         actual = derivatives(composition(name, torch.float32), torch.float32)
     assert operators.names >= NATIVE.get(name, EVERY - {"linear"})
     expected = derivatives(composition(name, torch.float64), torch.float64)
-    # Rounding errors of 6e-8, in the second derivative of a few normalised layers.
+    # Rounding errors of 6e-8, enlarged by the second derivatives of a few layers.
     assert_close(actual[:1], expected[:1], 1e-4)
     assert_close(actual[1:], expected[1:], 1e-4)
 
@@ -246,7 +246,7 @@ def test_float64_equals_finite_differences(name):
 
     actual = sum((g * d).sum() for g, d in zip(grads, directions))
     expected = slope(lambda *at: force_loss(*at)[1])
-    # A central difference of step 1e-6: its own error, and rounding over the step.
+    # The errors of a central difference with step 1e-6, and of rounding divided by it.
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
     ends = [module(pos + sign * step * directions[0]) for sign in (1, -1)]
     torch.testing.assert_close(
@@ -270,5 +270,5 @@ def test_mixed_precision_is_close(name):
     with torch.autocast("cpu", torch.bfloat16):
         actual = derivatives(composition(name, torch.float32), torch.float32)
     expected = derivatives(composition(name, torch.float64), torch.float64)
-    # bfloat16 has 8 bits; a path that counts twice is off by a half and more.
+    # bfloat16 has 8 bits. A term that is counted twice would cause an error above 0.5.
     assert_close(actual[:1], expected[:1], 0.1)

@@ -36,7 +36,8 @@ def test_reset_parameters():
     layer.reset_parameters()
     for linear in (layer.lin_in, layer.lin_out):
         assert (linear.bias == 0).all()
-        # A normal distribution truncated at two deviations has one of 0.88.
+        # A normal distribution, truncated at two standard deviations, has a standard
+        # deviation of 0.88.
         assert 0.85 < linear.weight.std() * linear.in_features**0.5 < 0.91
 
 

@@ -21,7 +21,7 @@ def threads():
 
 
 def inputs(balls, heads=2, channels=8, dim=3, dtype=torch.float32, permuted=False):
-    """The arguments of the packed operator but for the ball size and the scale."""
+    """The arguments of the packed operator, except the ball size and the scale."""
     generator = torch.Generator().manual_seed(sum(balls))
 
     def normal(*shape):
@@ -61,7 +61,7 @@ def in_float64(args):
 
 
 def assert_close(actual, expected, tolerance):
-    """Up to a part of the largest value (of 1 if that is smaller)."""
+    """The tolerance is relative to the largest value (to 1 if that is smaller)."""
     assert actual.shape == expected.shape
     allowed = tolerance * max(1, expected.abs().max().item())
     assert (actual.double() - expected).abs().max().item() <= allowed
@@ -73,16 +73,17 @@ def assert_equals_reference(args, eps=EPS):
     rows, _, _, channels = args[0].shape
     # An output is a mean, whose error does not grow with the ball.
     assert_close(out, wanted, 16 * eps)
-    # Gradients are differences of terms of order sqrt(channels); that of sigma adds up
-    # the errors of all rows.
+    # Gradients are differences of terms of order sqrt(channels). The gradient of sigma
+    # adds up the errors of all rows.
     for grad, want in zip(grads[:2], expected[:2]):
         assert_close(grad, want, 16 * channels**0.5 * eps)
     assert_close(grads[2], expected[2], 8 * (rows * channels) ** 0.5 * eps)
 
 
-# Around a vector, a block of queries, a tile of keys; beyond what keeps its distances.
+# Sizes near those of a vector, a block of queries and a tile of keys, and one that is
+# too large for cached distances.
 BALLS = [[1], [2, 3], [15, 16, 17], [31, 0, 33], [64, 65], [127, 129], [200], [530]]
-# Heads, channels, coordinates: around vectors of 4, 8 and 16 channels.
+# Heads, channels, coordinates; channels are near vectors of 4, 8 and 16.
 WIDTHS = [
     (1, 1, 3),
     (3, 4, 2),
@@ -108,7 +109,8 @@ def test_equals_reference(isa, balls, heads, channels, dim, permuted):
 @pytest.mark.parametrize("channels", [3, 16, 40])
 def test_bfloat16_equals_reference(isa, balls, channels):
     args = inputs(balls, 2, channels, dtype=torch.bfloat16, permuted=True)
-    # Two roundings: of the output, which the gradients read, and of a gradient.
+    # Two rounding errors: of the output, from which gradients are computed, and of a
+    # gradient.
     assert_equals_reference(args, eps=torch.finfo(torch.bfloat16).eps / 8)
 
 
@@ -176,7 +178,7 @@ def test_any_strides(isa):
 
 
 def test_gradient_without_strides():
-    # The gradient of a sum is one number, expanded.
+    # The gradient of a sum is one number, expanded to the shape.
     args = inputs([20, 7])
     leaves = (args[0], args[1], args[3])
     actual = torch.autograd.grad(attend(*args).sum(), leaves)
@@ -232,7 +234,7 @@ def test_memory_between_forward_and_backward_is_linear_in_rows():
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = attend(*args)
     assert out.requires_grad
-    # q, k, v and the output; one number a head; the position and a few of a ball.
+    # Saved: q, k, v and the output; one number per head; the position; a few per ball.
     assert sum(saved.values()) <= 256 * (4 * 2 * 8 + 2 + 3) * 4 + 64
 
 
@@ -339,7 +341,7 @@ def test_instruction_set_by_environment(monkeypatch):
     assert _native.cpu_isa() == ISAS[-1]
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     assert _native.cpu_isa() == "baseline"
-    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "mmx")  # nothing that PyTorch knows
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "mmx")  # unknown to PyTorch
     assert _native.cpu_isa() == ISAS[-1]
 
 

@@ -86,8 +86,8 @@ def test_compile(ties, layout):
         return sorted_pos, tree.perm_rot[1], tree.ball_len[1], tree.batch(1)
 
     torch.compiler.reset()
-    # What can break is seen without lowering to code. No batch has two sizes that are
-    # equal by accident, as 3 axes and the ptr of 2 clouds: they would be one symbol.
+    # Generating code is not needed to find errors. In a batch no two sizes are equal by
+    # accident, such as 3 axes and the ptr of 2 clouds: they would become one symbol.
     compiled = torch.compile(
         function, fullgraph=True, dynamic=True, backend="aot_eager"
     )
@@ -130,7 +130,7 @@ def test_rotation_is_orthogonal_and_proper(dim, degrees):
     rotation = rotation_matrix(degrees, dim)
     assert rotation.dtype == torch.float64
     identity = torch.eye(dim, dtype=torch.float64)
-    # Rounding of a product of dim (dim - 1) / 2 <= 21 rotations.
+    # Rounding errors of a product of dim (dim - 1) / 2 <= 21 rotations.
     torch.testing.assert_close(rotation @ rotation.T, identity, rtol=0, atol=1e-14)
     assert float(torch.linalg.det(rotation)) == pytest.approx(1.0, abs=1e-13)
     if dim > 1:
@@ -163,7 +163,7 @@ def test_rotation_is_a_product_over_planes(dim, degrees):
 
 
 def product_over_planes(degrees, dim):
-    """The product of whole matrices, rounded once an operation, in plain floats."""
+    """The product of whole matrices in Python floats: one rounding per operation."""
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     rows = np.eye(dim).tolist()
     for i, j in itertools.combinations(range(dim), 2):
@@ -182,7 +182,7 @@ def product_over_planes(degrees, dim):
 @pytest.mark.parametrize("degrees", [*ANGLES, 30.0, 90.0, 180.0])
 @pytest.mark.parametrize("dim", [2, 3, 5])
 def test_rotation_is_the_product_to_the_last_bit(dim, degrees):
-    # Trees depend on its bits, where rotated coordinates nearly tie.
+    # If rotated coordinates are almost equal, trees depend on every bit of the matrix.
     expected = product_over_planes(degrees, dim)
     assert torch.equal(rotation_matrix(degrees, dim), expected)
 
@@ -196,7 +196,7 @@ def test_no_rotation_is_computed_without_an_angle(monkeypatch):
     pos = torch.rand(20, 3)
     assert ball_tree(pos, ball_sizes=4, strides=[], rotate=0.0).perm_rot == ()
     with pytest.raises(AssertionError, match=r"called for 17\.5 degrees"):
-        ball_tree(pos, ball_sizes=4, strides=[], rotate=17.5)  # no other test's
+        ball_tree(pos, ball_sizes=4, strides=[], rotate=17.5)  # used only here
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -225,8 +225,8 @@ def test_offsets_beyond_the_positions_are_refused_in_a_compiled_graph():
 
 
 def test_sum_of_opposite_infinities_counts_as_zero():
-    # Centroids (inf, 0) and (inf, inf), turned by R = [[c, 1], [-1, c]] with a tiny
-    # c > 0, have the first coordinates inf and inf - inf.
+    # R = [[c, 1], [-1, c]] with a tiny c > 0 rotates the centroids (inf, 0) and
+    # (inf, inf): the first coordinates become inf and inf - inf = NaN.
     far = 0.9 * torch.finfo(torch.float32).max
     pos = torch.tensor([[far, 0.0], [far, 0.0], [far, far], [far, far]])
     tree = ball_tree(pos, ball_sizes=[2, 1], strides=[2], rotate=-90.0)

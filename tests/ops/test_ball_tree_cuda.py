@@ -1,5 +1,5 @@
-"""The builder on a GPU equals the one on the CPU; without a GPU its kernels run in the
-emulator, whose blocks hold 512 rows: clouds of some hundred points are large there."""
+"""Trees built on a GPU equal those of the CPU. Without a GPU the kernels run in the
+emulator. Its blocks hold only 512 rows, so clouds of some hundred points are large."""
 
 import warnings
 from types import SimpleNamespace
@@ -22,7 +22,7 @@ EMULATOR = emulated.Context()
 
 pytestmark = pytest.mark.usefixtures("emulator")
 
-# Around the rows of a warp, of the emulator's blocks and of its tiles.
+# Sizes near those of a warp, and of blocks and tiles in the emulator.
 SIZES = [
     [],
     [0],
@@ -167,7 +167,7 @@ def test_many_levels_of_large_nodes(make):
 
 @pytest.mark.parametrize("sizes", [[3, 20], [600, 100], [0, 1300]])
 def test_bounds_may_be_larger_than_the_clouds(sizes):
-    # As in a graph that was captured for a larger batch.
+    # As in a CUDA graph that was captured for a larger batch.
     config, ptr = TreeConfig([32, 32, 16], [2, 2]), offsets(sizes)
     tree = build_tree(positions(normal, sizes, 3), ptr, config)
     pos = positions(normal, [sum(sizes), 5000], 3)
@@ -218,7 +218,7 @@ def test_what_cuda_says_is_in_the_error():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_do_no_harm(value, dtype):
-    # A GPU's values are checked on request only.
+    # Values on a GPU are checked only on request.
     sizes = [1500, 40]
     pos, ptr = positions(normal, sizes, 3, dtype), offsets(sizes)
     tree = build_tree(pos, ptr, TreeConfig([32, 16], [2]))
@@ -243,7 +243,8 @@ def test_workspace_per_point(points, rotate, most):
         _native.layout(config.ball_sizes, config.strides, config.layout),
         *(0, 3, _native.byref(bounds), int(rotate != 0)),
     )
-    # The emulator's blocks are an eighth of a GPU's, and its large nodes as many more.
+    # The emulator's blocks are 8 times smaller than a GPU's, so there are 8 times as
+    # many large nodes.
     assert size / points < most + 8 * 2048 * 4 / 4096
 
 
@@ -385,7 +386,7 @@ def test_dimensions_beyond_the_limit_go_through_the_cpu():
 @pytest.mark.parametrize("sizes", [[], [0], [5000, 20], [31, 32, 33]], ids=str)
 @pytest.mark.parametrize("config", [TreeConfig([32, 16, 9], [2, 4]), CONFIGS[3]])
 def test_moved_points_of_a_padded_tree(sizes, config):
-    """The kernels get the added nodes too, and more rows than these need."""
+    """The kernels also get the added nodes, and more rows than those need."""
     num_nodes, num_clouds = sum(sizes) + 700, len(sizes) + 3
     pos = positions(normal, [num_nodes], 3)
     ptr = offsets(sizes)

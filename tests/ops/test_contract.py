@@ -1,4 +1,4 @@
-"""Every operator, called directly with what it does not take."""
+"""Every operator, called directly with arguments that it must refuse."""
 
 from collections.abc import Iterator
 
@@ -110,7 +110,7 @@ def other_int(t: Tensor) -> Tensor:
     return t.to(torch.int32)
 
 
-# What no argument may be, and what happens to shapes along an axis.
+# Changes that make any tensor argument invalid, and changes of the shape of an axis.
 DAMAGES = {
     "meta": lambda t: t.to("meta"),
     "released": released,
@@ -126,7 +126,7 @@ RESIZES = {
     "long": lambda t, axis: torch.cat([t, t.narrow(axis, 0, 1)], axis),
     "empty": lambda t, axis: t.narrow(axis, 0, 0),
 }
-# Axes of a length that no other argument has: any is right.
+# Axes whose length no other argument has, so that any length is right.
 FREE = {
     ("erwin::ball_tree", "pos", 1),
     ("erwin::ball_tree_order", "pos", 1),
@@ -185,13 +185,13 @@ def test_no_argument_of_another_size(operator, resize):
     for i, name, value in tensors_of(operator):
         for axis in range(value.dim()):
             if (operator, name, axis) not in FREE and value.size(axis) > 0:
-                # Lengths that do not sum to the rows are found by the kernel.
+                # The kernel finds lengths whose sum is not the number of rows.
                 errors = (*ERRORS, RuntimeError) if name == "ball_len" else ERRORS
                 refused(operator, i, resize(value, axis), errors)
 
 
 def test_a_fake_tensor_among_others_is_refused(operator):
-    # By PyTorch, before an implementation is chosen.
+    # PyTorch refuses it, before an implementation is chosen.
     for i, _, value in tensors_of(operator):
         if len([*tensors_of(operator)]) > 1:
             refused(operator, i, fake(value), error=(AssertionError, *ERRORS))
@@ -222,12 +222,12 @@ VALUES = [-1, -(2**63), 2**62, 2**31]
 
 @pytest.mark.parametrize("wrong", VALUES)
 def test_integers_never_lead_out_of_memory(operator, wrong):
-    # A wrong entry of a table: the kernels look at what they read.
+    # A wrong entry of a table: kernels check the entries that they read.
     for i, name, value in tensors_of(operator):
         if value.dtype != torch.int64 or value.numel() == 0:
             continue
         if operator == "erwin::message" and name in _BACKWARD:
-            continue  # what only the gradient reads
+            continue  # only the gradient reads it
         for place in (0, -1):
             bad = value.clone()
             bad[place] = wrong
@@ -253,7 +253,7 @@ def test_numbers_out_of_range(operator, wrong):
 
 
 def test_a_gpu_is_asked_for_nothing_but_shapes():
-    # The contracts of implementations that this machine may not be able to run.
+    # The checks of implementations that this machine may not be able to run.
     args = valid_args()["erwin::ball_attention_packed"]
     with FakeTensorMode():
         qkv, pos, *rest = (

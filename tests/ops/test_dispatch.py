@@ -11,7 +11,7 @@ from torch_geometric_erwin.ops import dispatch, linear
 
 
 class Quantised(torch.Tensor):
-    """A weight in eight bits, which knows matrix products and nothing else."""
+    """A weight of eight bits that supports only matrix products."""
 
     @staticmethod
     def __new__(cls, values, scale):

@@ -11,13 +11,13 @@ from torch_geometric_erwin.ops.registry import explain
 needs_onednn = pytest.mark.skipif(
     not ops.has_onednn(), reason="this PyTorch has no oneDNN product for x86"
 )
-# On both sides of the size below which the BLAS is used.
+# Below and above the size up to which the BLAS is used.
 SIZES = [(0, 5, 3), (1, 1, 1), (7, 3, 5), (300, 64, 64), (1000, 33, 70), (700, 70, 33)]
 
 
 @pytest.fixture(autouse=True, params=["any size", "large"])
 def served(request, monkeypatch):
-    """Small products are left to PyTorch, or served too."""
+    """With small products left to PyTorch, or computed natively too."""
     if request.param == "any size":
         monkeypatch.setattr(ops, "_SMALL", 1)
 

@@ -19,7 +19,7 @@ def threads():
 
 
 def graph(n, num_edges, seed=0):
-    """Unsorted, with loops, repeated edges and, where edges are few, lone nodes."""
+    """Unsorted edges, with loops and repeats; if they are few, some nodes have none."""
     generator = torch.Generator().manual_seed(1000 * seed + n)
     return torch.randint(max(n, 1), (2, num_edges), generator=generator)
 
@@ -39,7 +39,7 @@ def exact(tensors):
 
 
 def run(function, tensors, *args, seed=1):
-    """The output and the gradients of a random functional of it."""
+    """The output, and the gradients of a random linear function of it."""
     out = function(tensors, *args)
     generator = torch.Generator().manual_seed(seed)
     grad = torch.randn(out.shape, generator=generator).to(out.dtype)
@@ -55,7 +55,7 @@ def plain(tensors, edge_index):
 
 
 def assert_close(actual, expected, tolerance=4e-6):
-    """Relative to the largest entry, because gradients are sums of many edges."""
+    """The tolerance is relative to the largest entry: gradients sum over many edges."""
     for a, b in zip(actual, expected, strict=True):
         assert a.shape == b.shape
         scale = max(1.0, float(b.abs().max())) if b.numel() else 1.0
@@ -65,7 +65,7 @@ def assert_close(actual, expected, tolerance=4e-6):
 @pytest.mark.parametrize("channels", [1, 5, 16, 31, 32, 64, 100])
 @pytest.mark.parametrize(("n", "num_edges"), [(1, 3), (2, 1), (40, 25), (300, 5000)])
 def test_equals_composite(n, num_edges, channels, isa):
-    # A variance of one or few channels that is near zero magnifies rounding.
+    # With few channels, the variance can be near zero, which enlarges rounding errors.
     tolerance = 4e-6 if channels > 5 else 1e-3
     tensors, edge_index = inputs(n, channels, 3), graph(n, num_edges)
     expected = run(plain, exact(tensors), edge_index)
@@ -126,8 +126,8 @@ def test_any_scale(scale, isa):
 
 
 def test_gelu(isa):
-    # The other of two channels is far to the left, where GELU is zero, and the variance
-    # is small beside eps = 1: the output is then nearly linear in the value.
+    # Of two channels, the other one is very negative, so its GELU is zero. The variance
+    # is small compared with eps = 1, so the output is almost linear in the value.
     z = torch.linspace(-7, 7, 5001)
     rows = torch.stack([z, torch.full_like(z, -50.0)], dim=1).requires_grad_()
     nodes = torch.arange(z.size(0))
@@ -247,7 +247,7 @@ def test_opcheck(num_edges, channels):
 
 def test_compile():
     torch.compiler.reset()
-    # No batch has two sizes that are equal by accident: they would be one symbol.
+    # In a batch no two sizes are equal by accident: they would become one symbol.
     compiled = torch.compile(fused, fullgraph=True, dynamic=True, backend="aot_eager")
     for step, (n, num_edges) in enumerate([(40, 300), (7, 90), (150, 70)]):
         tensors, edge_index = inputs(n, 32, 3), graph(n, num_edges)

@@ -46,8 +46,8 @@ def test_compile(given_ptr, given_tree):
         return edge_index, pos[edge_index[0]] - pos[edge_index[1]]
 
     torch.compiler.reset()
-    # What can break is seen without lowering to code. No batch has two sizes that are
-    # equal by accident, as 3 axes and the ptr of 2 clouds: they would be one symbol.
+    # Generating code is not needed to find errors. In a batch no two sizes are equal by
+    # accident, such as 3 axes and the ptr of 2 clouds: they would become one symbol.
     compiled = torch.compile(
         function, fullgraph=True, dynamic=True, backend="aot_eager"
     )

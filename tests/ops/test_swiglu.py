@@ -15,14 +15,14 @@ needs_onednn = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True, params=["any size", "large"])
 def served(request, monkeypatch):
-    """Small layers are left to PyTorch, or served too."""
+    """With small layers left to PyTorch, or computed natively too."""
     if request.param == "any size":
         monkeypatch.setattr(linear_module, "_SMALL", 1)
 
 
 @pytest.fixture(autouse=True)
 def short_portions(monkeypatch):
-    # 16 rows at the 32 hidden features of the tests, so that sizes lie around it.
+    # A portion is 16 rows for 32 hidden features, so test sizes are near it.
     monkeypatch.setattr(ops, "_PORTION", 16 * 32)
     monkeypatch.setattr(ops, "_MIN_ROWS", 1)
 

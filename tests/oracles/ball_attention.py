@@ -1,4 +1,4 @@
-"""Ball attention as it is defined: one query, one head and one key at a time."""
+"""Ball attention from its definition: one query, one head and one key at a time."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
-    """The Euclidean distance, with the gradient zero between coincident points."""
+    """The Euclidean distance; its gradient between coincident points is zero."""
     square = (a - b).square().sum()
     return square.sqrt() if square > 0 else torch.zeros_like(square)
 

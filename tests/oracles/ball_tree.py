@@ -1,4 +1,4 @@
-"""The ball tree as it is defined, in plain Python: recursive, one cloud at a time."""
+"""The ball tree from its definition, in plain Python: recursive, cloud by cloud."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,10 +36,10 @@ def left_part(k: int) -> int:
 
 
 def balanced(n: int, ball_size: int, strides: Sequence[int]) -> Node:
-    """Splits n points by balls of level 0, then by ever smaller pooling groups."""
+    """Splits n points into balls of level 0, then into smaller and smaller groups."""
     size = prod(strides)
     blocks = -(-n // size)
-    # Balls hold whole blocks; a block that is larger than a ball is split on its own.
+    # Balls hold whole blocks. A block that is larger than a ball is split separately.
     balls = -(-blocks // max(1, ball_size // size))
     return _between_balls(n, blocks, balls, tuple(strides))
 
@@ -71,7 +71,7 @@ def _inside_ball(n: int, strides: tuple[int, ...]) -> Node:
 
 
 def perfect(slots: int) -> Node:
-    """Halves a power of two of slots."""
+    """Halves the slots, whose number is a power of two."""
     if slots <= 1:
         return Node(slots)
     return Node(slots, (perfect(slots // 2), perfect(slots // 2)))
@@ -87,7 +87,7 @@ def maximal(node: Node, fits) -> list[Node]:
 
 
 def order(pos: np.ndarray, ids: list[int], axes: Sequence[int] = ()) -> list[int]:
-    """Sorts ids along their widest axis; `axes` are compared before the index."""
+    """Sorts ids along their widest axis; ties are broken by `axes`, then by index."""
     extent = [pos[ids, axis].max() - pos[ids, axis].min() for axis in range(len(pos.T))]
     widest = extent.index(max(extent))
     return sorted(ids, key=lambda i: (pos[i, widest], *(pos[i, a] for a in axes), i))
@@ -106,7 +106,7 @@ def arrange(node: Node, pos: np.ndarray, ids: list[int], axes=()) -> list[int]:
 
 
 def arrange_slots(node: Node, pos: np.ndarray, ids: list[int], axes=()) -> list[int]:
-    """Like `arrange` for the perfect layout: a lone point fills both slots."""
+    """Like `arrange`, for the perfect layout: a single point fills both slots."""
     if not node.children:
         return ids
     if len(ids) == 1:
@@ -124,7 +124,7 @@ def arrange_balls(
 ) -> list[int]:
     """The rows of a level in the order of its rotated tree, split down to its balls.
 
-    The tree is the main one with every node counted in rows of this level.
+    The tree is split like the main one, with sizes counted in rows of this level.
     """
     if -(-node.rows // span) <= ball_size:
         return sorted(ids)
@@ -136,7 +136,7 @@ def arrange_balls(
 
 
 def centroids(pos: np.ndarray, group_len: list[int]) -> np.ndarray:
-    """Sums the rows of every group one after the other, and divides once."""
+    """Means of groups: sums the rows in order and divides once."""
     out, start = np.empty((len(group_len), len(pos.T)), pos.dtype), 0
     for group, length in enumerate(group_len):
         total = pos[start].copy()
@@ -148,7 +148,7 @@ def centroids(pos: np.ndarray, group_len: list[int]) -> np.ndarray:
 
 
 def rotated(pos: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    """`pos @ rotation` in the dtype of pos, one product and one sum at a time."""
+    """`pos @ rotation` in the dtype of pos, with every product and sum rounded."""
     rotation = rotation.astype(pos.dtype)
     out = np.empty_like(pos)
     for j in range(len(pos.T)):

@@ -1,7 +1,8 @@
-"""Erwin in evaluation mode as it is defined: loops over clouds, balls, edges and rows.
+"""Erwin in evaluation mode, from its definition: loops over clouds, balls and rows.
 
-Rows are lists of vectors. Weights go by the package's names: `lin_qkv` has the rows
-(q, k, v | head | channel), and `lin_in` of the feed-forward layer (gate | value).
+Rows are lists of vectors. Weights have the names of the package. The rows of `lin_qkv`
+are (q, k, v | head | channel); in the feed-forward layer, those of `lin_in` are
+(gate | value).
 """
 
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,7 @@ def block(w: Weights, x: Rows, pos: Rows, balls: list[list[int]], heads: int) ->
 def pool(
     w: Weights, x: Rows, pos: Rows, groups: list[list[int]], stride: int
 ) -> tuple[Rows, Rows]:
-    """Children's features, then their offsets; a child that is missing is zero."""
+    """Concatenates children's features, then offsets; missing children are zero."""
     pooled, centres = [], []
     for group in groups:
         centre = mean([pos[i] for i in group])
@@ -161,7 +162,8 @@ def unpool(
 
 
 def rotation(degrees: float, dim: int) -> np.ndarray:
-    """Of row vectors from the right: in the plane, or by three equal Euler angles."""
+    """A matrix to multiply row vectors from the right: a rotation in the plane, or by
+    three equal Euler angles."""
     c, s = cos(degrees * pi / 180), sin(degrees * pi / 180)
     if dim == 2:
         return np.array([[c, -s], [s, c]])
@@ -228,7 +230,7 @@ def erwin(
             weights = part(w, f"unpools.{l}")
             rows = unpool(weights, rows, skip, points, groups, strides[l])
             rows = stage("decoder", l, dec_depths[l], dec_heads[l], rows)
-        # The first of a point's rows answers for it.
+        # The output of a point is that of its first row.
         perm = tree.perm.tolist()
         rows = [rows[perm.index(i)] for i in range(len(pos))]
     hidden = [gelu(linear(part(w, "head.0"), row)) for row in rows]

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def squared_distances(points: np.ndarray) -> np.ndarray:
-    """Sums of squares in the points' dtype, axis after axis."""
+    """Squared distances in the dtype of the points, summed axis by axis."""
     total = np.zeros((len(points), len(points)), points.dtype)
     for axis in range(points.shape[1]):
         difference = points[:, None, axis] - points[None, :, axis]

@@ -54,7 +54,7 @@ def molecules():
 
 
 def values(data):
-    """The attributes of every store, except for what only a batch has."""
+    """The attributes of every store, except those that only a batch has."""
     hidden = ("batch", "ptr")
     return [
         {key: value for key, value in store.items() if key not in hidden}
@@ -109,7 +109,7 @@ def test_attributes(transform):
 @pytest.mark.parametrize("rotate", [0.0, 45.0])
 @pytest.mark.parametrize("strides", [[], [2], [2, 2, 2, 2]])
 def test_number_of_tensors(strides, rotate, layout):
-    # What a loader has to collate, move and separate; texts are none.
+    # Attributes that a loader must collate, move and separate; the text is not one.
     levels = len(strides) + 1
     for data in [cloud(37), Batch.from_data_list(clouds())]:
         out = BallTree(8, strides, rotate, layout)(data)

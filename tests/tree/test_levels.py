@@ -1,4 +1,4 @@
-"""What a tree tells layers, against plain loops."""
+"""The levels that a tree gives to layers, compared with plain loops."""
 
 import dataclasses
 import io
@@ -38,7 +38,7 @@ def test_nodes_to_rows_and_back(layout, ball_sizes, strides, sizes):
         assert rows.shape == (tree.num_rows(0), *x.shape[1:])
         assert torch.equal(rows, x[nodes])
         assert torch.equal(tree.to_nodes(rows), x)
-    # Of the rows of a node the first answers.
+    # The value of a node is that of its first row.
     first = tree.to_nodes(torch.arange(tree.num_rows(0)))
     assert first.tolist() == [nodes.index(node) for node in range(n)]
 
@@ -79,7 +79,7 @@ def test_other_numbers_of_nodes_are_refused():
 def test_other_devices_and_dtypes_are_refused():
     pos = random_pos(12)
     tree = ball_tree(pos, ball_sizes=4, strides=[2])
-    # PyTorch would index a tensor by one without values, and return what is in memory.
+    # PyTorch would accept an index tensor without values and return arbitrary memory.
     for elsewhere, x, on in (
         (tree, pos.to("meta"), "cpu"),
         (tree.to("meta"), pos, "m"),
@@ -113,7 +113,7 @@ def test_offsets_and_clouds_of_rows_agree(layout, ball_sizes, strides, sizes):
 
 
 def mean(rows):
-    """Of a list of rows, one coordinate after the other, rounded once."""
+    """The mean of a list of rows, rounded once per coordinate."""
     return [math.fsum(axis) / len(rows) for axis in zip(*rows)]
 
 
@@ -122,7 +122,7 @@ def minus(a, b):
 
 
 def offsets_by_loops(pos, ball_len, perm):
-    """Per row, its position minus the mean of its ball's."""
+    """For every row, its position minus the mean of its ball."""
     out, start = [None] * len(pos), 0
     for length in ball_len:
         rows = perm[start : start + length]
@@ -179,7 +179,7 @@ def test_geometry_of_levels(layout, ball_sizes, strides, rotate, sizes):
             assert level.perm_rot is None
             assert level.rotated() is level
             continue
-        # Rotated balls: places of a cloud are counted from its first row.
+        # For rotated balls, places are counted from the first row of the cloud.
         ends = np.cumsum([0, *tree.level[:, l].tolist()]).tolist()
         local = tree.perm_rot[l].tolist()
         perm = [a + row for a, b in pairwise(ends) for row in local[a:b]]
@@ -215,7 +215,7 @@ def test_gradients_of_positions(layout, ball_sizes, strides, sizes):
     pos.requires_grad_()
     assert all(t.requires_grad for t in geometry(pos))
     torch.autograd.gradcheck(geometry, (pos,))
-    # Means weigh children alike, whatever their number: all of it is linear in pos.
+    # Means have equal weights for all children, so everything is linear in pos.
     shifted = geometry(pos + 1.0)
     fields = ("pos", "offset", "offset_rot")
     names = [n for _ in ball_sizes for n in (*fields, "children")]
@@ -441,7 +441,8 @@ def test_levels_compile(layout):
     def positions(tree, pos):
         return tree.levels(pos)[1].pos, tree.to_rows(pos)
 
-    # What can break is seen without lowering to code, which takes longest.
+    # The backend does not generate code, which would take longest and tests nothing
+    # here.
     compiled = torch.compile(
         positions, fullgraph=True, dynamic=True, backend="aot_eager"
     )

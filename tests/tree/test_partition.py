@@ -1,4 +1,4 @@
-"""Runs and groups have the lengths of the nodes of the tree as it is defined."""
+"""Runs and groups have the lengths of the nodes given by the definition of the tree."""
 
 from math import ceil, log2, prod
 
@@ -15,13 +15,13 @@ from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.partition import Partition, group_lengths
 
-# Below, between and above the ball sizes of all configurations, and more than a cloud.
+# Sizes below, between and above all ball sizes, and one larger than a cloud.
 FINE_AND_COARSE = (1, 2, 4, 8, 16, 64, 1024)
 ODD = (3, 5, 7, 12, 100)
 
 
 def oracle_runs(sizes, config, level, run_size):
-    """The lengths of maximal nodes, cloud by cloud."""
+    """The lengths of the largest nodes up to a size, cloud by cloud."""
     span, lengths = prod(config.strides[:level]), []
     for n in sizes:
         if config.layout == "balanced":
@@ -151,7 +151,7 @@ def test_runs_are_padded(ball_sizes, strides):
             for run_size, lengths in zip(config.runs_of(l), tensors):
                 expected = oracle_runs(sizes, config, l, run_size)
                 assert lengths[: len(expected)].tolist() == expected
-                # The missing rows are in runs of their own, full but for the last.
+                # Added rows have runs of their own; all but the last are full.
                 rest = lengths[len(expected) :].tolist()
                 missing = tree.num_rows(l) - sum(expected)
                 full, last = divmod(missing, run_size)
@@ -191,7 +191,7 @@ def test_runs_of_a_perfect_tree_are_powers_of_two():
 
 
 def test_runs_of_the_deepest_tree():
-    # A run is asked for as a level more.
+    # Internally, a run is requested like one more level.
     TreeConfig([8] * 16, 1, runs=[[]] * 16)
     config = TreeConfig([8] * 15, 1, runs=[[]] * 14 + [[3]])
     assert_equals_oracle(build_tree(random_pos(50), None, config).runs, [50], config)
@@ -255,7 +255,7 @@ def test_group_lengths_are_those_of_the_native_tables(
         actual = group_lengths(tree.level, l, stride, expected.numel())
         assert actual.dtype == torch.int64
         assert torch.equal(actual, expected)
-        # As they lie in data.
+        # In the form in which data stores them.
         actual = group_lengths(tree.level.int(), l, stride, expected.numel())
         assert torch.equal(actual.long(), expected)
 

@@ -28,7 +28,7 @@ def test_centre_dense(offset):
 
 
 def test_centre_dense_of_a_cloud_far_away_in_float32():
-    # A grid of halves: exact at 2^20 + i / 2 too, so the same as at the origin.
+    # A grid with spacing 1/2: also exact at 2^20 + i / 2, so results equal those at 0.
     pos = torch.tensor([[0.0], [0.5], [1.5], [2.0]])
     lengths = torch.tensor([4])
     near, _ = centre_dense(pos, lengths, 4)

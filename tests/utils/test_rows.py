@@ -96,7 +96,7 @@ def test_dense_view(lengths, shape):
         expected[i, : len(part)] = part
         assert mask[i].tolist() == [j < len(part) for j in range(width)]
     assert torch.equal(dense, expected)
-    # What is in the slots that no row fills has no effect.
+    # The values in slots without a row have no effect.
     dense[~mask] = torch.nan
     assert torch.equal(from_dense(dense, torch.tensor(lengths), sum(lengths)), x)
 

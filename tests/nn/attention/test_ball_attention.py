@@ -22,13 +22,14 @@ BALLS = {
     "mixed": [B, 1, B - 1, 2, B],
     "empty at the end": [3, 1, 0, 0],
 }
-# The precision that a backend is tested in; native has no other.
+# The precision in which a backend is tested; native supports only float32.
 PRECISION = {
     "reference": torch.float64,
     "sdpa": torch.float64,
     "native": torch.float32,
 }
-# Sums of at most B terms of order one; scores of order ten carry ten roundings.
+# Outputs are sums of at most B terms of order one. Scores of order ten have errors of
+# ten roundings.
 TOLERANCE = {"reference": 1e-13, "sdpa": 1e-13, "native": 16 * torch.finfo().eps}
 BACKENDS = [*PRECISION]
 every_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -59,7 +60,7 @@ def in_float64(tensors):
 
 def run(tensors, backend=None, **kwargs):
     q, k, v, pos, balls, sigma = tensors
-    pos = pos.detach() if backend == "sdpa" else pos  # which has no gradient to them
+    pos = pos.detach() if backend == "sdpa" else pos  # sdpa gives them no gradient
     args = (q, k, v, pos, balls, sigma)
     return ball_attention(*args, **{"ball_size": B, "backend": backend, **kwargs})
 
@@ -70,7 +71,7 @@ def run_oracle(tensors, **kwargs):
 
 
 def gradients(out, leaves):
-    """Of a weighted sum of the outputs, whose weights differ from row to row."""
+    """Gradients of a weighted sum of the outputs; weights differ from row to row."""
     if not out.requires_grad:  # there are no rows
         return [None] * len(leaves)
     weight = torch.linspace(-1, 1, out.numel()).view_as(out).to(out.dtype)
@@ -78,7 +79,7 @@ def gradients(out, leaves):
 
 
 def assert_close(actual, expected, tolerance):
-    """Up to a part of the largest value (of 1 if that is smaller)."""
+    """The tolerance is relative to the largest value (to 1 if that is smaller)."""
     assert actual.shape == expected.shape
     if expected.numel() > 0:
         allowed = tolerance * max(1, expected.abs().max().item())
@@ -98,7 +99,7 @@ def assert_equals_oracle(tensors, tolerance, backend, differentiable=False, perm
     grads = gradients(out, [tensors[i] for i in chosen])
     wanted = gradients(expected, [exact[i] for i in chosen])
     for grad, want, i in zip(grads, wanted, chosen):
-        # Without pairs of rows the oracle has no path to a distance.
+        # If no ball has two rows, the oracle never computes a distance.
         want = torch.zeros_like(exact[i]) if want is None else want
         if out.numel() > 0:
             assert grad.dtype == tensors[i].dtype
@@ -123,10 +124,10 @@ def test_gradient_of_positions_equals_oracle(balls, dim, backend):
     assert_equals_oracle(tensors, 10 * TOLERANCE[backend], backend, True)
 
 
-# Units in the last place. Scores are of order ten, so that weights carry about ten
-# roundings. `reference` computes half precision in float32 and rounds once; `native`
-# takes the rounded output for its gradients, whose errors add up over rows in that of
-# sigma; `sdpa` rounds the distance bias too.
+# In units in the last place. Scores are of order ten, so weights have errors of about
+# ten roundings. `reference` computes half precision in float32 and rounds once.
+# `native` computes gradients from the rounded output; in the gradient of sigma these
+# errors add up over rows. `sdpa` also rounds the distance bias.
 TOLERANCES = [
     ("reference", torch.float32, 16),
     ("sdpa", torch.float32, 16),
@@ -184,7 +185,8 @@ def test_scale(backend):
 def test_extreme_scores_stay_finite(backend):
     q, k, v, pos, balls, sigma = inputs([4, 3], dtype=PRECISION[backend])
     tensors = (q * 100, k * 100, v, pos, balls, sigma)
-    # Scores of 1e4 carry 1e4 times the error, and so do weights; exp(1e4) is infinite.
+    # Scores of 1e4 have errors 1e4 times as large, and so do weights. exp(1e4) would be
+    # infinite.
     eps = torch.finfo(PRECISION[backend]).eps
     expected = run_oracle(in_float64(tensors))
     assert_close(run(tensors, backend), expected, 4e4 * eps)
@@ -211,8 +213,8 @@ def test_gradient_of_positions_through_permutation(backend):
 
 @every_backend
 def test_far_from_origin(backend):
-    # Differences of near float32 numbers are exact: an offset costs no precision. More
-    # than 25 rows in a ball are where torch.cdist changes to its matrix form.
+    # The difference of two close float32 numbers is exact, so an offset must not cost
+    # precision. With more than 25 rows, torch.cdist would use its matrix form.
     n = 30
     q, k, v, pos, balls, sigma = inputs([n], dtype=torch.float32)
     pos = (pos.detach() + 1000).requires_grad_()
@@ -362,14 +364,14 @@ def test_bad_dtype(apply, message):
 
 
 def make_layer(backend=None, dim=3):
-    """In the backend's precision, and the same weights in float64."""
+    """The layer in the backend's precision, and with the same weights in float64."""
     layer = randomised(BallAttention(6, heads=2, ball_size=B, dim=dim, backend=backend))
     layer.to(PRECISION.get(backend, torch.float64))
     return layer, {k: v.double() for k, v in layer.state_dict().items()}
 
 
 def level_of(pos, balls, perm=None):
-    """Of the balls of a second tree, where its order is given."""
+    """A level whose balls are those of a second tree if its order is given."""
     level = Level.build(pos, torch.tensor(balls), ball_size=B, perm_rot=perm)
     return level if perm is None else level.rotated()
 
@@ -424,7 +426,8 @@ def test_layer_gives_every_parameter_a_gradient(backend):
     out = layer(x, level_of(pos, [4, 1, 3]))
     (out * torch.randn_like(out)).sum().backward()
     bias = layer.lin_qkv.bias.grad.view(3, -1)
-    # A constant added to all keys shifts all scores of a query alike: no effect.
+    # A constant added to all keys shifts all scores of a query by the same number,
+    # which has no effect.
     assert bias[1].abs().max() < 10 * TOLERANCE[backend]
     assert (bias[[0, 2]].abs() > 1e-5).all()
     for name, parameter in layer.named_parameters():
@@ -437,7 +440,7 @@ def test_layer_gradient_of_positions():
     x, pos = layer_inputs([4, 3])
     pos.requires_grad_()
     layer(x, level_of(pos, [4, 3])).square().sum().backward()
-    # A shift of one ball as a whole changes nothing.
+    # Moving a whole ball changes nothing.
     assert pos.grad.abs().max() > 1e-3
     assert pos.grad[:4].sum(0).abs().max() < 1e-12
 
@@ -478,7 +481,7 @@ def test_layer_under_autocast(backend):
         out = layer(x, level)
     out.float().square().sum().backward()
     assert out.dtype == torch.bfloat16
-    # The roundings of five products in a row, each to 2^-8.
+    # Five products in sequence, each with a relative rounding error of 2^-8.
     expected = layer(x, level).detach()
     assert (out - expected).norm() <= 5 * 2**-8 * expected.norm()
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
@@ -516,8 +519,8 @@ def test_layer_repr():
 
 @every_backend
 def test_no_score_of_an_absent_row_counts(backend):
-    # The origin, where the slots of absent rows stand in a dense view, is the farthest
-    # from every row, and the farther a row the greater is its weight.
+    # Slots without a row are at the origin in a dense view. The origin is farthest from
+    # every row, and here farther rows get larger weights, so such slots would show.
     q, k, v, pos, balls, sigma = inputs([4, 2], dtype=PRECISION[backend])
     tensors = (q, k, v, pos.detach() + 1000, balls, sigma.detach().abs())
     expected = run_oracle(in_float64(tensors))

@@ -1,4 +1,4 @@
-"""A mixer as a user writes it, in a file of its own: the measure of the design."""
+"""Mixers as a user would write them; they use only the public interface."""
 
 import io
 
@@ -29,7 +29,7 @@ class BallMean(torch.nn.Module):
 
 
 class RunMean(torch.nn.Module):
-    """The mean over runs of four rows, which the model asks the tree for."""
+    """The mean over runs of four rows; the model requests these runs from the tree."""
 
     required_runs = (4,)
 
@@ -91,7 +91,7 @@ def test_means_are_those_of_balls():
         torch.testing.assert_close(mixer(x, view), expected, rtol=0, atol=1e-12)
 
 
-# What can break is seen without lowering to code, which takes longest.
+# The backend does not generate code, which would take longest and tests nothing here.
 @pytest.mark.parametrize(
     "attention, backend",
     [
@@ -177,7 +177,7 @@ def test_a_conv_beside_the_mixer():
         4, make_mixer("ball", 4, 1, 8, 3), SwiGLU(4, 8), GCNConv(4, 4), norm="graph"
     ).double()
     x = torch.rand(20, 4, dtype=torch.float64)
-    # The same in node order, where messages go along the edges as they are.
+    # The same in node order, in which the edges are given.
     rows = tree.to_rows(x)
     normed = block.norm_attention(rows)
     messages = tree.to_rows(block.conv(tree.to_nodes(normed), edge_index))

@@ -117,7 +117,7 @@ def is_fused(conv, *args):
 
 
 def single(channels=6, n=9, **kwargs):
-    """A layer and its input in float32, which the native kernel serves."""
+    """A layer and its input in float32, for which the native kernel is used."""
     conv = randomised(MPNNConv(channels, **kwargs)).float()
     data = cloud(n, channels=channels, dtype=torch.float32)
     return conv, (data.x, data.pos, data.edge_index)
@@ -184,7 +184,7 @@ class RenamedAgain(Renamed):
 def test_subclass_that_changes_a_step_is_honoured():
     _, args = single()
     for kind in (WithMessage, WithPropagate, WithMixin):
-        for _ in range(2):  # PyG replaces `propagate` at the first instance
+        for _ in range(2):  # PyG replaces `propagate` when it makes the first instance
             assert not is_fused(kind(6), *args), kind
     for kind in (MPNNConv, Renamed, RenamedAgain):
         for _ in range(2):
@@ -339,7 +339,7 @@ def test_why_the_kernel_does_not_serve_a_call_is_said():
 def test_half_precision(dtype):
     conv, (x, pos, edge_index) = single(32, 60)
     expected = conv(x, pos, edge_index)
-    tolerance = 8 * torch.finfo(dtype).eps  # a handful of rounded steps
+    tolerance = 8 * torch.finfo(dtype).eps  # for a few rounding errors
     half = copy.deepcopy(conv).to(dtype)
     out = half(x.to(dtype), pos, edge_index)
     assert out.dtype == dtype

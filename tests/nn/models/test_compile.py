@@ -9,8 +9,9 @@ from torch_geometric.data import Batch
 from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import Erwin
 
-# Sizes of 0 and 1 are constants to the compiler, and sizes that are equal in the first
-# batch are assumed to stay equal: there no two tables have the same size by accident.
+# The compiler treats sizes of 0 and 1 as constants, and assumes that sizes that are
+# equal in the first batch stay equal. So in the first batch no two tables have the same
+# size.
 BATCHES = [[40, 27, 0, 5, 61], [21, 13, 50], [80, 11, 7, 1], [9, 12]]
 
 
@@ -23,14 +24,15 @@ def fresh_compiler():
 
 def make(hidden=(8, 16), ball_sizes=8, **kwargs):
     torch.manual_seed(0)
-    # One block of the rotated tree and one of every other kind: each takes a second.
+    # One block on the rotated tree and one of every other kind; compiling one takes 1
+    # s.
     depths = {"enc_depths": [2, 1], "dec_depths": 1}
     kwargs = {"out_channels": 3, "mp_steps": 1, "norm": "batch", **depths, **kwargs}
     return Erwin(2, [*hidden], ball_sizes=ball_sizes, **kwargs)
 
 
 def batches(model):
-    """With their trees, built before they are collated, as a loader does."""
+    """A batch with trees that are built before collation, as in a data loader."""
     transform = model.tree_transform()
     for sizes in BATCHES:
         clouds = ragged(sizes, dtype=torch.float32).to_data_list()
@@ -51,7 +53,7 @@ def rows_of(out):
 
 
 def assert_close(actual, expected):
-    """In the Euclidean norm: float32 sums in another order."""
+    """Compares in the Euclidean norm, because float32 sums have another order."""
     assert actual.shape == expected.shape
     assert (actual - expected).norm() <= 1e-5 * expected.norm()
 
@@ -111,7 +113,7 @@ def assert_same_gradients(model, eager):
         model.named_parameters(), eager.parameters(), strict=True
     ):
         error = (parameter.grad - expected.grad).norm()
-        # Sums that cancel keep the roundings of their terms.
+        # If terms cancel, the sum still has the rounding errors of the terms.
         assert error <= 1e-5 * expected.grad.norm() + 1e-6 * largest, name
 
 

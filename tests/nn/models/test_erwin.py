@@ -19,7 +19,7 @@ MIXED = [0, 13, 1, 22, 2, 0, 5, 3, 0]
 
 
 def arguments(strides=(2, 2), **kwargs):
-    """One value per level, as the oracle takes them; three features in the end."""
+    """Arguments with one value per level, as the oracle needs; three outputs."""
     levels = len(strides) + 1
     hidden = [8]
     for stride in strides:
@@ -41,12 +41,12 @@ def arguments(strides=(2, 2), **kwargs):
 
 
 def make(strides=(2, 2), seed=0, **kwargs):
-    """A model in float64 and evaluation mode, whose every weight matters."""
+    """A model in float64 and evaluation mode, with random values for all weights."""
     return randomised(Erwin(**arguments(strides, **kwargs)), seed).eval()
 
 
 def assert_close(actual, expected, tolerance):
-    """Up to a part of the largest value."""
+    """The tolerance is relative to the largest value."""
     assert actual.shape == expected.shape
     error = (actual.double() - expected.double()).abs().max()
     assert error <= tolerance * expected.abs().max()
@@ -151,12 +151,13 @@ def test_any_number_of_coordinates(dim):
     alone = torch.cat([model(item) for item in data.to_data_list()])
     assert_close(out, alone, 1e-12)
     rotated = make(dim=dim, rotate=0.0)(data)
-    # A line has no rotations; elsewhere the second tree is another one.
+    # In one dimension nothing can be rotated; otherwise the second tree differs.
     assert torch.allclose(out, rotated) == (dim == 1)
 
 
 def test_output_depends_on_distant_nodes():
-    # Three levels of balls of 4: without the coarse levels a node sees few others.
+    # Three levels with balls of 4: without the coarse levels a node gets information
+    # from few others.
     model = make()
     data = cloud(16)
     data.x.requires_grad_()
@@ -173,11 +174,12 @@ def test_every_parameter_gets_a_gradient(kwargs):
         grad = parameter.grad
         if name.endswith("lin_qkv.bias"):
             query, key, value = grad.chunk(3)
-            # A constant added to all keys shifts all scores of a query alike.
+            # A constant added to all keys shifts all scores of a query by the same
+            # number.
             assert key.abs().max() <= 1e-9 * grad.abs().max(), name
             grad = torch.cat([query, value])
         if name == "unpools.0.lin.weight" and model.strides == (1,):
-            # The only child of a row lies at its centre.
+            # A single child lies at the centre of its row.
             assert (grad[:, -3:] == 0).all()
             grad = grad[:, :-3]
         assert (grad != 0).all(), name
@@ -192,7 +194,7 @@ def test_every_parameter_gets_a_gradient_in_training(norm):
     for name, parameter in model.named_parameters():
         cancels = name.startswith("pools.") and name.endswith("lin.bias")
         if cancels and norm == "batch":
-            # A batch norm takes away what is added to all of its rows.
+            # A batch norm removes a constant that is added to all rows.
             assert parameter.grad.abs().max() <= 1e-12 * largest, name
         else:
             assert parameter.grad.abs().max() > 1e-9 * largest, name
@@ -224,7 +226,7 @@ def test_no_features():
     assert torch.equal(model(data), out)
     out.sum().backward()
     assert (model.embed.constant.grad != 0).all()
-    # The same vector for all: equal to a model of one constant feature.
+    # All nodes have the same vector, as in a model with one constant feature.
     other = randomised(Erwin(**arguments(in_channels=1))).eval()
     state = model.state_dict()
     state["embed.start.weight"] = state.pop("embed.constant")[:, None]
@@ -236,7 +238,7 @@ def test_no_features():
 
 @pytest.mark.parametrize("attach", [False, True])
 def test_ways_to_call(attach):
-    model, batch = make(), ragged([13, 0, 1, 22])  # no empty cloud at the end
+    model, batch = make(), ragged([13, 0, 1, 22])  # the last cloud is not empty
     tree = tree_of(model, batch)
     data = model.tree_transform()(batch) if attach else batch
     expected = model(data)
@@ -308,7 +310,7 @@ def test_forces_equal_finite_differences(kwargs):
         slope = (energies[0] - energies[1]).sum() / (2 * step)
         # A central difference has an error of order step².
         torch.testing.assert_close(-(force * d).sum(), slope, rtol=1e-6, atol=0)
-    # Nothing depends on where a cloud lies, so the forces on it sum to zero.
+    # Moving a whole cloud changes nothing, so the forces on it sum to zero.
     for total in torch.stack([f.sum(0) for f in force.split([13, 1, 5])]):
         assert total.abs().max() <= 1e-12 * force.abs().max()
 
@@ -392,7 +394,7 @@ def test_far_from_origin_in_float32():
     data.pos += 1000
     exact = model(data.x.double(), data.pos.double(), data.edge_index, ptr=data.ptr)
     out = model.float()(data)
-    # A coarse position is a float32 number at 1000, so that it is rounded to 3e-5.
+    # Coarse positions are float32 numbers near 1000, with rounding errors of 3e-5.
     assert_close(out, exact, 1e-4)
 
 
@@ -464,7 +466,7 @@ def test_float32():
 
 
 def small_weights(**kwargs):
-    """The initial weights: their activations are of order one, as a user's are."""
+    """Keeps the initial weights, whose activations are of order one."""
     torch.manual_seed(0)
     return Erwin(**arguments(**kwargs)).eval()
 
@@ -476,7 +478,7 @@ def test_autocast():
         out.float().square().sum().backward()
     assert out.dtype == torch.bfloat16
     expected = model(data).detach()
-    # Some ten layers in a row, each rounded to 2^-8.
+    # About ten layers in sequence, each with a relative rounding error of 2^-8.
     assert (out - expected).norm() <= 10 * 2**-8 * expected.norm()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
@@ -500,7 +502,7 @@ def test_half_precision_model(pos_dtype, training):
 
 
 def test_perfect_layout_differs_by_its_repeated_points():
-    # Repeated points are rows that are attended.
+    # Attention includes the rows of repeated points, so the results differ.
     perfect, balanced = make(layout="perfect"), make()
     perfect.load_state_dict(balanced.state_dict())
     full, partial = cloud(16), cloud(13)

@@ -19,7 +19,7 @@ def arguments(model, sizes):
 
 
 def dynamic_shapes(tree):
-    """Every table may have any number of rows; a tree is the list of its parts."""
+    """Makes the number of rows of all tables dynamic; a tree is a list of its parts."""
     tables = [
         tuple(ROWS for _ in part)
         for part in (tree.ball_len, tree.group_len, tree.perm_rot)
@@ -66,5 +66,5 @@ def test_exported_model_runs_on_other_sizes(config):
         expected = model(batch)
         for exported in (program, loaded):
             out = exported.module()(*args, **kwargs)
-            # float32 sums in another order.
+            # float32 sums have another order.
             assert (out - expected).norm() <= 1e-5 * expected.norm()

@@ -1,4 +1,4 @@
-"""Function transforms over whole models, against autograd and loops over samples."""
+"""Function transforms of whole models, compared with autograd and loops."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ class Problem:
         self.tolerance = 1e-4 if dtype == torch.float32 else 1e-10
 
     def outputs(self, weights, x, pos, tree=None):
-        # Copies: in training, running statistics change, which a transform refuses.
+        # Copies, because training changes running statistics, which transforms refuse.
         state = {n: b.clone() for n, b in self.model.named_buffers()}
         out = functional_call(
             self.model,
@@ -61,7 +61,7 @@ class Problem:
         return self.outputs(*args).square().mean()
 
     def grads(self):
-        """By autograd: of weights, features and positions."""
+        """Gradients of weights, features and positions, computed by autograd."""
         weights = {n: w.clone().requires_grad_() for n, w in self.weights.items()}
         x, pos = (t.clone().requires_grad_() for t in (self.x, self.pos))
         leaves = [*weights.values(), x, pos]
@@ -109,7 +109,7 @@ def test_jvp(name, dtype):
 SAMPLES = 3
 
 
-# PyTorch has no rule for running statistics that a sample would change.
+# PyTorch cannot update running statistics for each sample.
 @pytest.mark.parametrize("argument", ["weights", "x", "pos"])
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "training"])
 def test_vmap(name, argument):
@@ -177,7 +177,7 @@ def test_hessian_and_jacobian_of_positions():
     problem.assert_close(
         actual, torch.autograd.functional.jacobian(outputs, problem.pos)
     )
-    # Forward over reverse, against reverse over reverse.
+    # Forward over reverse mode, compared with reverse over reverse mode.
     actual = hessian(loss)(problem.pos)
     problem.assert_close(actual, torch.autograd.functional.hessian(loss, problem.pos))
 

@@ -1,4 +1,4 @@
-"""What a forward pass launches on a GPU, which on small clouds is all that it costs."""
+"""What a forward pass launches on a GPU: with small clouds, that is its whole cost."""
 
 from collections import Counter
 
@@ -15,7 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 from torch_geometric_erwin import Level
 from torch_geometric_erwin.nn import Erwin, ErwinBlock
 
-# Views, allocations, questions.
+# Views, allocations and queries launch no kernel.
 NOT_LAUNCHED = {"view", "_unsafe_view", "t", "transpose", "expand", "slice", "select"}
 NOT_LAUNCHED |= {
     "unsqueeze",
@@ -26,7 +26,7 @@ NOT_LAUNCHED |= {
     "split_with_sizes",
 }
 NOT_LAUNCHED |= {"empty", "new_empty", "device", "promote_types"}
-# An RMS norm, one kernel on a GPU, where this PyTorch was built without CUDA.
+# The operators of an RMS norm in a PyTorch without CUDA; on a GPU it is one kernel.
 NORM = {"pow": 1, "mean": 1, "add_": 1, "rsqrt": 1, "mul": 2}
 
 
@@ -63,7 +63,7 @@ def test_a_block_launches_its_layers(rotated):
         block, args = move(block), tree_map_only(torch.Tensor, move, args)
         with Launches() as launches:
             block(*args)
-    # The embedding of positions; queries, keys and values; and three more.
+    # Products: the embedding of positions; queries, keys and values; and three more.
     products = {"addmm": 5, "ball_attention_packed": 1}
     gate = {"silu": 1, "mul": 1}
     assert without_norms(launches.counts, norms=2) == {**products, **gate, "add": 3}
@@ -83,11 +83,12 @@ def model_launches(sizes):
 
 def test_tables_are_made_once():
     counts = model_launches([32, 64, 32])
-    # Positions are centred once for the main and the rotated tree of three levels,
-    # whatever stages use them, and for two poolings, down and up. Each compares once.
+    # Positions are centred once for the main and the rotated tree of each of three
+    # levels, although several stages use them, and once for each of two poolings, used
+    # both down and up. Each centring has one comparison.
     assert counts["lt"] == 2 * 3 + 2
-    # Whether the nodes are those of the tree, the children of two coarsenings, and all
-    # orders within the batch at once.
+    # One search to check that the nodes are those of the tree, two for the children of
+    # two coarsenings, and one for all orders within the batch.
     assert counts["searchsorted"] == 1 + 2 + 1
     # The same, twice but for the first, and the offsets of the clouds on three levels.
     assert counts["cumsum"] == 1 + 2 * 2 + 2 + 1
@@ -97,7 +98,8 @@ def test_clouds_of_any_size_launch_the_same():
     full, any_size = model_launches([32, 64, 32]), model_launches([20, 0, 30, 1])
     for name in ("addmm", "ball_attention_packed", "silu"):
         assert any_size[name] == full[name]
-    # Where not all balls are full, centring spreads rows over slots and reads them, for
-    # six trees; twice positions and features are pooled, and features are unpooled.
+    # If not all balls are full, rows are scattered to slots and gathered again: for
+    # centring in six trees, for pooling positions and features twice, and for unpooling
+    # features twice.
     assert sum(any_size.values()) <= sum(full.values()) + (6 * 2 + 2 * 3) * 13
     assert model_launches([21, 3, 0, 17, 40]) == any_size

@@ -13,7 +13,7 @@ DATA = ragged([13, 0, 1, 5])
 
 
 def embedded(weights, rows, data, steps):
-    """The rows after message passing, by the definition."""
+    """The rows after message passing, computed from the definition."""
     edges = data.edge_index.T.tolist()
     for step in range(steps):
         conv = plain.part(weights, f"convs.{step}")

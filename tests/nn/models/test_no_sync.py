@@ -1,4 +1,4 @@
-"""Nothing waits for the device: a forward and a backward pass read no value of it."""
+"""The host never waits: forward and backward passes read no value from the device."""
 
 import copy
 
@@ -44,14 +44,14 @@ def make(name):
 
 
 def batch_for(model):
-    """With its tree, as a loader delivers it."""
+    """A batch with its tree, as from a data loader."""
     transform = model.tree_transform()
     clouds = ragged(SIZES, dtype=torch.float32).to_data_list()
     return Batch.from_data_list([transform(data) for data in clouds])
 
 
 def tensors_of(model, data):
-    """What the model takes in place of data."""
+    """The arguments that the model takes instead of data."""
     tree = read_tree(data, model.tree_config)
     return (data.x, data.pos, data.edge_index), {"ptr": data.ptr, "tree": tree}
 
@@ -62,7 +62,7 @@ def rows_of(out):
 
 @pytest.mark.parametrize("device", ["cuda", "meta"])
 def test_a_read_raises(device):
-    """Otherwise the tests below would show nothing."""
+    """Checks that reading a value raises; otherwise the tests below show nothing."""
     with without_values(device) as move:
         x = move(torch.ones(3))
         for read in (
@@ -128,7 +128,7 @@ def test_nothing_waits_for_a_gpu(name, training, batched):
     data = batch_for(model).cuda()
     data = data if batched else data[0]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=True)
-    for step in range(3):  # the first allocates, and initialises libraries
+    for step in range(3):  # the first one allocates memory and initialises libraries
         torch.cuda.set_sync_debug_mode("error" if step > 0 else "default")
         try:
             optimizer.zero_grad()

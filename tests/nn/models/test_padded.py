@@ -1,4 +1,4 @@
-"""Padding changes nothing but sizes: outputs, gradients and statistics stay."""
+"""Padding changes only sizes: outputs, gradients and statistics stay the same."""
 
 import copy
 
@@ -78,7 +78,7 @@ def step(model, batch, forces=False):
     if mask is None:
         mask = torch.ones(len(out), dtype=torch.bool)
     masked_mean((out - batch.y).square(), mask).backward()
-    # A weight that no row has met has none.
+    # A weight that no row has used has no gradient.
     grads = [
         torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()
     ]
@@ -89,7 +89,7 @@ def step(model, batch, forces=False):
 
 
 def assert_close(actual, expected, tolerance=1e-10):
-    """Up to a part of the norm; sums in another order."""
+    """The tolerance is relative to the norm; sums have another order."""
     assert actual.shape == expected.shape
     assert (actual - expected).norm() <= tolerance * (1 + expected.norm())
 
@@ -185,7 +185,7 @@ def test_values_of_added_nodes_do_not_matter():
 
 
 def test_mask_is_needed(monkeypatch):
-    """Norms that count the added rows give another result."""
+    """Norms that include the added rows give another result."""
     model = make("two strides").train()
     batch = batch_for(model, BATCHES["ragged"])
     other = padded(batch)
@@ -204,7 +204,7 @@ def test_mask_is_needed(monkeypatch):
 def test_one_static_graph_for_all_sizes(training):
     torch.compiler.reset()
     torch.manual_seed(0)
-    # Every kind of block; fewer of them compile faster.
+    # One block of every kind, so that compiling is fast.
     model = make("no features", enc_depths=[2, 1], dec_depths=1).train(training)
     eager = copy.deepcopy(model)
     compiled = torch.compile(model, fullgraph=True, dynamic=False, backend="aot_eager")

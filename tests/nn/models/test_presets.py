@@ -4,8 +4,8 @@ import torch
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.nn.models.presets import PRESETS, preset
 
-# Parameters in millions without the layers of a task, of the training configurations
-# published with arXiv 2502.17019, as they are rounded there.
+# Millions of parameters, without the layers for a task, in the training configurations
+# published with arXiv 2502.17019, rounded as there.
 PUBLISHED = {
     "cosmology-small": "4.75",
     "cosmology-medium": "18.9",
@@ -24,7 +24,7 @@ PUBLISHED = {
 
 
 def unused_by_the_original(model):
-    """The original builds pooling layers for strides of 1 too, and never runs them."""
+    """Counts pooling layers for strides of 1, which the original has but never uses."""
     hidden, dim = model.hidden_channels, model.dim
     sizes = [
         (c_in + dim + 1) * c_out + 2 * c_out  # a linear layer and a batch norm

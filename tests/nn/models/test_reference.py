@@ -1,7 +1,7 @@
 """The original implementation's outputs, gradients and statistics, reproduced.
 
-Every file holds one run of the original in float64, with random weights: what went in,
-its tree, and what came out.
+Every file holds one run of the original in float64, with random weights: the inputs,
+the tree and the outputs.
 """
 
 from pathlib import Path
@@ -24,8 +24,8 @@ LARGE += ["d3_rot45_mp0_latent", "d3_rot45_mp3_odd", "d3_rot45_mp3_strides42"]
 CASES = [DATA / f"tiny_{name}.pt" for name in TINY]
 CASES += [SHARED / f"{name}.pt" for name in LARGE]
 
-# Both sides sum in different orders: 1e-6 leaves room for a few hundred roundings in
-# the float32 files, 1e-4 for the layers of a float32 model.
+# The two sides sum in different orders: 1e-6 allows a few hundred rounding errors in
+# the float32 files, 1e-4 those of the layers of a float32 model.
 PRECISIONS = [(torch.float64, 1e-6), (torch.float32, 1e-4)]
 every_precision = pytest.mark.parametrize("dtype, tolerance", PRECISIONS, ids=str)
 
@@ -84,7 +84,7 @@ def stages_of(model, strides):
     for l, stride in enumerate(strides):
         stages[f"encoder.{l}"] = model.pools[l] if stride > 1 else model.encoder[l]
     for l, stage in enumerate(model.decoder):
-        stages[f"decoder.{last - 1 - l}"] = stage  # the coarsest first
+        stages[f"decoder.{last - 1 - l}"] = stage  # the coarsest is first
     return stages
 
 
@@ -112,7 +112,7 @@ def test_gradients(case, dtype, tolerance):
     expected = convert_state_dict({**case["state_dict"], **case["grads64"]}, model)
     largest = max(grad.norm() for grad in case["grads64"].values())
     for name, parameter in model.named_parameters():
-        # A sum that cancels keeps the roundings of its terms.
+        # If terms cancel, the sum still has the rounding errors of the terms.
         floor = 0.01 * tolerance * largest
         assert_close(parameter.grad, expected[name], tolerance, floor, name)
 
@@ -136,7 +136,7 @@ def test_conversion_uses_every_weight_once(name):
     model = Erwin(**convert_config(case["config"]))
     converted = convert_state_dict(case["state_dict"], model)
     assert {*converted, "length_scale"} == set(model.state_dict())
-    # The original builds a pooling layer for a stride of 1 too, and never runs it.
+    # The original also builds a pooling layer for a stride of 1, but never runs it.
     unused = [
         f"encoder.{l}.pool."
         for l, stride in enumerate(case["config"]["strides"])

@@ -1,4 +1,4 @@
-"""What models of commit 309911a saved: weights and configurations that still load."""
+"""Weights and configurations that were saved at commit 309911a still load."""
 
 from pathlib import Path
 

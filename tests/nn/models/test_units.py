@@ -26,7 +26,7 @@ def erwin(**kwargs):
 
 
 def extent(rows):
-    # From the definition, in float64.
+    # Computed from the definition, in float64.
     rows = [[float(v) for v in row] for row in rows]
     mean = [sum(axis) / len(rows) for axis in zip(*rows)]
     square = sum((v - m) ** 2 for row in rows for v, m in zip(row, mean))
@@ -94,12 +94,12 @@ def test_relative_attention_sees_no_scale(backend):
             layer.lin_pos.weight.normal_()
         out = layer(x, other)
         assert torch.allclose(layer(x, level), out, atol=1e-5) == same
-    # The middle ball is as it was, up to rounding.
+    # The output for the middle ball has not changed, up to rounding.
     torch.testing.assert_close(layer(x, level)[8:16], out[8:16], atol=1e-5, rtol=1e-5)
 
 
 def test_relative_attention_is_absolute_attention_of_scaled_positions():
-    """Against the layer itself, on positions in units of the one ball's extent."""
+    """Compares with the layer on positions in units of the ball's extent."""
     pos, x = torch.randn(8, 3), torch.randn(8, 16)
     tree = ball_tree(pos, ball_sizes=8)
     (size,) = tree.extents(pos)

@@ -16,7 +16,7 @@ def normal(*shape, dtype=torch.float64):
 
 
 def pair(**kwargs):
-    """The layer and torch's own, with the same weights and statistics."""
+    """The layer and PyTorch's, with the same weights and statistics."""
     norm = randomised(BatchNorm(4, **kwargs))
     theirs = torch.nn.BatchNorm1d(4, **kwargs).double()
     theirs.load_state_dict(norm.state_dict())
@@ -128,7 +128,7 @@ def test_half_precision(dtype, module_dtype):
     norm = norm.to(dtype) if module_dtype == "of the input" else norm
     out, expected = norm(x, mask), exact(x.double(), mask)
     assert out.dtype == dtype
-    # One rounding of values up to 5.
+    # One rounding error of values up to 5.
     assert (out - expected).abs().max() <= 5 * torch.finfo(dtype).eps
     difference = (norm.running_var - exact.running_var).abs() / exact.running_var
     assert difference.max() <= torch.finfo(norm.running_var.dtype).eps * 10

@@ -30,7 +30,7 @@ def groups(lengths):
 
 
 def levels_of(pos, lengths, stride=2):
-    """A level and the coarser one whose groups have these lengths, of one ball each."""
+    """A level and a coarser level with groups of these lengths; each is one ball."""
     group_len = torch.as_tensor(lengths, dtype=torch.int64)
     children, centre = centre_dense(pos, group_len, stride)
     fine, coarse = (
@@ -135,7 +135,7 @@ def test_mask_reaches_the_norm(run, cls):
     layer.norm.momentum = 1.0
     out = run(layer, lengths, real=mask)
     layer.norm.train(False)
-    # The new running statistics are those of the rows that count.
+    # The new running statistics include only the rows that the mask selects.
     counted = (run(layer, lengths) - layer.norm.bias) / layer.norm.weight
     assert_close(counted[mask].mean(0), torch.zeros_like(counted[0]))
     assert not torch.equal(layer.norm.running_mean, before)
@@ -203,7 +203,8 @@ def test_reset_parameters(cls):
     layer = randomised(cls(64, 64, stride=2, norm="batch"))
     layer.reset_parameters()
     assert (layer.lin.bias == 0).all()
-    # A normal distribution truncated at two deviations has one of 0.88.
+    # A normal distribution, truncated at two standard deviations, has a standard
+    # deviation of 0.88.
     assert 0.85 < layer.lin.weight.std() * layer.lin.in_features**0.5 < 0.91
     assert (layer.norm.weight == 1).all()
     assert (layer.norm.running_mean == 0).all()
@@ -225,7 +226,7 @@ LENGTHS = torch.tensor([2, 2, 1])
 
 
 def inputs_of(cls, channels):
-    """Arguments by name, of a layer that takes 4 features and returns so many."""
+    """Arguments of a layer that takes 4 features and returns the given number."""
     fine, coarse = levels_of(torch.rand(5, 3), LENGTHS)
     if cls is BallPooling:
         return {"x": torch.rand(5, 4), "coarse": coarse}
@@ -309,7 +310,7 @@ def test_unpooling_needs_a_row_per_group():
 
 @every_layer
 def test_a_norm_that_knows_no_mask(cls):
-    """As :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm` puts in its place."""
+    """A norm as made by :func:`torch.nn.SyncBatchNorm.convert_sync_batchnorm`."""
     layer = cls(4, 6, stride=2).eval()
     layer = cls(4, 6, stride=2, norm="batch")
     converted = torch.nn.SyncBatchNorm.convert_sync_batchnorm(layer)

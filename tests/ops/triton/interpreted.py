@@ -1,7 +1,7 @@
 """The kernels in Triton's interpreter, which runs them on CPU tensors.
 
-Collected by `test_interpreter.py` alone, in a process that interprets kernels. Products
-of half precision are wrong in the interpreter: `test_cuda.py` has them.
+Only `test_interpreter.py` collects this file, in a process that interprets kernels. The
+interpreter computes products in half precision wrongly; `test_cuda.py` tests those.
 """
 
 import pytest
@@ -35,9 +35,9 @@ def results(args, grad, pos_grad=True):
     return out, *attention.backward(grad, out, *rest, *args, pos_grad)
 
 
-# With gradients of positions the queries have a kernel of their own, in smaller tiles.
-# All sizes are compared in both ways; a property that both have is asked of one, and of
-# the other in the slow tests.
+# With gradients of positions, queries use another kernel with smaller tiles. All sizes
+# are tested in both ways. Other properties are tested in one way, and in the other way
+# only in the slow tests.
 every = pytest.mark.parametrize("pos_grad", [False, True])
 both = pytest.mark.parametrize(
     "pos_grad", [False, pytest.param(True, marks=pytest.mark.slow)]
@@ -56,7 +56,7 @@ def reference(args, grad):
 
 
 def assert_close(actual, expected, tolerance):
-    """Up to a part of the largest value (of 1 if that is smaller)."""
+    """The tolerance is relative to the largest value (to 1 if that is smaller)."""
     assert actual.shape == expected.shape
     allowed = tolerance * max(1, expected.abs().max().item())
     assert (actual.double() - expected).abs().max().item() <= allowed
@@ -68,8 +68,8 @@ def assert_equals_reference(args, grad, pos_grad):
     rows, _, channels = out.shape
     # An output is a mean, whose error does not grow with the ball.
     assert_close(out, expected[0], 16 * EPS)
-    # Gradients are differences of terms of order sqrt(channels); that of sigma adds up
-    # the errors of all rows.
+    # Gradients are differences of terms of order sqrt(channels). The gradient of sigma
+    # adds up the errors of all rows.
     assert_close(grad_qkv, expected[1], 16 * channels**0.5 * EPS)
     assert_close(grad_sigma, expected[2], 8 * (rows * channels) ** 0.5 * EPS)
     if pos_grad:
@@ -78,7 +78,7 @@ def assert_equals_reference(args, grad, pos_grad):
         assert grad_pos.shape == (0, args[3].size(1))
 
 
-# Balls around tiles of 16 and 32 rows; heads, channels, coordinates.
+# Balls of sizes near tiles of 16 and 32 rows; heads, channels, coordinates.
 SIZES = [
     ([1], (2, 8, 3)),
     ([0, 2, 15], (1, 20, 2)),
@@ -114,7 +114,7 @@ def test_rows_behind_the_last_ball_are_zero(pos_grad, permuted):
     out, grad_qkv, grad_sigma, grad_pos = results(args, grad, pos_grad)
     for rows in (out, grad_qkv, grad_pos) if pos_grad else (out, grad_qkv):
         assert torch.equal(rows[perm[27:]], torch.zeros_like(rows[perm[27:]]))
-    # What lies there changes nothing.
+    # The values in these places change nothing.
     other = [t.clone() for t in args[:4]]
     for t in (*other, grad):
         t[perm[27:]] = float("nan")
@@ -128,7 +128,7 @@ def test_empty_balls_change_nothing(pos_grad):
     args, grad = inputs([20, 7], permuted=True)
     padded = [*args]
     padded[4] = torch.tensor([0, 20, 0, 7, 0, 0, 0])
-    # The gradient of sigma is a sum in float64, which no zero changes.
+    # The gradient of sigma is a sum in float64, and added zeros do not change it.
     expected = results(args, grad, pos_grad)
     for a, e in zip(results(padded, grad, pos_grad), expected, strict=True):
         assert torch.equal(a, e)
@@ -138,7 +138,7 @@ def test_empty_balls_change_nothing(pos_grad):
 def test_a_larger_ball_size_changes_nothing(pos_grad):
     args, grad = inputs([20, 7])
     expected = results(args, grad, pos_grad)
-    args[7] = 32  # of the same tiles
+    args[7] = 32  # a ball size with the same tiles
     for a, e in zip(results(args, grad, pos_grad), expected, strict=True):
         assert torch.equal(a, e)
 
@@ -208,7 +208,7 @@ def test_large_scores_stay_finite(pos_grad):
     args[0] *= 100
     args[1] *= 100
     assert all(t.isfinite().all() for t in results(args, grad, pos_grad))
-    # Scores of 1e4 carry 1e4 times the error, and so do weights.
+    # Scores of 1e4 have errors 1e4 times as large, and so do weights.
     assert_close(results(args, grad, pos_grad)[0], reference(args, grad)[0], 4e4 * EPS)
 
 

@@ -1,6 +1,6 @@
 """The kernels of message passing in Triton's interpreter, on CPU tensors.
 
-Collected by `test_interpreter.py` alone, in a process that interprets kernels.
+Only `test_interpreter.py` collects this file, in a process that interprets kernels.
 """
 
 import pytest
@@ -85,8 +85,8 @@ def test_what_is_not_a_number_stays_at_its_edges():
 
 
 def test_gelu():
-    # The other channel is far to the left, where GELU is zero: the output is
-    # h / sqrt(h^2 + 1) of half of the value, with eps = 1.
+    # The other channel is very negative, so its GELU is zero. With h half of the value
+    # and eps = 1, the output is h / sqrt(h^2 + 1).
     z = torch.linspace(-7, 7, 301)
     rows = torch.stack([z, torch.full_like(z, -50.0)], dim=1)
     zeros = (torch.zeros_like(rows), torch.zeros(301, 1), torch.zeros(2, 1))

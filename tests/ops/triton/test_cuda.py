@@ -13,7 +13,7 @@ HALF = DTYPES[1:]
 
 
 def inputs(balls, heads=2, channels=8, dim=3, dtype=torch.float32, permuted=False):
-    """The arguments of the packed operator but for the ball size and the scale."""
+    """The arguments of the packed operator, except the ball size and the scale."""
     generator = torch.Generator().manual_seed(sum(balls))
 
     def normal(*shape):
@@ -50,7 +50,7 @@ def in_float64(args):
 
 
 def assert_close(actual, expected, tolerance):
-    """Up to a part of the largest value (of 1 if that is smaller)."""
+    """The tolerance is relative to the largest value (to 1 if that is smaller)."""
     assert actual.shape == expected.shape
     allowed = tolerance * max(1, expected.abs().max().item())
     assert (actual.double() - expected).abs().max().item() <= allowed
@@ -66,7 +66,7 @@ def assert_equals_reference(args, ball_size, eps, pos_grad):
         assert_close(a, e, tolerance * eps)
 
 
-# Around the tiles of 16 to 256 rows, and beyond them.
+# Sizes near the tiles of 16 to 256 rows, and larger ones.
 BALLS = [[1], [0, 2, 15], [16, 17, 33], [64, 100], [256, 0, 255], [257], [1030]]
 
 
@@ -79,8 +79,8 @@ def test_equals_reference(monkeypatch, balls, channels, dtype, pos_grad):
     precision = "tf32" if tf32 else "ieee"
     monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", precision)
     dtype = torch.float32 if tf32 else dtype
-    # TF32 rounds like float16. Half precision rounds the weights and the output, which
-    # gradients read.
+    # TF32 rounds like float16. In half precision, weights and the output are rounded,
+    # and gradients are computed from the rounded output.
     eps = torch.finfo(torch.float16 if tf32 else dtype).eps
     eps = eps if dtype == torch.float32 and not tf32 else eps / 4
     dim = {20: 2, 64: 5}.get(channels, 3)
@@ -111,7 +111,7 @@ def test_empty_balls_change_nothing(dtype):
 def test_heads_far_apart():
     args = inputs([40], 3, 32, 3, torch.bfloat16)
     expected = results(args, 40)
-    # The third head begins 2^31 numbers behind the first.
+    # The third head starts 2^31 numbers after the first, so 32-bit offsets overflow.
     far = torch.empty(2**31 + 40 * 3 * 32, dtype=torch.bfloat16, device="cuda")
     far = far.as_strided((40, 3, 3, 32), (32, 40 * 32, 2**30, 1))
     far.copy_(args[0].detach())
@@ -237,7 +237,7 @@ def test_layer_under_autocast(dtype, backend):
     out.float().square().sum().backward()
     assert out.dtype == dtype
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
-    # The roundings of five products in a row.
+    # Rounding errors of five products in sequence.
     expected = layer(x, pos, ball_len).detach()
     assert (out - expected).norm() <= 5 * torch.finfo(dtype).eps * expected.norm()
 

@@ -1,4 +1,4 @@
-"""Runs `interpreted*.py` where Triton interprets: it must know before an import."""
+"""Runs `interpreted*.py` in a new process: Triton reads the setting at its import."""
 
 import os
 import re
@@ -20,7 +20,7 @@ def run(tests, kind):
         pytest.skip("Triton before 3.7 interprets no loop beside NumPy 2.4")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-m", kind, *tests]
-    # Of Triton before 3.7 beside an older NumPy.
+    # A warning of Triton before 3.7 with an older NumPy.
     command += ["-W", "ignore:Conversion of an array:DeprecationWarning"]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)

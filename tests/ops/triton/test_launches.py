@@ -14,9 +14,9 @@ from torch_geometric_erwin.ops.triton import attention, message
 
 
 class Driver:
-    """Compiles for an H100 and launches nothing: tensors stay on the CPU."""
+    """Compiles for an H100 but launches nothing; tensors stay on the CPU."""
 
-    device = 1000  # whose compiled kernels nobody else sees
+    device = 1000  # no other code uses the kernels compiled for this number
 
     def __init__(self):
         self.utils = self
@@ -48,11 +48,11 @@ def gpu():
     gpu = Driver()
     driver.set_active(gpu)
     yield gpu
-    driver.set_active(None)  # that of the machine, if it has one
+    driver.set_active(None)  # the machine's own driver, if it has one
 
 
 def at(t, offset):
-    """The same values where memory of 16-byte units begins, or elsewhere."""
+    """The same values at an address that is a multiple of 16 bytes, or is not."""
     place = t.new_empty(t.numel() + 4)
     place = place[-place.data_ptr() % 16 // t.element_size() + offset :]
     return place[: t.numel()].view_as(t).copy_(t)

@@ -127,7 +127,7 @@ def test_layer_takes_the_operator(monkeypatch):
 def test_layer_in_half_precision(dtype):
     conv, (x, *rest) = layer_inputs()
     expected = conv(x, *rest)
-    # A handful of rounded steps.
+    # A few rounding errors.
     tolerance = {"rtol": 0, "atol": 32 * torch.finfo(dtype).eps}
     out = copy.deepcopy(conv).to(dtype)(x.to(dtype), *rest)
     assert out.dtype == dtype

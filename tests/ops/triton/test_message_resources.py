@@ -1,4 +1,4 @@
-"""What a GPU's compiler says about the kernels of message passing; needs no GPU."""
+"""Resources that the message-passing kernels use, from the compiler; needs no GPU."""
 
 import pytest
 
@@ -15,7 +15,7 @@ from torch_geometric_erwin.ops.triton.message import Tile
 def test_no_register_is_spilled(kernel, channels, capability):
     registers, spilled, shared = usage(kernel, channels, capability)
     assert spilled == 0
-    # Sixteen warps side by side need no more.
+    # With up to 128 registers, sixteen warps fit on a multiprocessor.
     assert 0 < registers <= 128
     assert 0 <= shared <= 48 * 1024
 

@@ -1,4 +1,4 @@
-"""What a GPU's compiler says about the kernels; no GPU is needed."""
+"""Resources that the kernels use, as reported by the compiler; no GPU is needed."""
 
 import pytest
 
@@ -6,8 +6,8 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from tools.registers import CAPABILITIES, Launch, tile_of, usage
 
-SMALLEST_SHARED_MEMORY = 99 * 1024  # of a program, on capability 8.6 and 8.9
-# The usual call, and every kernel and precision. The whole grid takes minutes:
+SMALLEST_SHARED_MEMORY = 99 * 1024  # bytes for a program, on capability 8.6 and 8.9
+# A usual size, for every kernel and precision. All sizes would take minutes:
 # `python -m tools.registers`.
 LAUNCHES = [
     ("forward", "bf16", 32, 256),
@@ -28,7 +28,7 @@ LAUNCHES = [
 def test_next_to_nothing_is_spilled(about, capability, permuted):
     launch = Launch(*about[:4], capability, *about[4:], permuted=permuted)
     registers, spilled, shared = usage(launch, tile_of(launch))
-    # The assembler puts a number or two aside where this makes room for more warps.
+    # The assembler spills one or two numbers if more warps fit then.
     assert spilled <= 16
     assert 0 < registers <= 255
     assert 0 < shared <= SMALLEST_SHARED_MEMORY

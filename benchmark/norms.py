@@ -1,16 +1,15 @@
-r"""``python -m benchmark.norms``: what each norm costs in accuracy, on three tasks.
+r"""``python -m benchmark.norms``: compares the accuracy of norms on three tasks.
 
 The same small Erwin is trained with every norm on the same clouds in the same order,
-from several seeds; what counts is the error on clouds that it has not seen,
-:math:`\lVert \hat y - y \rVert / \lVert y \rVert`. The tasks differ in what a norm over
-a batch meets:
+from several seeds. The result is the error on unseen clouds,
+:math:`\lVert \hat y - y \rVert / \lVert y \rVert`. The tasks have different batches:
 
-- *cosmology*: velocities of haloes (second-order perturbation theory), 4 clouds a
-  batch, all alike;
-- *forces*: of random molecules with a Morse potential, as the gradient of a predicted
-  energy, 8 clouds of very different sizes a batch;
-- *mesh*: the flow around Joukowski aerofoils, exact, on meshes that are graded from
-  0.002 chords at the body to one at the far end; one mesh a batch.
+- *cosmology*: velocities of haloes (second-order perturbation theory); 4 similar clouds
+  per batch;
+- *forces*: forces in random molecules with a Morse potential, as the gradient of a
+  predicted energy; 8 clouds of very different sizes per batch;
+- *mesh*: the exact flow around Joukowski aerofoils on meshes whose spacing grows from
+  0.002 chords at the body to one chord at the far end; one mesh per batch.
 """
 
 import argparse
@@ -36,7 +35,7 @@ STEPS, SEEDS = 300, 3
 LEARNING_RATE = 3e-3
 OWN = "batch, a test cloud's own statistics"
 
-#: What is compared: a label, and the arguments that make it.
+#: The compared models: a label, and the arguments of the model.
 VARIANTS: dict[str, dict[str, Any]] = {
     "batch": {"norm": "batch"},
     "graph": {"norm": "graph"},
@@ -45,7 +44,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "graph, blocks too": {"norm": "graph", "block_norm": "graph"},
 }
 
-#: The same with distances in units of the ball's extent, where balls differ in size.
+#: The same with distances in units of the ball's extent, for balls of different sizes.
 RELATIVE = {
     f"{name}, relative distances": {**VARIANTS[name], "distance": "relative"}
     for name in ("batch", "layer")
@@ -56,7 +55,7 @@ Predict = Callable[[Erwin, Batch], Tensor]
 
 @dataclass
 class Task:
-    r"""Clouds to learn from and to test on, and how a model predicts their targets."""
+    r"""Clouds for training and testing, and how a model predicts their targets."""
 
     train: list[Data]
     test: list[Data]
@@ -70,7 +69,7 @@ def _direct(model: Erwin, batch: Batch) -> Tensor:
 
 
 def cosmology(seed: int) -> Task:
-    r"""Haloes of 250 Mpc/h boxes, 1,000 to 2,000 a cloud, in units of their distance.
+    r"""Haloes of 250 Mpc/h boxes, 1,000 to 2,000 per cloud, in units of their distance.
 
     Args:
         seed: Of the universes.
@@ -90,7 +89,8 @@ def cosmology(seed: int) -> Task:
 
 
 def _molecule(rng: np.random.Generator) -> Data:
-    # Atoms of two kinds, at least 0.8 apart, grown from one another.
+    # Atoms of two kinds with distances of at least 0.8; each is placed near an earlier
+    # one.
     count = int(rng.integers(12, 64))
     pos = np.zeros((1, 3))
     while len(pos) < count:
@@ -118,7 +118,7 @@ def _forces(model: Erwin, batch: Batch) -> Tensor:
 
 
 def forces(seed: int) -> Task:
-    r"""Forces on 12 to 63 atoms, in units of the depth of a bond over its length.
+    r"""Forces on 12 to 63 atoms, in units of the depth of a bond divided by its length.
 
     Args:
         seed: Of the molecules.
@@ -159,7 +159,7 @@ def _aerofoil(rng: np.random.Generator) -> Data:
 
 
 def mesh(seed: int) -> Task:
-    r"""Velocities on 960 to 1,580 points, less the free stream and in units of it.
+    r"""Velocities at 960 to 1,580 points, minus the free stream and in units of it.
 
     Args:
         seed: Of the shapes.
@@ -185,7 +185,7 @@ TASKS = {"cosmology": cosmology, "forces": forces, "mesh": mesh}
 
 
 def train(task: Task, variant: dict[str, Any], seed: int, steps: int) -> Erwin:
-    r"""A model after so many steps of AdamW with a cosine schedule.
+    r"""Trains a model for a number of steps with AdamW and a cosine schedule.
 
     Args:
         task: The task.
@@ -244,7 +244,7 @@ def error(task: Task, model: Erwin) -> float:
 
 
 def measure(name: str, variant: dict[str, Any], seed: int, steps: int) -> dict:
-    r"""The errors of one training, by label of what was tested.
+    r"""The errors after one training, by the label of the tested model.
 
     Args:
         name: The task.

@@ -1,8 +1,8 @@
-r"""How implementations are timed and weighed, each in a clean process.
+r"""Measures the time and memory of implementations, in new processes.
 
-A :class:`Case` has workloads, and a :class:`Workload` named implementations of which
-one is the baseline. All of them get the same fresh input at every repeat, one after the
-other; what counts is the median over repeats of the ratio between two of them.
+A :class:`Case` has workloads, and a :class:`Workload` has named implementations, one of
+which is the baseline. At every repeat all implementations get the same new input, one
+after the other. The result is the median over repeats of the ratio to the baseline.
 """
 
 import ctypes
@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).parents[1]
 
-#: Settings of glibc's allocator. By default every large tensor is mapped from and
-#: returned to the kernel anew; `tuned` keeps its pages.
+#: Settings of glibc's allocator. By default the memory of every large tensor is taken
+#: from the kernel and returned to it; `tuned` keeps the pages.
 ALLOCATORS: dict[str, dict[str, str]] = {
     "default": {},
     "tuned": {
@@ -55,7 +55,7 @@ def wall_seconds(run: Run, inputs: Any) -> float:
 
 
 def steady_seconds(run: Run, inputs: Any) -> float:
-    r"""How long a call takes that is made over and over again: the median of many.
+    r"""How long a call takes if it is repeated many times: the median.
 
     Args:
         run: The function.
@@ -68,8 +68,8 @@ def steady_seconds(run: Run, inputs: Any) -> float:
 def cuda_seconds(run: Run, inputs: Any) -> float:
     r"""How long the GPU works on a call.
 
-    It is kept busy until all is launched: what the host takes for that, Python above
-    all, is not measured.
+    The GPU is kept busy until everything is launched, so that the time that the host
+    needs, mainly for Python, is not measured.
 
     Args:
         run: The function.
@@ -86,7 +86,7 @@ def cuda_seconds(run: Run, inputs: Any) -> float:
 
 
 def synchronised_seconds(run: Run, inputs: Any) -> float:
-    r"""How long it takes until the GPU is done with a call, the host's part included.
+    r"""How long it takes until the GPU has finished a call, including the host's part.
 
     Args:
         run: The function.
@@ -119,7 +119,7 @@ def host_peak(run: Run, inputs: Any) -> int:
 def cuda_peak(run: Run, inputs: Any) -> int:
     r"""The peak of a GPU's memory that a second call adds, in bytes.
 
-    The first call makes what stays, such as gradients of weights.
+    The first call allocates memory that is kept, such as gradients of weights.
 
     Args:
         run: The function.
@@ -137,7 +137,7 @@ def cuda_peak(run: Run, inputs: Any) -> int:
 
 
 class UnavailableError(Exception):
-    r"""An implementation cannot run here; the message says why."""
+    r"""An implementation cannot run on this machine; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +145,19 @@ class Workload:
     r"""What is measured at one size.
 
     Args:
-        name: What it is called in its case.
-        make_inputs: The inputs of a repeat, by its seed.
-        implementations: By name, what imports and prepares an implementation and
-            returns the function of the inputs that is timed. It raises
-            :class:`ImportError` or :class:`UnavailableError` where that cannot be had.
-        baseline: The name of the one that others are compared with.
-        compare: Raises :class:`AssertionError` if the outputs (of the baseline, of
-            another one) disagree; called with the inputs first.
-        params: What distinguishes it, for tables and plots.
-        apart: The implementations that compute something else, for scale.
-        seconds: Times a call.
-        peak: Weighs a call.
-        calls: How many calls are timed beside another process.
+        name: Its name in the case.
+        make_inputs: Makes the inputs of a repeat from its seed.
+        implementations: By name, functions that import and prepare an implementation
+            and return the function of the inputs that is timed. They raise
+            :class:`ImportError` or :class:`UnavailableError` if it is not available.
+        baseline: The name of the implementation with which others are compared.
+        compare: Called with the inputs, the outputs of the baseline and those of
+            another implementation; raises :class:`AssertionError` if they disagree.
+        params: The parameters that distinguish it, for tables and plots.
+        apart: Implementations that compute something else and are not compared.
+        seconds: Measures the time of a call, in seconds.
+        peak: Measures the memory that a call adds, in bytes.
+        calls: How many calls are timed while another process runs.
     """
 
     name: str
@@ -178,13 +178,13 @@ class Case:
 
     Args:
         name: Its name on the command line.
-        title: What it asks.
-        workloads: Its workloads, by a size out of ``full``, ``quick`` and ``tiny``.
+        title: The question that it answers.
+        workloads: Returns its workloads for ``full``, ``quick`` or ``tiny``.
         measures: What is measured: ``time``, ``memory`` or ``contention``.
         allocators: Names of :data:`ALLOCATORS`.
-        serial: Whether one thread is measured besides all cores.
+        serial: Whether it is also measured on one thread, not only on all cores.
         plot: How it is drawn: ``ratios`` or ``scaling``.
-        environment: Variables of the processes that measure.
+        environment: Environment variables of the measuring processes.
     """
 
     name: str
@@ -209,7 +209,7 @@ class Job:
     repeats: Optional[int] = None
     seed: int = 1
     workloads: tuple[str, ...] = ()
-    only: Optional[str] = None  # one implementation
+    only: Optional[str] = None  # the only implementation to measure
     environment: Mapping[str, str] = field(default_factory=dict)
     failed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -230,13 +230,13 @@ def summary(values: Iterable[float]) -> dict[str, Any]:
 def summarise(
     values: Mapping[str, list[float]], baseline: str
 ) -> dict[str, dict[str, Any]]:
-    r"""Per implementation the median, and that of its ratios to the baseline.
+    r"""For every implementation, the median, and the median ratio to the baseline.
 
-    A ratio is the baseline's value over the implementation's of the same repeat: above
-    one, the implementation is better.
+    A ratio is the baseline's value divided by the implementation's in the same repeat:
+    above one, the implementation is better.
 
     Args:
-        values: Per implementation, a value a repeat.
+        values: For every implementation, one value per repeat.
         baseline: The name of the baseline; without its values there are no ratios.
     """
     records: dict[str, dict[str, Any]] = {}
@@ -249,8 +249,8 @@ def summarise(
 
 
 def repeats_for(seconds: float, wanted: Optional[int], budget: float = 4.0) -> int:
-    r"""How often to repeat what takes this long: within a budget, but 5 times at least,
-    or 3 times where once takes most of it.
+    r"""How often to repeat: as often as the budget allows, but at least 5 times, or 3
+    times if one repeat takes most of the budget.
 
     Args:
         seconds: The time of one repeat of everything.
@@ -261,11 +261,11 @@ def repeats_for(seconds: float, wanted: Optional[int], budget: float = 4.0) -> i
     return wanted or min(max(int(budget / max(seconds, 1e-9)), least), 25)
 
 
-# ---- in the process that measures
+# ---- in the measuring process
 
 
 def load(workload: Workload, job: Optional[Job] = None) -> tuple[dict, dict]:
-    r"""The implementations that can run, and for the others a record that says why not.
+    r"""The implementations that can run, and for others a record with the reason.
 
     Args:
         workload: The workload.
@@ -288,7 +288,7 @@ def load(workload: Workload, job: Optional[Job] = None) -> tuple[dict, dict]:
 
 
 def check(workload: Workload, inputs: Any, outputs: Mapping[str, Any]) -> dict:
-    r"""Compares all outputs with the baseline's, or with the first where it is absent.
+    r"""Compares all outputs with the baseline's or, without it, with the first ones.
 
     Args:
         workload: The workload.
@@ -296,7 +296,7 @@ def check(workload: Workload, inputs: Any, outputs: Mapping[str, Any]) -> dict:
         outputs: The outputs by implementation.
 
     Returns:
-        Per implementation that disagrees, the message.
+        The message for every implementation that disagrees.
     """
     same = [name for name in outputs if name not in workload.apart]
     if not same:
@@ -345,7 +345,8 @@ def time_workload(
     for repeat in range(repeats):
         gc.collect()
         inputs = workload.make_inputs(repeat + 1)
-        # Each comes first in turn, so that none always finds the inputs in the cache.
+        # The first one changes, so that no implementation always finds inputs in the
+        # cache.
         shift = repeat % max(len(names), 1)
         for name in names[shift:] + names[:shift]:
             say(running=name, done=repeat, of=repeats)
@@ -379,11 +380,11 @@ def _memory(entry: str) -> int:
 
 
 def _reset_peak() -> int:
-    # Not `ru_maxrss`: a child inherits its parent's.
+    # Not `ru_maxrss`, because a child process inherits the value of its parent.
     if not Path("/proc/self/clear_refs").exists():
         raise UnavailableError("the peak memory is read from Linux's /proc")
     gc.collect()
-    with suppress(AttributeError):  # pages that are free would not count again
+    with suppress(AttributeError):  # otherwise free pages would be reused
         ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _memory("VmRSS")
@@ -392,7 +393,7 @@ def _reset_peak() -> int:
 def time_alone(
     workload: Workload, job: Job, say: Callable[..., None]
 ) -> dict[str, dict[str, Any]]:
-    r"""Times one implementation back to back, from when standard input is closed.
+    r"""Times calls of one implementation, starting when standard input is closed.
 
     Args:
         workload: The workload.
@@ -428,9 +429,9 @@ def work(cases: Mapping[str, Case], text: str) -> None:
     """
     job = Job(**json.loads(text))
     events = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what others print does not mix with events
+    os.dup2(2, 1)  # so that printed text does not mix with events
     torch.set_num_threads(job.threads)
-    gc.disable()  # collected between repeats, and what is imported not at all
+    gc.disable()  # garbage is collected between repeats only
     gc.freeze()
     for workload in cases[job.case].workloads(job.size):
         if workload.name not in job.workloads:
@@ -443,7 +444,7 @@ def work(cases: Mapping[str, Case], text: str) -> None:
         say(result=_MEASURES[job.measure](workload, job, say))
 
 
-# ---- in the process that asks
+# ---- in the main process
 
 
 def start(job: Job) -> "subprocess.Popen[str]":
@@ -468,7 +469,7 @@ def start(job: Job) -> "subprocess.Popen[str]":
 
 
 def events(process: "subprocess.Popen[str]", limit: float) -> Iterator[dict[str, Any]]:
-    r"""What a process reports; it is killed if it is silent for too long.
+    r"""The events of a process, which is killed if it reports nothing for too long.
 
     Args:
         process: The process.
@@ -488,7 +489,7 @@ def events(process: "subprocess.Popen[str]", limit: float) -> Iterator[dict[str,
 def run_job(
     job: Job, limit: float, bar: "Optional[tqdm[Any]]" = None
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    r"""Does a job, over again without the implementations that its process died of.
+    r"""Runs a job; if an implementation ends the process, runs it again without that.
 
     Args:
         job: The job.
@@ -513,7 +514,7 @@ def run_job(
         if not pending:
             return
         reason = _reason(process.returncode, time.monotonic() - began, limit)
-        if running is None:  # its inputs or imports: nothing of it can be measured
+        if running is None:  # its inputs or imports failed, so nothing can be measured
             yield current, {"inputs": {"status": "failed", "reason": reason}}
             pending.remove(current)
         else:
@@ -532,7 +533,7 @@ def _reason(status: int, seconds: float, limit: float) -> str:
 def _run_apart(
     job: Job, workloads: Mapping[str, Workload], limit: float, bar: "tqdm[Any]"
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    # A process per call, as a peak of memory can be read once.
+    # One process per call, because the peak of memory can be read only once.
     for name in job.workloads:
         values: dict[str, list[float]] = {}
         records: dict[str, dict[str, Any]] = {}
@@ -553,7 +554,7 @@ def _run_apart(
 def _run_pairs(
     job: Job, workloads: Mapping[str, Workload], limit: float, bar: "tqdm[Any]"
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    # How much slower a call is while a second process does the same.
+    # How much slower a call is while a second process makes the same calls.
     for name in job.workloads:
         values: dict[str, list[float]] = {}
         records: dict[str, dict[str, Any]] = {}
@@ -578,11 +579,11 @@ def _run_together(jobs: list[Job], limit: float) -> list[dict[str, Any]]:
     with ExitStack() as stack:
         processes = [stack.enter_context(start(job)) for job in jobs]
         streams = [events(process, limit) for process in processes]
-        # Until each is ready, or has nothing to run.
+        # Wait until each is ready or has nothing to run.
         first = [_until(stream, ("ready", "result")) for stream in streams]
         for process in processes:
             assert process.stdin is not None
-            process.stdin.close()  # which is what they wait for
+            process.stdin.close()  # this starts them
         last = [
             event if event is None or "result" in event else _until(stream, ("result",))
             for event, stream in zip(first, streams)
@@ -617,7 +618,7 @@ def run_case(
         threads: The numbers of threads.
         repeats: The number of repeats. (default: what a budget of time allows)
         limit: Seconds that a single call may take.
-        only: What the names of the wanted workloads contain.
+        only: A text that the names of the wanted workloads contain.
 
     Returns:
         A record per workload and setting.

@@ -1,18 +1,18 @@
 // The C ABI of the native kernels.
 //
 // Conventions, for every entry point on every device:
-//   * raw pointers and sizes only; the library links neither libtorch nor Python and no exception leaves it;
-//   * outputs and workspace are the caller's, contiguous, on the context's device; the library keeps nothing for a caller
-//     but an `erwin_found`;
-//   * arrays are aligned as their elements are, a workspace on the host may start anywhere, one on a device starts at a
-//     multiple of ERWIN_DEVICE_ALIGNMENT; an array is NULL only where it has no elements, or where it says so below;
-//   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] of `pos`;
+//   * arguments are raw pointers and sizes; the library links neither libtorch nor Python, and no exception leaves it;
+//   * the caller allocates outputs and workspace, contiguous and on the context's device; between calls the library
+//     keeps nothing for a caller except an `erwin_found`;
+//   * arrays have the alignment of their elements; a workspace on the host may start at any address, one on a device
+//     starts at a multiple of ERWIN_DEVICE_ALIGNMENT bytes; an array may be NULL only if it has no elements, or if a
+//     comment below says so;
+//   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] - 1 of `pos`;
 //   * indices are int64, positions are float32 or float64 (`erwin_dtype`), finite, row-major [points, dim];
-//   * the result is the same bits on every thread count and, but for attention, on every device;
-//   * sizes, offsets, configurations and NULL pointers that break a rule are ERWIN_INVALID_ARGUMENT; what would take a
-//     look into a device's memory, or how much memory a pointer has, is not checked;
-//   * the return value is an `erwin_status`; on anything but ERWIN_OK the outputs are unspecified, and the library is as
-//     usable as before.
+//   * the result is the same bits for every number of threads and, except for attention, on every device;
+//   * sizes, offsets, configurations and NULL pointers that break a rule give ERWIN_INVALID_ARGUMENT; the host
+//     checks no values in the memory of a device, and nothing checks the size of the memory behind a pointer;
+//   * the return value is an `erwin_status`; if it is not ERWIN_OK, the outputs are unspecified, but later calls work.
 #ifndef ERWIN_H_
 #define ERWIN_H_
 
@@ -40,7 +40,7 @@ typedef enum {
   ERWIN_WORKSPACE_TOO_SMALL = 3,
   ERWIN_OUT_OF_MEMORY = 4,
   ERWIN_INTERNAL_ERROR = 5,
-  ERWIN_INTERRUPTED = 6,  // the caller's wish, see `erwin_interrupted`
+  ERWIN_INTERRUPTED = 6,  // the caller asked for it, see `erwin_interrupted`
 } erwin_status;
 
 typedef enum { ERWIN_FLOAT32 = 0, ERWIN_FLOAT64 = 1, ERWIN_BFLOAT16 = 2 } erwin_dtype;
@@ -49,16 +49,16 @@ typedef enum { ERWIN_BALANCED = 0, ERWIN_PERFECT = 1 } erwin_layout_kind;
 
 #define ERWIN_HOST (-1)
 
-// Asked by trees and searches on the host, every 20 ms or so, on the thread that made the call: an answer other than 0
-// ends the call within a fraction of a second, with ERWIN_INTERRUPTED.
+// A function that trees and searches on the host call about every 20 ms, on the thread that made the call. If it does
+// not return 0, the call ends within a fraction of a second, with ERWIN_INTERRUPTED.
 typedef int32_t (*erwin_interrupted)(void);
 
 // Where and how a call runs.
 typedef struct {
   int32_t device;       // ERWIN_HOST or the ordinal of a CUDA device
-  int32_t num_threads;  // host threads, >= 1; 1 never starts or wakes another (safe in forked workers)
+  int32_t num_threads;  // host threads, >= 1; with 1, no other thread is started or woken (safe in forked processes)
   void* stream;         // CUDA stream, NULL on the host
-  erwin_interrupted interrupted;  // may be NULL: never
+  erwin_interrupted interrupted;  // NULL: the call is never interrupted
 } erwin_context;
 
 // The static configuration of a tree. Level 0 holds the points, level l + 1 pools `strides[l]` rows of level l.
@@ -66,36 +66,36 @@ typedef struct {
   int32_t kind;    // erwin_layout_kind
   int32_t levels;  // 1 .. ERWIN_MAX_LEVELS
   int64_t ball_sizes[ERWIN_MAX_LEVELS];
-  int64_t strides[ERWIN_MAX_LEVELS];  // levels - 1 are read
+  int64_t strides[ERWIN_MAX_LEVELS];  // only the first levels - 1 are read
 } erwin_layout;
 
 ERWIN_API int32_t erwin_abi_version(void);
 
-// Of the calling thread's last ERWIN_INTERNAL_ERROR on a device, what CUDA says of it; empty if there was none.
+// CUDA's message for the last ERWIN_INTERNAL_ERROR of the calling thread on a device; empty if there was none.
 ERWIN_API const char* erwin_last_error(void);
 
 ERWIN_API int32_t erwin_has_openmp(void);
 ERWIN_API int32_t erwin_has_cuda(void);
 
-// `finite`: 1 if none of `count` values, float32 or float64, is infinite or NaN, else 0. Host pointers, one thread;
-// `values` may lie at any address.
+// Sets `finite` to 1 if none of `count` values, float32 or float64, is infinite or NaN, else to 0. Host pointers, one
+// thread; `values` may start at any address.
 ERWIN_API int32_t erwin_is_finite(int32_t dtype, const void* values, int64_t count, int32_t* finite);
 
-// Checks permutations: `perm` [rows] is cut into runs of `lengths` [runs] rows, which sum to the rows, and every run must
-// hold each number below its length once. `wrong`: the first run that does not, or -1. `seen` is a workspace of a bit for
-// every row of the longest run, in whole bytes. Host pointers, one thread.
+// Checks permutations. `perm` [rows] is divided into runs of `lengths` [runs] rows, which add up to `rows`; every run
+// must hold each number below its length exactly once. `wrong`: the first run that does not, or -1. `seen`: scratch
+// memory of one bit per row of the longest run, rounded up to bytes. Host pointers, one thread.
 ERWIN_API int32_t erwin_permutations(const int64_t* perm, int64_t rows, const int64_t* lengths, int64_t runs,
                                      uint8_t* seen, int64_t* wrong);
 
 // ---- Tree -----------------------------------------------------------------------------------------------------------
 
-// Rows of every cloud on every level, [clouds, levels]; `total` [2, levels]: the rows and the balls that all clouds have
-// on each. Host pointers on every device.
+// `rows` [clouds, levels]: the rows of every cloud on every level. `total` [2, levels]: the rows, and the balls, of all
+// clouds together on every level. Host pointers on every device.
 ERWIN_API int32_t erwin_tree_sizes(const erwin_layout* layout, const int64_t* ptr, int64_t clouds, int64_t* rows,
                                    int64_t* total);
 
-// Rows of each ball, `ball_len[l]` [sum of balls of level l], and children of each pooled row, `group_len[l]`
-// [rows of level l + 1], clouds one after the other. A `group_len[l]` that is NULL is left out. Host pointers on every
+// `ball_len[l]` [balls of level l]: the rows of each ball. `group_len[l]` [rows of level l + 1]: the children of each
+// pooled row. Clouds come one after the other. If `group_len[l]` is NULL, it is not computed. Host pointers on every
 // device.
 ERWIN_API int32_t erwin_tree_tables(const erwin_layout* layout, const int64_t* ptr, int64_t clouds,
                                     int64_t* const* ball_len, int64_t* const* group_len);
@@ -103,31 +103,31 @@ ERWIN_API int32_t erwin_tree_tables(const erwin_layout* layout, const int64_t* p
 ERWIN_API int32_t erwin_tree_workspace(const erwin_layout* layout, int32_t dtype, const int64_t* ptr, int64_t clouds,
                                        int64_t dim, int64_t* bytes);
 
-// `perm` [rows of level 0]: the cloud-local point in each slot. `mask` (perfect layout; may be NULL): 0 where a slot
-// repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL for no rotated trees; then `perm_rot[l]`
-// [rows of level l]: the cloud-local row of level l at each place of the rotated tree, ascending inside a ball. On the
-// host; CUDA devices have erwin_tree_build_device.
+// `perm` [rows of level 0]: the point in each slot, counted in its cloud. `mask` (perfect layout; may be NULL): 0 if a
+// slot repeats the point before it. `rotation` [dim, dim] in `dtype`, or NULL if no rotated trees are wanted. With a
+// rotation, `perm_rot[l]` [rows of level l]: the row of level l, counted in its cloud, at each place of the rotated
+// tree; ascending inside a ball. For the host only; CUDA devices have erwin_tree_build_device.
 ERWIN_API int32_t erwin_tree_build(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                    const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                    const void* rotation, void* workspace, int64_t workspace_bytes, int64_t* perm,
                                    uint8_t* mask, int64_t* const* perm_rot);
 
-// On a device, without waiting for it: sizes are bounds that the host knows, `ptr` lies in the device's memory.
+// Builds trees on a device without waiting for it. `ptr` is in the device's memory, so the host passes bounds of sizes.
 #define ERWIN_DEVICE_MAX_DIM 8
 
 typedef struct {
   int64_t clouds;                   // exact
   int64_t points;                   // rows of `pos`
   int64_t largest;                  // points of the largest cloud
-  int64_t rows[ERWIN_MAX_LEVELS];   // of a level, all clouds; as many as the results have room for
+  int64_t rows[ERWIN_MAX_LEVELS];   // rows of a level for which the results have room, all clouds together
 } erwin_tree_bounds;
 
 ERWIN_API int32_t erwin_tree_device_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                               int64_t dim, const erwin_tree_bounds* bounds, int32_t rotated,
                                               int64_t* bytes);
 
-// As erwin_tree_build; what results have room for beyond the clouds' rows is 0. `rotation` and the array `perm_rot` lie
-// in the host's memory.
+// Like erwin_tree_build. Entries of the results after the rows of all clouds become 0. `rotation` and the array of
+// pointers `perm_rot` are in the host's memory.
 ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                           const void* pos, const int64_t* ptr, int64_t dim,
                                           const erwin_tree_bounds* bounds, const void* rotation, void* workspace,
@@ -135,42 +135,43 @@ ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const er
                                           int64_t* const* perm_rot);
 
 // ---- Neighbours -----------------------------------------------------------------------------------------------------
-// Exact searches that walk a balanced tree over `perm`, built before with the same `layout`; a `perm` that is no
-// permutation of the points of every cloud is an invalid argument. Distances are sums of squared coordinate differences
-// in `dtype`, in axis order; neighbours come nearest first, equal distances by index. Targets are listed in ascending
-// order, sources and targets are rows of the whole batch. `box` is reserved for periodic boxes ([dim] edge lengths) and
-// must be NULL.
+// Exact searches through a balanced tree whose order `perm` was built before with the same `layout`. A `perm` that is
+// not a permutation of the points of every cloud is an invalid argument. Distances are sums of squared coordinate
+// differences in `dtype`, added in the order of the axes. Neighbours are sorted by distance, then by index. Targets are
+// in ascending order; sources and targets are rows of the whole batch. `box` is reserved for periodic boxes ([dim] edge
+// lengths) and must be NULL.
 //
-// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done: where only a kernel
-// can see that an argument is invalid or a position not finite, the status is ERWIN_OK, and the first int32_t of
-// `workspace`, otherwise 0, becomes 1.
+// `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done. If only a kernel
+// can see that an argument is invalid or a position is not finite, the status is ERWIN_OK, and the kernel sets the
+// first int32_t of `workspace` to 1; otherwise it is 0.
 
 ERWIN_API int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                             const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes);
 
-// Every target gets min(k, points it may take in its cloud) edges; `source` and `target` hold their sum over targets.
+// Every target gets k edges, or one for each possible neighbour in its cloud if these are fewer. `source` and `target`
+// have room for the edges of all targets.
 ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* layout, int32_t dtype, const void* pos,
                             const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
                             int64_t k, int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source,
                             int64_t* target);
 
-// What a radius search on the host found, in memory of the library: about 4 bytes an edge and 16 a point.
+// The result of a radius search on the host, in memory of the library: about 4 bytes per edge and 16 per point.
 typedef struct erwin_found erwin_found;
-ERWIN_API void erwin_found_free(erwin_found* found);  // or NULL
+ERWIN_API void erwin_found_free(erwin_found* found);  // `found` may be NULL
 
-// First pass: `degree` [points], the number of neighbours with squared distance <= radius * radius (radius >= 0), at
-// most `cap` (< 0: no cap, otherwise the nearest `cap`, which are found as the nearest neighbours of a k-NN search are).
-// On the host it leaves what it found in `found`, which must be freed; on a device `found` becomes NULL, and `workspace`
-// keeps the search structure. `found` is NULL after an error. A search that is sure to find more edges than there can be
-// memory for is ERWIN_OUT_OF_MEMORY at once.
+// First pass. `degree` [points]: the number of neighbours with squared distance <= radius * radius (radius >= 0). If
+// `cap` >= 0, only the nearest `cap` of them count, the same ones as in a k-NN search. On the host the edges are kept
+// in `found`, which the caller must free; on a device `found` becomes NULL, and `workspace` keeps the search structure.
+// After an error `found` is NULL. If there are certainly too many edges for the memory, the call returns
+// ERWIN_OUT_OF_MEMORY at once.
 ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                      const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                      const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
                                      void* workspace, int64_t workspace_bytes, int64_t* degree, erwin_found** found);
 
-// Second pass, after erwin_radius_count with the same arguments: writes the edges, `degree[i]` of every point. Another
-// `degree` is an invalid argument. The host writes nothing then, a device nothing where one is negative, above `cap` or
-// above the number of points. The host reads `found` and not `workspace`.
+// Second pass, after erwin_radius_count with the same arguments: writes the `degree[i]` edges of every point. A
+// `degree` that the first pass did not give is an invalid argument. Then the host writes no edges; a device writes none
+// if a degree is negative, above `cap` or above the number of points. The host reads `found` and not `workspace`.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
@@ -187,7 +188,7 @@ ERWIN_API int32_t erwin_cpu_isa(void);
 // For rows i, j of one ball and head h: out_i = sum_j softmax_j(scale * q_i.k_j + sigma_h * |p_i - p_j|) v_j, computed
 // in float32. The bits depend on the instruction set.
 
-// Elements of [rows, heads, channels]; channels are contiguous, strides count elements.
+// A tensor [rows, heads, channels]. Channels are contiguous; strides are in elements.
 typedef struct {
   void* data;
   int64_t row_stride;
@@ -200,19 +201,20 @@ typedef struct {
   int32_t pos_dtype;  // ERWIN_FLOAT32 or ERWIN_FLOAT64
   float scale;
   int64_t rows, heads, channels, dim, balls;  // heads, channels and dim at most 2^24
-  const int64_t* ball_len;  // [balls], not negative, sums to rows; a ball is a run of places
-  const int64_t* perm;      // [rows]: the row at every place, each once; NULL: its own
+  const int64_t* ball_len;  // [balls], not negative, with the sum `rows`; a ball is some consecutive places
+  const int64_t* perm;      // [rows]: the row at every place, a permutation; NULL: row i is at place i
   const void* pos;          // [rows, dim] in pos_dtype
   const float* sigma;       // [heads]
   erwin_heads q, k, v;
 } erwin_attention;
 
-// `backward`: 0 for a forward call, 1 for a backward call, 2 for one with a gradient of positions. Reads `ball_len`, and
-// of other arrays only whether there is a `perm`.
+// `backward`: 0 for a forward call, 1 for a backward call, 2 for a backward call with a gradient of positions. Reads
+// `ball_len`, and whether `perm` is NULL, but no other array.
 ERWIN_API int32_t erwin_attention_workspace(const erwin_context* context, const erwin_attention* attention,
                                             int32_t backward, int64_t* bytes);
 
-// `lse` [rows, heads]: the base-2 logarithm of the sum of 2^score, scores in units of log(2), for the backward call.
+// `lse` [rows, heads]: the base-2 logarithm of the sum of 2^score, where scores are in units of log(2). The backward
+// call reads it.
 ERWIN_API int32_t erwin_attention_forward(const erwin_context* context, const erwin_attention* attention,
                                           void* workspace, int64_t workspace_bytes, const erwin_heads* out, float* lse);
 
@@ -225,12 +227,13 @@ ERWIN_API int32_t erwin_attention_backward(const erwin_context* context, const e
                                            float* grad_pos);
 
 // ---- Message passing ------------------------------------------------------------------------------------------------
-// Along every edge from node j to node i, GELU(source_j + target_i + weight (pos_j - pos_i)), normalised over the
-// channels (LayerNorm), and its mean over the edges into every node, in float32. The bits depend on the instruction
-// set; those of a cloud's rows depend on no other cloud. What is said of arguments above holds here too.
+// The message along an edge from node j to node i is GELU(source_j + target_i + weight (pos_j - pos_i)), normalised
+// over the channels (LayerNorm). Every node gets the mean over the edges into it. Everything is computed in float32.
+// The bits depend on the instruction set, but the results for a cloud do not depend on other clouds. The conventions
+// above hold here too.
 
-// Sorts items by their keys, 0 <= key < groups: the items of group g are `order` [count] from `ptr[g]` up to
-// `ptr[g + 1]`, in ascending order; `ptr` is [groups + 1]. Another key is an invalid argument. Host pointers.
+// Sorts items by their keys, 0 <= key < groups; any other key is an invalid argument. `order` [count] and `ptr` [groups
+// + 1]: the items of group g are order[ptr[g]] .. order[ptr[g + 1] - 1], in ascending order. Host pointers.
 ERWIN_API int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups, int64_t* ptr, int64_t* order);
 
 #define ERWIN_ROW 16  // rows of channels are padded with zeros to a multiple of this
@@ -238,7 +241,7 @@ ERWIN_API int32_t erwin_group(const int64_t* key, int64_t count, int64_t groups,
 typedef struct {
   int32_t isa;                  // erwin_cpu_isa_kind, at most erwin_cpu_isa(); -1: the widest
   int32_t pos_dtype;            // ERWIN_FLOAT32 or ERWIN_FLOAT64
-  float eps;                    // of the normalisation
+  float eps;                    // added to the variance in the normalisation
   int64_t nodes;
   int64_t edges;
   int64_t channels;             // without padding; 1 .. 2^24
@@ -257,12 +260,12 @@ typedef struct {
   const float* norm_bias;       // [padded channels]
 } erwin_message;
 
-// An end that is no node, or a table that is not that of erwin_group, is an invalid argument.
+// An edge whose end is not a node, or a table that is not the result of erwin_group, is an invalid argument.
 //
 // `mean` [nodes, padded channels]: zero for a node without edges; padding is unspecified, as in all outputs.
 ERWIN_API int32_t erwin_message_forward(const erwin_context* context, const erwin_message* message, float* mean);
 
-// Of a backward call. Reads no array.
+// The size of the workspace of a backward call. Reads no array.
 ERWIN_API int32_t erwin_message_workspace(const erwin_message* message, int64_t* bytes);
 
 // Gradients of `source_rows`, `target_rows`, and, one after the other, of `weight`, `norm_weight`, `norm_bias`:

@@ -86,7 +86,7 @@ def _model(clouds: int, points: int, backward: bool) -> Call:
     pos, ptr = _cloud(clouds, points)
     edge_index = knn_graph(pos, 8, ptr)
     torch.manual_seed(0)
-    # Once there was no other norm, now it is not the default.
+    # In old versions "batch" was the only norm; now it is not the default.
     has_norm = "norm" in signature(Erwin).parameters
     norm: dict[str, Any] = {"norm": "batch"} if has_norm else {}
     model = Erwin(3, out_channels=3, **_WIDTHS, **norm).train(backward)

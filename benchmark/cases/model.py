@@ -189,7 +189,7 @@ def model_memory(size: str) -> Iterator[Workload]:
 
 
 def model_scaling(size: str) -> Iterator[Workload]:
-    r"""One cloud of ever more points, against attention over the whole cloud."""
+    r"""One cloud of more and more points, compared with attention over all points."""
     config = TINY if size == "tiny" else FIVE_LEVELS
     sizes = {"tiny": [64], "quick": [2048, 4096]}.get(
         size, [2**i for i in range(11, 19)]

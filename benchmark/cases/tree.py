@@ -26,13 +26,14 @@ def _ours(**config: Any) -> Run:
 
 
 def _ours_order() -> Run:
-    # The operator behind it: the order of the points, without tables of lengths.
+    # The operator that `ball_tree` calls: only the order of points, no tables of
+    # lengths.
     op = torch.ops.erwin.ball_tree
     return lambda c: op(c.pos, c.ptr, [_BALL], [], 0.0, "balanced")[0]
 
 
 def _order(c: Clouds, output: Any) -> np.ndarray:
-    # The node in every row, from whatever a builder returns.
+    # The node in every row, from the result of any builder.
     if isinstance(output, Tree):
         return output.global_perm().numpy()
     if isinstance(output, torch.Tensor):
@@ -51,10 +52,11 @@ def _is_scipy(output: Any) -> bool:
 
 
 def same_balls(c: Clouds, expected: Any, actual: Any) -> None:
-    r"""All split by count along the widest axis: a power of two gives the same balls.
+    r"""Checks that builders agree: with a power of two points, balls are the same.
 
-    Otherwise the places of the splits differ, as those of SciPy do where coordinates
-    are equal; neighbouring rows are as near each other.
+    All builders split by count along the widest axis. For other sizes they split at
+    other places, and SciPy also does if coordinates are equal. Then only the extents of
+    neighbouring rows must be similar.
     """
     a, b = (_order(c, output) for output in (expected, actual))
     assert np.array_equal(np.sort(b), np.arange(len(c.pos))), "points are missing"
@@ -62,8 +64,8 @@ def same_balls(c: Clouds, expected: Any, actual: Any) -> None:
     if size & (size - 1) == 0 and not _is_scipy(actual):
         width = min(_BALL, size // 4)
         a, b = (np.sort(order.reshape(-1, width)) for order in (a, b))
-        # float32 has 2^24 numbers for a million points: where two are equal, either may
-        # be the first.
+        # For a million points in float32 some coordinates are equal by chance, and
+        # either point may come first.
         differing = float((a != b).any(1).mean())
         assert differing < 0.01, f"{100 * differing:.0f} % of the balls differ"
     else:
@@ -72,13 +74,13 @@ def same_balls(c: Clouds, expected: Any, actual: Any) -> None:
 
 
 def _extent(c: Clouds, order: np.ndarray) -> float:
-    # The median extent of 8 rows one after the other.
+    # The median extent of 8 consecutive rows.
     rows = c.pos.numpy()[order[: len(order) // 8 * 8]].reshape(-1, 8, c.pos.size(1))
     return float(np.median(np.ptp(rows, axis=1).max(1)))
 
 
 def same_rotated(c: Clouds, expected: Any, actual: Any) -> None:
-    r"""The main tree, and the rotated trees' numbers of rows."""
+    r"""Compares the main tree, and the numbers of rows of the rotated trees."""
     same_balls(c, expected, actual)
     rotated = [
         [len(t) for t in (o.perm_rot if isinstance(o, Tree) else o[2])]
@@ -127,7 +129,7 @@ def tree(size: str) -> Iterator[Workload]:
 
 
 def tree_rotated(size: str) -> Iterator[Workload]:
-    r"""The trees of all levels of a model, rotated ones included."""
+    r"""The trees of all levels of a model, including the rotated ones."""
     batches = {
         "tiny": [(2, 4096)],
         "quick": [(16, 4096)],
@@ -152,7 +154,7 @@ def _clouds(num: int, size: int, seed: int) -> Clouds:
 
 
 def tree_scaling(size: str) -> Iterator[Workload]:
-    r"""One cloud of ever more points."""
+    r"""One cloud of more and more points."""
     points = {
         "tiny": [64, 300],
         "quick": [1000, 10_000, 100_000],
@@ -179,7 +181,7 @@ class _Kernels:
         return self.tree.perm
 
     def prepared(self, c: Clouds) -> list[tuple[Any, tuple[Any, ...]]]:
-        # The results are those of a tree, which they overwrite.
+        # The calls overwrite the tensors of an existing tree.
         self.tree = tree = ball_tree(c.pos, c.ptr, **self.config)
         config, dim = tree.config, c.pos.size(1)
         layout = _native.layout(config.ball_sizes, config.strides, config.layout)
@@ -208,7 +210,7 @@ class _Kernels:
 
 
 def tree_call(size: str) -> Iterator[Workload]:
-    r"""What a public call costs beside its kernels, for batches of small clouds."""
+    r"""The time of a public call in addition to its kernels, for small clouds."""
     num, n = (3, 256) if size == "tiny" else (16, 1024)
     for name, config in (
         ("one level", {"ball_sizes": _BALL, "strides": [], "rotate": 0.0}),
@@ -227,7 +229,7 @@ def tree_call(size: str) -> Iterator[Workload]:
 
 
 def tree_contention(size: str) -> Iterator[Workload]:
-    r"""Two processes build at the same time, as workers of two trainings would."""
+    r"""Two processes build trees at the same time, like two trainings."""
     num, n = (2, 256) if size == "tiny" else (16, 4096)
     yield _workload(num, n, all_peers=False)
 

@@ -8,16 +8,17 @@
 namespace erwin {
 namespace {
 
-// NaN and infinity are the values whose exponent has every bit set: for them alone adding the exponent's lowest bit to
-// the exponent carries into the sign's place, and that needs no instruction that the baseline's vectors lack.
+// NaN and infinity are the values whose exponent has all bits set. Only for them, adding the lowest bit of the exponent
+// to the exponent carries into the bit of the sign. This needs only instructions that vectors of the baseline have.
 template <typename Bits>
 bool is_finite(const char* values, int64_t count, int32_t mantissa) {
-  constexpr int64_t kBlock = 4096;  // values between two looks at the result
+  constexpr int64_t kBlock = 4096;  // values between two checks of the result
   const Bits lowest = Bits{1} << mantissa, sign = Bits{1} << (8 * sizeof(Bits) - 1), exponent = sign - lowest;
   Bits carry = 0;
   for (int64_t begin = 0; begin < count && (carry & sign) == 0; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, count);
-    // A few bytes of code, which may take twice as long where they cross a line of the cache: fewer turns.
+    // The loop is only a few bytes of code. If it crosses a cache line, it can take twice as long; unrolling avoids
+    // that.
 #pragma GCC unroll 4
     for (int64_t i = begin; i < end; ++i) {
       Bits bits;

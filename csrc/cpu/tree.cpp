@@ -19,7 +19,8 @@ namespace {
 
 constexpr int64_t kTaskPoints = 32768;  // larger clouds are split by all threads together
 
-// Two buffers of records, the centroids of a level, and where a record only points at its coordinates, these too.
+// Two buffers of records and the centroids of a level. If records only point to their coordinates (D = 0), also the
+// rotated coordinates.
 template <typename T, int D>
 struct Workspace {
   using R = Record<T, D>;
@@ -27,7 +28,7 @@ struct Workspace {
   R *in, *out;
   T *centroids, *rotated;
 
-  // Of memory that may start anywhere; kTooLarge if they do not fit.
+  // The size of memory that may start at any address; kTooLarge if the number does not fit.
   static int64_t bytes(int64_t rows, int64_t pooled_rows, int64_t dim) {
     if (rows == 0) return 0;
     Arena arena{nullptr};
@@ -105,7 +106,8 @@ class Builder {
     uint8_t* mask;
   };
 
-  // A node, its rows in ascending order, and as much space for the next split.
+  // A node: its rows in ascending order (`in`), and space for the same number of rows (`out`), which the next split
+  // uses.
   struct Subtree {
     Node node;
     R *in, *out;
@@ -118,14 +120,15 @@ class Builder {
 
   bool is_large(int64_t g) const { return ptr_[g + 1] - ptr_[g] > kTaskPoints; }
 
-  // The first row of a cloud on every level; one entry more stands for a level without rows.
+  // The first row of a cloud on every level, and one more entry for a level without rows.
   int64_t* first_row(int64_t g) { return &first_[static_cast<size_t>(g * (layout_.levels + 1))]; }
 
-  // Both trees of a cloud. `worker` is the caller's place in its own team; it leads `team`.
+  // Builds the main tree of a cloud and the rotated trees. The calling thread leads `team`; `worker` is its number in
+  // the team in which it was called.
   void cloud(Team& team, int32_t worker, int64_t g) {
     const int64_t points = ptr_[g + 1] - ptr_[g];
     if (points == 0) return;
-    const int32_t dim = D > 0 ? D : dim_;  // known to the compiler where it can be: loops over it are unrolled
+    const int32_t dim = D > 0 ? D : dim_;  // a constant if D > 0, so that loops are unrolled
     const Node root = layout_.root(points);
     const int64_t* const first = first_row(g);
     const T* const pos = pos_ + ptr_[g] * dim;
@@ -142,7 +145,7 @@ class Builder {
     const auto row = [=](int32_t level, int64_t i) {
       return level < pooled_ ? pos + perm[i] * dim : space.centroids + i * dim;
     };
-    // The centroids of those rows on a level whose first child is one of [begin, end) on the level below.
+    // Computes the centroids of the rows of a level whose first child is in [begin, end) on the level below.
     const auto pool = [=](int32_t level, int64_t begin, int64_t end) {
       const int64_t stride = layout_.span[level] / layout_.span[level - 1];
       const int64_t children = layout_.rows(root, level - 1);
@@ -157,10 +160,11 @@ class Builder {
     };
     for (int32_t level = 0; level < layout_.levels; ++level) {
       const int64_t level_rows = layout_.rows(root, level);
-      // Centroids of centroids replace them from the front, in order; those of points are found along with these.
+      // Centroids of centroids overwrite these in place, from front to back. Centroids of points are computed while the
+      // points are loaded, below.
       if (level > pooled_) pool(level, 0, layout_.rows(root, level - 1));
       const Box<T, D> level_box = load(team, space.in, level_rows, [=](int64_t begin, int64_t end) {
-        if (level < pooled_ && level_rows > kLeafPoints)  // points far apart in memory
+        if (level < pooled_ && level_rows > kLeafPoints)  // these points are far apart in memory
           for (int64_t i = begin; i < end; ++i) __builtin_prefetch(row(level, i));
         for (int64_t i = begin; i < end; ++i) {
           if constexpr (D > 0) {
@@ -176,7 +180,8 @@ class Builder {
     }
   }
 
-  // Calls body(begin, end) for blocks of rows, which loads these records. Returns the box of all if it will be needed.
+  // Calls body(begin, end), which loads records, for blocks of rows. Returns the box of all records if it will be
+  // needed.
   template <typename F>
   Box<T, D> load(Team& team, const R* records, int64_t rows, const F& body) const {
     const int64_t chunks = ceil_div(rows, kChunkRecords);
@@ -268,10 +273,10 @@ class Builder {
   uint8_t* mask_;
   int64_t* const* perm_rot_;
   Interrupts& interrupts_;
-  std::vector<std::unique_ptr<Leaves<T, std::max(D, 1)>>> leaves_;  // one a worker, unless D is 0
+  std::vector<std::unique_ptr<Leaves<T, std::max(D, 1)>>> leaves_;  // one per worker, unless D is 0
 };
 
-// Calls f with the dimension where it is compiled in, with 0 for any other.
+// Calls f with the dimension as a constant if it is compiled in, otherwise with 0.
 template <typename F>
 auto with_dim(int64_t dim, const F& f) {
   switch (dim) {

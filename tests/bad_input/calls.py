@@ -1,4 +1,4 @@
-"""A valid call of everything that is public, and the role of each of its arguments."""
+"""A valid call of every public name, and the role of each argument."""
 
 import inspect
 from collections.abc import Callable
@@ -36,10 +36,10 @@ BALLS, STRIDES = [4, 4], [2]
 
 
 class Argument(NamedTuple):
-    """A valid value, its role, and what is particular about it.
+    """A valid value, its role, and its exceptions.
 
-    `fine` names kinds that are refused elsewhere but may be right here, `names` what
-    else a message may call the argument.
+    `fine`: kinds that other arguments must refuse but that may be valid here. `names`:
+    other names that a message may use for the argument.
     """
 
     value: Any
@@ -66,7 +66,7 @@ def shown(make: Callable[..., Any]) -> Callable[..., str]:
     return lambda **kwargs: repr(make(**kwargs))
 
 
-# What data says of the tree that it carries.
+# Names that messages use for data and its tree.
 OF_DATA = ("data", "tree", "batch", "positions", "edge_index")
 UNUSED_POS = ("pos NaN", "pos infinite", "pos int", "pos one axis")
 MORE_ROWS = ("empty", "a row less", "a row more")
@@ -130,7 +130,7 @@ def calls() -> dict[str, Call]:
     def function(value, *more, **kwargs):
         return an(value, "functions", *more, **kwargs)
 
-    # What the calls share.
+    # Arguments that several calls have in common.
     positions = an(pos, "positions", names=("positions",))
     other_config = an(config, "configs", names=("needed",))
     any_positions = an(pos, "positions", *MORE_ROWS, *OTHER_WIDTH, "axes swapped")
@@ -142,7 +142,7 @@ def calls() -> dict[str, Call]:
     coarse_level = an(coarse, "coarse")
     balls = {
         "ball_sizes": sizes(BALLS),
-        # One number stands for all levels.
+        # One number is valid for all levels.
         "strides": sizes(STRIDES, names=("ball_sizes",)),
         "rotate": number(45.0, "zero", "negative"),
         "layout": choice("balanced"),
@@ -182,7 +182,7 @@ def calls() -> dict[str, Call]:
         return lambda level: getattr(tree, name)(level)
 
     def records(cls, use):
-        """A record of tensors is checked by whoever uses it."""
+        """A record of tensors, which is checked by the function that uses it."""
         return lambda **kwargs: use(cls(**kwargs))
 
     def level_uses(level):
@@ -707,10 +707,10 @@ def parameters(function: Callable[..., Any]) -> set[str]:
     return {p.name for p in named if p.kind not in kinds and p.name not in HIDDEN}
 
 
-#: `self`, and the shared work of layers that get the same edges.
+#: `self`, and `edges`, which layers on the same edges share internally.
 HIDDEN = {"self", "cls", "edges"}
 
-#: What is public for those who know that their arguments fit, and why.
+#: Public names that do not check their arguments, and why.
 TRUSTED = {
     "Level.of": "takes tensors that are known to fit",
     "Tree.levels_of": "takes an order that the tree itself gave",

@@ -1,8 +1,8 @@
 """How an argument is spoiled, by the role that it has in a call.
 
-Every kind has a name, a function of the valid value, and what a call must do with the
-result: refuse it by a clear error, give the same result, or either (`FREE`), where it
-depends on the call whether the value makes sense.
+Every kind has a name, a function that spoils the valid value, and what a call must do
+with the result: refuse it with a clear error, or give the same result as for the valid
+value. With `FREE`, a call may do either, because only some calls can use the value.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def constant(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
 
 
-# Tensors: what is no tensor, has no memory, or is read in another way.
+# Tensors: values that are not tensors, have no memory, or have another layout.
 
 
 def released(t):
@@ -157,7 +157,7 @@ FLOATS = [
         equal_rows=lambda t: t[:1].expand_as(t),
     ),
 ]
-# Features that are not finite give results that are not, as in PyTorch.
+# If features are not finite, the results are not either, as in PyTorch.
 FEATURES = [
     *FLOATS,
     *kinds(
@@ -430,7 +430,7 @@ def of_tree(name, spoil):
 
 
 def built(tree, **kwargs):
-    """A tree of as many clouds, for other nodes or another configuration."""
+    """A tree of the same number of clouds, for other nodes or another configuration."""
     generator = torch.Generator().manual_seed(5)
     c = tree.config
     pos = torch.rand(int(tree.node_ptr[-1]) + 4, 3, generator=generator)
@@ -446,7 +446,7 @@ def built(tree, **kwargs):
 
 
 def step(t):
-    """One more at the first entry, one less at the last: the sum stays."""
+    """Adds one to the first entry and subtracts one from the last; the sum stays."""
     t = t.clone()
     t.view(-1)[0] += 1
     t.view(-1)[-1] -= 1
@@ -632,7 +632,7 @@ def without(*names):
 
 
 def kept_nodes(index):
-    """The data of some nodes, as transforms of PyG keep them."""
+    """The data of some nodes, selected as in transforms of PyG."""
 
     def changed(data):
         data = data.clone()
@@ -751,7 +751,7 @@ CONFIGS = [
 ]
 MODELS = [
     *CONFIGURED,
-    # A model builds the tree that is missing.
+    # If the tree is missing, a model builds it.
     *kinds(
         REFUSED,
         x_a_list=of_data("x", lambda t: t.tolist()),
@@ -766,8 +766,8 @@ MODELS = [
         edges_int32=of_data("edge_index", lambda t: t.int()),
     ),
 ]
-# What a step is captured for: all of its batches are alike, and it is the step's own
-# matter what it reads of them.
+# Data for a captured step: all its batches have the same form, and the step itself
+# decides what it reads.
 RECORDS = [*NO_DATA, *NONE, *kinds(FREE, no_data=constant(Data()))]
 RUNS = [
     *NONE,
@@ -824,7 +824,7 @@ TABLES = [
     ),
     *kinds(SAME, copied=lambda v: tuple(t.clone() for t in v)),
 ]
-# What a valid call leaves out: something else in its place.
+# For arguments that a valid call omits: other values in their place.
 NOTHING = kinds(
     REFUSED,
     a_text=constant("x"),

@@ -1,4 +1,4 @@
-"""What a call does with a spoiled argument: a clear error, a result, anything else."""
+"""The outcome of a call with a spoiled argument: a clear error, a result, or else."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch_geometric_erwin
 
 PACKAGE = Path(torch_geometric_erwin.__file__).parent
 ERRORS = (TypeError, ValueError)
-# Words that say what is right: what must be, what is missing, what to do.
+# Words with which messages say what would be right, what is missing or what to do.
 ADVICE = re.compile(
     r"must|need|missing|expected|takes|takes no|apply|give|choose|convert|"
     r"is on|fits?\b|has \d|remove|cannot|needs|not|is empty|is for"
@@ -43,7 +43,7 @@ def values(result: Any) -> list[Any]:
 
 
 def difference(actual: Any, expected: Any) -> str:
-    """How two results differ, empty if they do not."""
+    """How two results differ; empty if they are equal."""
     one, other = values(actual), values(expected)
     if len(one) != len(other):
         return f"{len(one)} values, not {len(other)}"
@@ -74,7 +74,7 @@ def is_finite(result: Any) -> bool:
 def run(call: Call, changes: dict[str, Any]) -> Any:
     torch.manual_seed(0)
     given = {name: argument.value for name, argument in call.arguments.items()}
-    # A batch is made of offsets, or the other way round: one of them is given.
+    # Either offsets or the batch are given, and the other is computed.
     given = {**given, **changes}
     if "ptr" in given and "batch" in given:
         del given["ptr" if "batch" in changes else "batch"]
@@ -82,13 +82,13 @@ def run(call: Call, changes: dict[str, Any]) -> Any:
 
 
 def is_clear(error: Exception, names: tuple[str, ...]) -> str:
-    """What is not clear about an error, empty if nothing is."""
+    """What is unclear about an error; empty if it is clear."""
     text = str(error)
     if not isinstance(error, ERRORS):
         return "the class of the error"
     if not blamed(error).is_relative_to(PACKAGE):
         return f"raised in {blamed(error).name}"
-    # A word, or the name of a part of it: 'perm' of 'perm_rot_0'.
+    # The name as a word, or as the start of one: 'perm' in 'perm_rot_0'.
     if not any(re.search(rf"\b{re.escape(n)}(\b|_)", text) for n in names):
         return "it names no argument"
     if not ADVICE.search(text):
@@ -96,13 +96,13 @@ def is_clear(error: Exception, names: tuple[str, ...]) -> str:
     return ""
 
 
-#: Where two arguments disagree on a size, a message may blame either.
+#: Kinds after which two arguments disagree on a size: a message may name either.
 DISAGREEMENTS = (
     *("empty", "a row less", "a row more", "an entry less", "an entry more"),
     *("one more axis", "axes swapped", "of other rows"),
 )
 
-#: What trees, levels and data consist of, as kinds call it.
+#: Parts of trees, levels and data, by the names in kinds.
 PARTS = (
     *("perm_rot", "perm", "node_ptr", "level", "ball_len", "group_len", "config"),
     *("ball_size", "ptr", "pos", "offset", "children", "tree_node", "tree_code"),
@@ -111,13 +111,13 @@ PARTS = (
 
 
 def parts(kind: str) -> list[str]:
-    """The part of an argument that a kind spoils: a message names it."""
+    """The part of an argument that a kind spoils; a message may name it."""
     kind = kind.removeprefix("without ").replace(" ", "_")
     return [part for part in PARTS if re.match(rf"{part}(s?_|s?$)", kind)]
 
 
 def outcome(call: Call, name: str, kind: Kind, expected: Any) -> Outcome:
-    """Calls with one spoiled argument."""
+    """Makes a call with one spoiled argument and classifies what happens."""
     argument = call.arguments[name]
     value = kind.spoil(argument.value)
     wanted = FREE if kind.name in argument.fine else kind.expected
@@ -145,7 +145,7 @@ def outcome(call: Call, name: str, kind: Kind, expected: Any) -> Outcome:
     return Outcome("works", "")
 
 
-#: Kinds whose numbers are not finite, or as large as to overflow.
+#: Kinds with numbers that are not finite, or so large that they overflow.
 NOT_FINITE = (
     *("NaN", "infinity", "overflow", "all overflow", "pos NaN", "pos infinite"),
 )

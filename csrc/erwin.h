@@ -7,7 +7,7 @@
 //   * arrays have the alignment of their elements; a workspace on the host may start at any address, one on a device
 //     starts at a multiple of ERWIN_DEVICE_ALIGNMENT bytes; an array may be NULL only if it has no elements, or if a
 //     comment below says so;
-//   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns the rows ptr[i] .. ptr[i + 1] - 1 of `pos`;
+//   * clouds are given by `ptr` [clouds + 1], ascending from 0: cloud i owns rows ptr[i] .. ptr[i + 1] - 1 of `pos`;
 //   * indices are int64, positions are float32 or float64 (`erwin_dtype`), finite, row-major [points, dim];
 //   * the result is the same bits for every number of threads and, except for attention, on every device;
 //   * sizes, offsets, configurations and NULL pointers that break a rule give ERWIN_INVALID_ARGUMENT; the host

@@ -102,7 +102,7 @@ def with_value(name: str, value: int):
     return spoil
 
 
-# What may have happened to data with a tree, and the words for it.
+# What a user may have done to data with a tree, and the words in the error.
 CAUSES = {
     "forgotten offsets": (
         lambda b: Data.from_dict({k: b[k] for k in b.to_dict() if k not in PTR}),

@@ -200,7 +200,8 @@ def test_the_interpreter_ends_while_another_thread_builds():
 
 
 def test_a_call_that_goes_on_asks_no_more(monkeypatch):
-    """Or every signal would begin it anew, and one a second might never let it end."""
+    """If each signal started the call again, a signal every second could keep it from
+    ending."""
     seen, handler = [], signal.signal(signal.SIGINT, lambda *_: None)
     try:
         context = _native.context(torch.zeros(1))

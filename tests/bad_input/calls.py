@@ -71,7 +71,8 @@ OF_DATA = ("data", "tree", "batch", "positions", "edge_index")
 UNUSED_POS = ("pos NaN", "pos infinite", "pos int", "pos one axis")
 MORE_ROWS = ("empty", "a row less", "a row more")
 OTHER_WIDTH = ("an entry less", "an entry more")
-# What decides on a backend: dtypes, devices and gradients, and no value.
+# Kinds that do not matter where only dtypes, devices and gradients are looked at, as in
+# the choice of a backend.
 SHAPE_ALONE = (
     *(*MORE_ROWS, *OTHER_WIDTH, "axes swapped", "a subclass", "requires grad"),
     *("a parameter", "no leaf", "NaN", "infinity", "minus infinity"),

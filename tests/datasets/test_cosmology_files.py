@@ -185,7 +185,7 @@ def test_interrupted_writing(dataset, tmp_path, monkeypatch, function, error):
             CosmologyLPT(tmp_path, **SMALL)
     assert files(tmp_path) == []
     assert equal(CosmologyLPT(tmp_path, **SMALL), dataset)
-    # What was there stays.
+    # Files that were there before are kept.
     with monkeypatch.context() as context:
         context.setattr(function, stop)
         with pytest.raises(type(error)):

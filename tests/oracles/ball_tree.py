@@ -18,7 +18,7 @@ class Node(NamedTuple):
 
 @dataclass
 class Arrays:
-    """What `torch_geometric_erwin.Tree` holds, as lists and arrays."""
+    """The contents of `torch_geometric_erwin.Tree`, as lists and arrays."""
 
     perm: np.ndarray
     level: np.ndarray

@@ -58,13 +58,13 @@ def rms_norm(w: Weights, x: Tensor) -> Tensor:
 
 
 def batch_norm(w: Weights, x: Tensor) -> Tensor:
-    """By the running statistics."""
+    """The norm over a batch, with its running statistics."""
     x = (x - w["running_mean"]) / (w["running_var"] + 1e-5).sqrt()
     return x * w["weight"] + w["bias"]
 
 
 def row_norm(w: Weights, x: Tensor) -> Tensor:
-    """Of coarsening and refinement, by the state that it has."""
+    """The norm of coarsening and refinement; its weights tell which kind it is."""
     return (batch_norm if "running_mean" in w else layer_norm)(w, x)
 
 

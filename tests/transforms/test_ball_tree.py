@@ -74,7 +74,7 @@ def assert_same(a, b):
 
 
 def check(data, config):
-    """What a model does before it uses a tree."""
+    """Reads and checks a tree as a model does before it uses it."""
     tree = read_tree(data, config)
     ptr = store_ptr(data)
     ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr

@@ -225,7 +225,7 @@ def test_numbers_tell_configurations_apart():
     ]
     numbers = [config.numbers for config in configs]
     assert len({*numbers}) == len(configs)
-    # As they are stored.
+    # The numbers are stored as int64.
     assert all(abs(number) < 2**63 for of_one in numbers for number in of_one)
 
 

@@ -30,7 +30,7 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 @pytest.fixture(autouse=True)
 def native_at_any_size(monkeypatch):
-    """Where nothing is transformed: the transforms must keep away from it."""
+    """Uses the native product at any size; function transforms must not use it."""
     monkeypatch.setattr(linear, "_SMALL", 0)
 
 
@@ -71,7 +71,7 @@ class Problem:
         return dict(zip(weights, grads)), grad_x, grad_pos
 
     def assert_close(self, actual, expected):
-        """Up to a part of the largest value."""
+        """The tolerance is relative to the largest value."""
         error = (actual - expected).abs().max()
         assert error <= self.tolerance * (1 + expected.abs().max())
 

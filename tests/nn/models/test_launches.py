@@ -90,7 +90,8 @@ def test_tables_are_made_once():
     # One search to check that the nodes are those of the tree, two for the children of
     # two coarsenings, and one for all orders within the batch.
     assert counts["searchsorted"] == 1 + 2 + 1
-    # The same, twice but for the first, and the offsets of the clouds on three levels.
+    # One sum for the first of these searches, two for each of the others, and one for
+    # the offsets of the clouds on all levels.
     assert counts["cumsum"] == 1 + 2 * 2 + 2 + 1
 
 

@@ -65,7 +65,7 @@ def batch_for(model, sizes, dtype=torch.float64):
 
 
 def padded(batch, nodes=30, graphs=2, edges=50):
-    """With so many more of each."""
+    """Pads a batch with this many more nodes, clouds and edges."""
     n, g, e = batch.num_nodes, batch.num_graphs, batch.num_edges
     return pad_batch(batch, n + nodes, g + graphs, e + edges)
 

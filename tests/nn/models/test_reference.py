@@ -64,7 +64,7 @@ def rows_of(out, case):
 
 
 def assert_close(actual, expected, tolerance, floor=0.0, name=""):
-    """In the Euclidean norm, relative to the expected one."""
+    """Compares in the Euclidean norm, relative to that of the expected value."""
     assert actual.shape == expected.shape, name
     error = (actual.double() - expected.double()).norm()
     assert error <= tolerance * expected.double().norm() + floor, name

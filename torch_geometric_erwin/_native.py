@@ -1,7 +1,7 @@
 r"""Finds the native library and declares its C interface (``csrc/erwin.h``).
 
-Nothing else in the package touches :mod:`ctypes`. ctypes checks nothing: callers pass
-contiguous tensors of the right dtype, device and size.
+All calls of the library go through this file. :mod:`ctypes` checks nothing, so callers
+must pass contiguous tensors of the right dtype, device and size.
 """
 
 import ctypes
@@ -46,7 +46,7 @@ _STATUS = {
 _OUT_OF_MEMORY, _INTERNAL_ERROR, _INTERRUPTED = 4, 5, 6
 
 
-HOST = -1  # the device of a context beside the ordinals of GPUs
+HOST = -1  # the host as the device of a context; GPUs have their ordinals
 
 
 class Context(Structure):
@@ -72,7 +72,7 @@ class Layout(Structure):
 
 
 class TreeBounds(Structure):
-    r"""What the host knows of a batch on a device (``erwin_tree_bounds``)."""
+    r"""Bounds of the sizes of a batch on a device (``erwin_tree_bounds``)."""
 
     _fields_ = [
         *[("clouds", c_int64), ("points", c_int64), ("largest", c_int64)],
@@ -129,7 +129,7 @@ class Message(Structure):
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
 _ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
 _MESSAGE, _BOUNDS = POINTER(Message), POINTER(TreeBounds)
-# Kept: ctypes would make a type anew every time.
+# Defined once, because ctypes would create these types again in every call.
 _PER_LEVEL, _TOTAL = c_void_p * MAX_LEVELS, c_int64 * (2 * MAX_LEVELS)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
 _SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
@@ -189,8 +189,9 @@ _forked = False  # whether this process was forked from one that had loaded the 
 def _after_fork() -> None:
     global _forked
     _forked = True
-    # Nor are PyTorch's threads there, and its next parallel operator, wherever it is
-    # called, would wait for them. Workers of a `DataLoader` do the same.
+    # PyTorch's threads do not exist in the child either. Its next parallel operator,
+    # wherever it is called, would wait for them forever. A `DataLoader` sets one thread
+    # in its workers, too.
     torch.set_num_threads(1)
 
 
@@ -201,7 +202,7 @@ if hasattr(os, "register_at_fork"):
 @cache
 def library() -> ctypes.CDLL:
     r"""Loads the library once per process, or raises :obj:`ImportError`."""
-    # An editable install redirects modules, so the file need not lie beside this one.
+    # In an editable install, the library may be in another folder than this file.
     spec = find_spec(f"{__package__}._kernels")
     if spec is None or spec.origin is None:
         raise ImportError(
@@ -224,9 +225,10 @@ def _function(name: str) -> Callable[..., int]:
     return function
 
 
-# What long calls ask, on the thread that made them: a builtin, which is called with the
-# GIL and runs no bytecode, so that no handler of a signal can raise inside of it. It is
-# true once a signal, and in the main thread alone.
+# The function by which long calls ask, on the thread that made them, whether Ctrl-C was
+# pressed. It is a C function of Python that is called with the GIL and runs no
+# bytecode, so that no handler of a signal can raise inside of it. It returns true once
+# for every signal, and only in the main thread.
 _interrupted = CFUNCTYPE(c_int32)(pythonapi.PyOS_InterruptOccurred)
 _INTERRUPTED_ADDRESS = ctypes.cast(_interrupted, c_void_p).value
 
@@ -234,8 +236,8 @@ _INTERRUPTED_ADDRESS = ctypes.cast(_interrupted, c_void_p).value
 def call(name: str, *args: object) -> None:
     r"""Calls an entry point.
 
-    A call that Ctrl-C stops is left by what the signal's handler raises, or else made
-    once more.
+    If Ctrl-C interrupts a call, the handler of the signal runs. The exception that it
+    raises is passed on. If it raises none, the call is made again.
 
     Raises:
         MemoryError: If it returns ``ERWIN_OUT_OF_MEMORY``.
@@ -243,8 +245,11 @@ def call(name: str, *args: object) -> None:
     """
     function = _function(name)
     if (status := function(*args)) == _INTERRUPTED:
-        pythonapi.PyErr_SetInterrupt()  # the library's question took the signal
-        for arg in args:  # once more, to the end: or every signal would begin it anew
+        # The library's question has reset the signal, so that it must be set again.
+        pythonapi.PyErr_SetInterrupt()
+        # The second call cannot be interrupted. Otherwise it would begin again at every
+        # signal, and might never end.
+        for arg in args:
             if isinstance(arg, Context):
                 arg.interrupted = None
         status = function(*args)
@@ -260,15 +265,15 @@ def call(name: str, *args: object) -> None:
 
 
 def context(tensor: Tensor) -> Context:
-    r"""The context of a call on :obj:`tensor`'s device.
+    r"""Returns the context of a call on :obj:`tensor`'s device.
 
-    A forked process gets one thread, and one thread never starts or wakes another: the
-    threads of the parent are not there, and it would wait for them.
+    In a forked process a call gets one thread. The threads of the parent process do not
+    exist there, so that a call with several threads would wait for them forever.
     """
     num_threads = 1 if _forked else torch.get_num_threads()
     if tensor.device.type == "cpu":
-        # Only the main thread learns of signals, and another one must not ask while the
-        # interpreter comes to its end.
+        # Only the main thread receives signals, and other threads must not call Python
+        # while the interpreter shuts down.
         is_main = threading.current_thread() is threading.main_thread()
         interrupted = _INTERRUPTED_ADDRESS if is_main else None
         return Context(HOST, num_threads, None, interrupted)
@@ -277,11 +282,11 @@ def context(tensor: Tensor) -> Context:
 
 
 def cpu_isa() -> str:
-    r"""The instruction set of ball attention and message passing.
+    r"""Returns the instruction set of ball attention and message passing.
 
-    It is the widest that the build and the machine have, unless the variable that
-    limits PyTorch's own kernels, ``ATEN_CPU_CAPABILITY``, names a narrower one; trees
-    and searches follow it too.
+    It is the widest that the build and the machine have, unless the environment
+    variable ``ATEN_CPU_CAPABILITY``, which limits PyTorch's own kernels, names a
+    narrower one. The variable limits trees and searches too.
     """
     widest = library().erwin_cpu_isa()
     level = os.environ.get("ATEN_CPU_CAPABILITY", "")
@@ -290,13 +295,13 @@ def cpu_isa() -> str:
 
 
 def workspace(size: int) -> Tensor:
-    r"""Memory of the host for a call, wherever new tensors go by default."""
+    r"""Allocates memory for a call on the host, whatever the default device is."""
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 @contextmanager
 def found() -> Iterator[c_void_p]:
-    r"""Where a search leaves what it found (``erwin_found``) until it is freed."""
+    r"""Gives a search a place for its results (``erwin_found``), and frees it after."""
     pointer = c_void_p()
     free = library().erwin_found_free
     free.argtypes, free.restype = [c_void_p], None
@@ -307,20 +312,22 @@ def found() -> Iterator[c_void_p]:
 
 
 def heads(x: Tensor) -> Heads:
-    r"""The struct of a tensor :obj:`[rows, heads, channels]`, channels contiguous."""
+    r"""Returns the struct of a tensor [rows, heads, channels], channels contiguous."""
     return Heads(x.data_ptr(), x.stride(0), x.stride(1))
 
 
 def is_finite(x: Tensor) -> bool:
-    r"""Whether no value is infinite or NaN, found without PyTorch's threads."""
+    r"""Whether all values are finite; PyTorch's threads are not used."""
     finite = c_int32()
     call("erwin_is_finite", DTYPES[x.dtype], x.data_ptr(), x.numel(), byref(finite))
     return bool(finite.value)
 
 
 def no_permutation(perm: Tensor, lengths: Tensor) -> Optional[int]:
-    r"""The first run of rows, of given lengths that sum to them, that is no permutation
-    of its own numbers, found without PyTorch's threads; :obj:`None` if there is none.
+    r"""Returns the first segment of rows that is not a permutation of 0, 1, ...
+
+    Segments have the given lengths, which sum to the number of rows. The result is
+    :obj:`None` if all are permutations. PyTorch's threads are not used.
     """
     longest = max(lengths.tolist(), default=0)
     seen, wrong = workspace(longest // 8 + 1), c_int64()
@@ -333,7 +340,7 @@ def no_permutation(perm: Tensor, lengths: Tensor) -> Optional[int]:
 
 
 def layout(ball_sizes: Sequence[int], strides: Sequence[int], kind: str) -> Layout:
-    r"""The configuration struct of a tree, which nobody changes."""
+    r"""Returns the configuration struct of a tree, cached: it must not be changed."""
     return _layout(tuple(ball_sizes), tuple(strides), kind)
 
 
@@ -348,15 +355,16 @@ def _layout(ball_sizes: tuple[int, ...], strides: tuple[int, ...], kind: str) ->
 
 
 def pointers(tensors: Sequence[Tensor]) -> "ctypes.Array[c_void_p]":
-    r"""An array with the address of each tensor's data, at most one a level."""
+    r"""Returns an array of the addresses of tensors' data, at most one per level."""
     return _PER_LEVEL(*[t.data_ptr() for t in tensors])
 
 
 def tree_sizes(
     config: Layout, ptr: Tensor, rows: Tensor
 ) -> tuple[list[int], list[int]]:
-    r"""Fills in the rows of every cloud on every level, and returns the rows and the
-    balls that all clouds have on each.
+    r"""Fills in the number of rows of every cloud on every level.
+
+    Returns the numbers of rows and of balls that all clouds have on every level.
     """
     total, levels = _TOTAL(), config.levels
     call(

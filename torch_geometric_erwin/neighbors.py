@@ -23,12 +23,13 @@ from torch_geometric_erwin.utils.checks import (
 
 FLOWS = ("source_to_target", "target_to_source")
 
-# On the CPU the search stops at nodes of at most 16 points (csrc/cpu/neighbors.cpp):
-# balls of 16 fill them; balls of 8 to 12 points were 10 to 40 % slower in 3-D. On a
-# GPU leaves have 32 places, two balls.
+# The ball size of a tree that is built for a search. On the CPU the search descends to
+# nodes of at most 16 points (csrc/cpu/neighbors.cpp), which balls of 16 points fill;
+# balls of 8 to 12 points were 10 to 40 % slower in 3-D. On a GPU it descends to nodes
+# of at most 32 points, which are two balls.
 _BALL_SIZE = 16
 
-# Of neighbours, where a large number means all.
+# The largest number of neighbours that may be asked for; a large one means all.
 _MANY = 2**63 - 1
 
 
@@ -43,12 +44,11 @@ def knn_graph(
 ) -> Tensor:
     r"""Connects every node to its :obj:`k` nearest nodes of the same cloud.
 
-    The search is exact and the result unique, on every device and any number of
-    threads: of nodes at the same distance the one of lower index is nearer. Squared
-    distances are computed in the dtype of the positions (float16 and bfloat16 ones in
-    float32), which get no gradient. Below a spacing of about 1e-19 (float64: 1e-154)
-    squares lose precision and then vanish, so that nodes count as coincident: rescale
-    such positions.
+    The search is exact. The result is the same on every device and for every number of
+    threads: of nodes at the same distance, the one with the lower index counts as
+    nearer. Squared distances are computed in the dtype of the positions, or in float32
+    for float16 and bfloat16. Positions get no gradient. Squares of distances below
+    about 1e-19 (float64: 1e-154) lose precision or become zero: rescale such positions.
 
     Args:
         pos: The node positions, on the CPU or a CUDA device.
@@ -98,11 +98,11 @@ def radius_graph(
 ) -> Tensor:
     r"""Connects every node to the nodes of the same cloud within a distance.
 
-    The search is exact and the result unique, on every device and any number of
-    threads. Neighbours are those with :math:`d^2 \leq r^2`, both squares computed in
-    the dtype of the positions (float16 and bfloat16 ones in float32), which get no
-    gradient. Below a spacing of about 1e-19 (float64: 1e-154) squares lose precision
-    and then vanish, so that nodes count as coincident: rescale such positions.
+    The search is exact. The result is the same on every device and for every number of
+    threads. Neighbours are those with :math:`d^2 \leq r^2`. Both squares are computed
+    in the dtype of the positions, or in float32 for float16 and bfloat16. Positions get
+    no gradient. Squares of distances below about 1e-19 (float64: 1e-154) lose precision
+    or become zero: rescale such positions.
 
     Args:
         pos: The node positions, on the CPU or a CUDA device.
@@ -113,7 +113,8 @@ def radius_graph(
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.
         max_num_neighbors: Keeps this many of a node's neighbours, the nearest ones; of
-            nodes at the same distance the one of lower index is nearer. (default: all)
+            nodes at the same distance, the one with the lower index counts as nearer.
+            (default: all)
         flow: :obj:`"source_to_target"`, or :obj:`"target_to_source"` to swap the rows.
         tree: A tree of the positions with the balanced layout, which is searched in
             place of a new one; the result is the same.
@@ -147,12 +148,13 @@ def radius_graph(
 def _search_args(
     pos: Tensor, ptr: Optional[Tensor], tree: Optional[Tree]
 ) -> tuple[Any, ...]:
-    # The arguments that the operators share: positions, offsets and a balanced tree.
-    pos = check_pos(pos, values=False)  # the operators look at the values
+    # Returns the arguments that both operators share: positions, offsets and a tree.
+    pos = check_pos(pos, values=False)  # the operators check the values
     if not torch.compiler.is_compiling():
         _check_device(pos.device)
         _check_extent(pos)
-    # So they do at those of offsets, which are on the host there.
+    # Values of offsets on a GPU are checked by the operators, which copy them to the
+    # host anyway.
     on_host = pos.device.type == "cpu"
     if tree is not None:
         check_tree("tree", tree)
@@ -201,7 +203,7 @@ def _check_extent(pos: Tensor) -> None:
     def fits(extent: float) -> bool:
         return pos.size(1) * extent * extent <= torch.finfo(pos.dtype).max
 
-    # All axes at once take a fraction of the time, and are enough nearly always.
+    # The extent over all axes together takes less time, and nearly always fits.
     if pos.size(0) == 0 or fits(_extent(*torch.aminmax(pos))):
         return
     low, high = torch.aminmax(pos, dim=0)

@@ -25,27 +25,27 @@ torch.library.define(
 )
 
 
-# Sizes are given: the tables of the tree are those of another one with clouds as large.
-# No cloud has more than `max_points`.
+# Computes the order of rows alone, for a tree whose tables are known from the sizes of
+# the clouds. No cloud may have more than `max_points` points.
 torch.library.define(
     "erwin::ball_tree_order",
     "(Tensor pos, Tensor ptr, SymInt[] num_rows, SymInt max_points, int[] ball_sizes, "
     "int[] strides, float rotate, str layout) -> Tensor[]",
 )
-#: What they take.
+#: The contract of both operators, for their tensors.
 TAKES = {"pos": "float32|float64 [N, D]", "ptr": "int64 [G+1] anywhere"}
 
 
 @lru_cache(maxsize=16)
 def rotation_matrix(degrees: float, dim: int) -> Tensor:
-    r"""The rotation of the second tree; row vectors are multiplied from the right.
+    r"""Returns the rotation of the second tree, for row vectors on its left.
 
-    The product over the coordinate planes :math:`(i, j)`, :math:`i < j`, in
+    It is the product over the coordinate planes :math:`(i, j)`, :math:`i < j`, in
     lexicographic order, of the plane rotation by :math:`(-1)^{i + j + 1}` times the
-    angle: in 2-D the rotation by the angle, in 3-D :math:`R_z R_y R_x` with three equal
-    Euler angles, as in the `Erwin <https://arxiv.org/abs/2502.17019>`_ reference
-    implementation, and the same rule in any other dimension. A line has no rotation:
-    in 1-D the result is the identity. It is cached: copy it before you change it.
+    angle. In 2-D this is the rotation by the angle. In 3-D it is :math:`R_z R_y R_x`
+    with three equal Euler angles, as in the `Erwin
+    <https://arxiv.org/abs/2502.17019>`_ reference implementation. In 1-D it is the
+    identity. The result is cached: copy it before you change it.
 
     Args:
         degrees: The angle, in degrees.
@@ -59,8 +59,9 @@ def rotation_matrix(degrees: float, dim: int) -> Tensor:
         [[0.0, -1.0], [1.0, 0.0]]
     """
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    # Planes of one sum i + j share no axis, and each comes after those of its axes with
-    # a smaller sum: they are turned at once, the same numbers as one after the other.
+    # Planes with the same sum i + j have no axis in common, so their rotations are
+    # applied together. For planes with a common axis, the order of their sums is the
+    # lexicographic one, so the bits of the result are the same.
     axes = np.eye(dim)  # the columns of the result
     for total in range(1, 2 * dim - 2):
         turn = -s if total % 2 == 0 else s
@@ -82,11 +83,11 @@ def _rotation(degrees: float, dim: int, dtype: torch.dtype) -> Tensor:
 def sizes_of(
     ptr: Tensor, num_points: int, ball_sizes: list[int], strides: list[int], layout: str
 ) -> tuple[Tensor, list[int], list[int]]:
-    r"""The rows of every cloud on every level, and the rows and balls of the levels.
+    r"""Computes the rows of every cloud on every level, and all rows and balls of each.
 
     Args:
         ptr: The row offsets of the clouds, on the host.
-        num_points: What they must end at.
+        num_points: The last offset that is expected.
         ball_sizes: The largest number of rows in a ball, per level.
         strides: The number of rows that each coarsening pools.
         layout: The layout of the tree.
@@ -99,7 +100,7 @@ def sizes_of(
     try:
         num_rows, num_balls = _native.tree_sizes(config, ptr, rows)
     except RuntimeError:
-        check_ptr(ptr, num_points, ptr.device)  # says what is wrong with the values
+        check_ptr(ptr, num_points, ptr.device)  # raises an error that says more
         raise
     if (int(ptr[-1]) if layout == "perfect" else num_rows[0]) != num_points:
         check_ptr(ptr, num_points, ptr.device)
@@ -114,7 +115,7 @@ def tables_of(
     strides: list[int],
     layout: str,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    r"""The rows of every ball and the children of every pooled row, on the host."""
+    r"""Computes the lengths of balls and of pooling groups, on the host."""
     ball_len = [ptr.new_empty(n) for n in num_balls]
     group_len = [ptr.new_empty(n) for n in num_rows[1:]]
     _native.call(
@@ -132,11 +133,11 @@ def empty_order(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
-    r"""What holds the order of the rows, not filled in: perm, mask and perm_rot.
+    r"""Allocates the tensors of the order of rows: perm, mask and perm_rot.
 
     Args:
-        pos: The node positions, on whose device it lies.
-        num_rows: The rows of the levels.
+        pos: The node positions, whose device is used.
+        num_rows: The number of rows of every level.
         rotate: The angle of the second tree; zero for none.
         layout: The layout of the tree; without repeated points the mask is empty.
     """
@@ -177,11 +178,11 @@ def ball_tree(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
-    r"""Calls the operator, or on the host its kernel at once where that is the same.
+    r"""Calls the operator, or directly its kernel for the CPU where that is the same.
 
     Args:
-        pos: The node positions, by :func:`check_pos`.
-        ptr: The row offsets of the clouds, by :func:`check_ptr`.
+        pos: The node positions, as :func:`check_pos` returns them.
+        ptr: The row offsets of the clouds, as :func:`check_ptr` returns them.
         ball_sizes: The largest number of rows in a ball, per level.
         strides: The number of rows that each coarsening pools.
         rotate: The angle of the second tree, in degrees; zero for none.
@@ -199,9 +200,10 @@ def ball_tree(
 
 
 def _check_finite(pos: Tensor) -> None:
-    # The native look alone at what is known to be a contiguous tensor of the host.
+    # The native check comes first, because it is the fastest for a contiguous tensor on
+    # the host.
     if not _native.is_finite(pos):
-        check_finite(pos)  # names the row
+        check_finite(pos)  # raises an error that names the row
 
 
 def _order(
@@ -276,11 +278,12 @@ def _ball_tree_fake(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
-    # Sizes follow from the values of ptr: symbols that only the run resolves.
+    # Sizes depend on the values of ptr, so they are symbols without a value here.
     size = torch.library.get_ctx().new_dynamic_size
     num_rows = [size() if layout == "perfect" else pos.size(0)]
     num_rows += [size() for _ in strides]
-    empty = partial(pos.new_empty, dtype=torch.int64)  # offsets may lie on the host
+    # By `pos`, because offsets may be on another device.
+    empty = partial(pos.new_empty, dtype=torch.int64)
     perm, mask, *perm_rot = empty_order(pos, num_rows, rotate, layout)
     rows = empty((ptr.size(0) - 1, len(ball_sizes)))
     ball_len = [empty((size(),)) for _ in ball_sizes]

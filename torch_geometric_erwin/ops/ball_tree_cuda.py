@@ -26,7 +26,7 @@ from torch_geometric_erwin.ops.contract import check_tree, implement
 from torch_geometric_erwin.ops.registry import Functions, Registry
 
 MAX_DIM = 8  # ERWIN_DEVICE_MAX_DIM
-_LARGEST = 2**30  # points of a cloud, as on the host
+_LARGEST = 2**30  # the most points of a cloud, as on the host
 
 
 @cache
@@ -37,7 +37,7 @@ def _warn(reason: str) -> None:
 
 
 def why_no_kernels(device: torch.device) -> str:
-    r"""Why the native kernels do not run on a device, empty if they do."""
+    r"""Says why the native kernels cannot run on a device; empty if they can."""
     if device.type != "cuda":
         return f"it runs on CUDA devices (got {device.type})"
     if not _native.library().erwin_has_cuda():
@@ -75,11 +75,12 @@ def order(
     r"""Builds trees on the device of a context.
 
     Args:
-        context: A GPU's or, for tests, that of the emulator and host tensors.
+        context: The context of a GPU or, in tests, of the emulator with host tensors.
         pos: The node positions.
         ptr: The row offsets of the clouds, on the device.
-        num_rows: The rows of the levels, or bounds; rows beyond the end are zero.
-        max_points: The points of the largest cloud, or a bound.
+        num_rows: The number of rows of every level, or a larger one; the order of rows
+            that do not exist is zero.
+        max_points: The number of points of the largest cloud, or a larger one.
         ball_sizes: The largest number of rows in a ball, per level.
         strides: The number of rows that each coarsening pools.
         rotate: The angle of the second tree, in degrees; zero for none.
@@ -145,7 +146,7 @@ def _order_on_device(
     pos: Tensor, ptr: Tensor, num_rows: list[int], max_points: int, *config: Any
 ) -> list[Tensor]:
     ptr = ptr.to(pos.device, non_blocking=True)
-    if max_points < pos.size(0):  # larger clouds would get no order at all
+    if max_points < pos.size(0):  # the kernels skip larger clouds
         fits = (ptr.diff() <= max_points).all()
         torch._assert_async(fits, "a cloud has more points than 'max_points'")
     return order(_native.context(pos), pos, ptr, num_rows, max_points, *config)
@@ -161,7 +162,7 @@ def _order_on_host(
     rotate: float,
     layout: str,
 ) -> list[Tensor]:
-    # The builder for the host takes sizes that are exact: bounds are filled up after.
+    # The builder for the host needs exact sizes. The results are padded to the bounds.
     host = ptr.cpu()
     points = int(host[-1])
     _, exact, _ = sizes_of(host, points, ball_sizes, strides, layout)
@@ -209,7 +210,7 @@ def _build_on_device(
         max_points,
         *(ball_sizes, strides, rotate, layout),
     )
-    # The host makes the tables while the device is at work.
+    # The host computes the tables while the device builds the order.
     ball_len, _ = tables_of(host, [], num_balls, *config)
     level, *ball_len = to_device([rows, *ball_len], pos.device)
     group_len = [
@@ -233,9 +234,10 @@ ORDER = Registry(
 
 
 def group_lengths(rows: Tensor, pooled: Tensor, size: int, stride: int) -> Tensor:
-    r"""The children of every pooled row, from the rows of every cloud on two levels.
+    r"""Returns the number of children of every pooled row.
 
-    Every cloud's last row takes what is left.
+    It follows from the rows of every cloud on two levels: each pooled row has a full
+    group, except the last one of a cloud, which has the rest.
     """
     lengths = torch.full((size,), stride, dtype=torch.int64, device=rows.device)
     if size == 0:
@@ -246,7 +248,7 @@ def group_lengths(rows: Tensor, pooled: Tensor, size: int, stride: int) -> Tenso
 
 
 def to_device(tensors: list[Tensor], device: torch.device) -> list[Tensor]:
-    r"""Moves int64 tensors in one copy."""
+    r"""Moves int64 tensors to a device in one copy."""
     sizes = [t.numel() for t in tensors]
     packed = torch.cat([t.flatten() for t in tensors]).to(device, non_blocking=True)
     starts = accumulate(sizes, initial=0)

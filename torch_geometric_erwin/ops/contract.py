@@ -1,8 +1,8 @@
-r"""What operators take: dtypes, shapes, one device, and memory that is there.
+r"""Contracts of operators: the dtypes, shapes and devices of their arguments.
 
-Kernels read memory by shape and dtype alone. Every implementation is registered by
-:func:`implement`, which checks the arguments of each call against what is written down
-beside it, and every fake by :func:`register_fake`.
+Kernels check nothing and read memory as shapes and dtypes say. So every implementation
+is registered by :func:`implement`, which checks the arguments of each call against the
+contract that it is given, and every fake by :func:`register_fake`.
 """
 
 import re
@@ -16,15 +16,15 @@ from torch import Tensor
 from torch_geometric_erwin._native import LAYOUTS, MAX_LEVELS
 from torch_geometric_erwin.utils.checks import check_tensor, has_memory
 
-_NO_MEMORY = "can't allocate memory"  # what PyTorch says of the host's
+_NO_MEMORY = "can't allocate memory"  # in PyTorch's error, if the host has none left
 
 Function = Callable[..., Any]
 Takes = dict[str, Union[str, int]]
-Sizes = dict[str, Any]  # what every symbol stands for in a call
+Sizes = dict[str, Any]  # the number that every symbol of a shape has in a call
 
 
 class _Extent(NamedTuple):
-    r"""One entry of a shape: ``factor * symbol + shift``, or a number, the shift."""
+    r"""One entry of a shape: ``factor * symbol + shift``, or the number ``shift``."""
 
     symbol: str
     factor: int
@@ -56,7 +56,7 @@ class _Extent(NamedTuple):
 
 
 class _Argument(NamedTuple):
-    r"""What is written down of a tensor."""
+    r"""The part of a contract about one tensor."""
 
     place: int
     name: str
@@ -101,13 +101,13 @@ class _Argument(NamedTuple):
 
 
 class Contract:
-    r"""What an implementation of an operator takes.
+    r"""The arguments that an implementation of an operator takes.
 
     Args:
         operator: The operator's name.
-        **arguments: Of every tensor its dtypes, or the argument whose dtype it has, and
-            its shape: letters stand for the same number wherever they are. A number is
-            the least value of an argument that is one.
+        **arguments: For every tensor a text with its dtypes, or the argument whose
+            dtype it has, and its shape. A letter in shapes stands for the same number
+            everywhere. For an argument that is a number, its least value.
 
     Example:
         >>> contract = Contract("erwin::group", key="int64 [E]", groups=0)
@@ -158,7 +158,7 @@ class Contract:
                     f"'{self.tensors[0].name}' on {device}"
                 )
             if not has_memory(tensor):
-                check_tensor(argument.name, tensor)  # says what is missing
+                check_tensor(argument.name, tensor)  # raises an error in most cases
                 if tensor.is_cpu:
                     kind = type(tensor).__name__
                     raise TypeError(
@@ -166,7 +166,7 @@ class Contract:
                         "no memory of its own"
                     )
         for place, name, least in self.least:
-            if not args[place] >= least:  # nor is it NaN
+            if not args[place] >= least:  # also true for NaN
                 raise ValueError(
                     f"{self.operator}: '{name}' must be at least {least} (got "
                     f"{args[place]})"
@@ -190,7 +190,7 @@ CONTRACTS: dict[tuple[str, str], Contract] = {}
 
 
 def argument_names(operator: str) -> list[str]:
-    r"""The names of an operator's arguments.
+    r"""Returns the names of an operator's arguments.
 
     Example:
         >>> argument_names("erwin::group")
@@ -202,15 +202,15 @@ def argument_names(operator: str) -> list[str]:
 def implement(
     operator: str, device: str, **arguments: Union[str, int]
 ) -> Callable[[Function], Function]:
-    r"""Registers an implementation that is called with what it takes, or not at all.
+    r"""Registers an implementation, with a check of the arguments before each call.
 
-    Where the host has no memory for what it makes, :obj:`MemoryError` is raised. What
-    is returned does the same, but leaves the arguments to its caller.
+    If the host has no memory left for the outputs, :obj:`MemoryError` is raised. The
+    function that the decorator returns does that too, but checks no arguments.
 
     Args:
         operator: The operator's name.
         device: The type of device that it serves.
-        **arguments: What it takes, see :class:`Contract`.
+        **arguments: The arguments that it takes, see :class:`Contract`.
     """
     contract = CONTRACTS[operator, device] = Contract(operator, **arguments)
 
@@ -236,10 +236,10 @@ def implement(
 
 
 def register_fake(operator: str) -> Callable[[Function], Function]:
-    r"""Registers what an operator returns where there are no values.
+    r"""Registers a fake, which allocates outputs for tensors that have no values.
 
-    PyTorch calls it too if some tensors have none, and would take the memory that it
-    makes for a result.
+    PyTorch calls it even if only some tensors are on :obj:`meta`, and would return
+    uninitialised memory as a result. Such a call raises an error.
 
     Args:
         operator: The operator's name.
@@ -271,7 +271,7 @@ def check_tree(
     layout: str = "balanced",
     rotate: float = 0.0,
 ) -> None:
-    r"""Checks the form of a tree's configuration; the native library knows its bounds.
+    r"""Checks the form of a tree's configuration; the native library checks bounds.
 
     Args:
         ball_sizes: The largest number of rows in a ball, per level.

@@ -1,7 +1,7 @@
-r"""Whether native code can read tensors: asked before every path that is not PyTorch's.
+r"""Finding out whether native code can read the tensors of a call.
 
-Everything else takes a formulation by operators of PyTorch, which know every kind of
-tensor and every transform.
+If it cannot, the call is computed by PyTorch's own operators, which support every kind
+of tensor and every transform.
 """
 
 from typing import Optional
@@ -13,13 +13,13 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-# The last two stand for plain tensors while a graph is traced.
+# The last two replace plain tensors while a graph is traced.
 _PLAIN = (Tensor, Parameter, FakeTensor, FunctionalTensor)
 _DEVICES = ("cpu", "cuda")
 
 
 def why_not(*tensors: Optional[Tensor]) -> str:
-    r"""Why native code cannot read tensors, empty if it can.
+    r"""Says why native code cannot read tensors; empty if it can.
 
     Args:
         *tensors: The tensors of a call, or :obj:`None` for those that are left out.
@@ -45,7 +45,7 @@ def why_not(*tensors: Optional[Tensor]) -> str:
 
 
 def is_transformed() -> bool:
-    r"""Whether :mod:`torch.func` or forward-mode differentiation is at work.
+    r"""Whether :mod:`torch.func` or forward-mode differentiation is active.
 
     Example:
         >>> is_transformed()
@@ -58,11 +58,11 @@ def is_transformed() -> bool:
 
 
 def is_eager(*tensors: Tensor) -> bool:
-    r"""Whether a call of an operator would reach its kernel with these very tensors.
+    r"""Whether the kernel of an operator may be called without PyTorch's dispatcher.
 
-    Nothing looks at the call on its way, neither a mode nor a trace, a transform or a
-    profile: the kernel may be called without PyTorch's dispatcher, which takes longer
-    than a small one.
+    The dispatcher takes longer than a small kernel. It may be left out if no mode,
+    trace, transform or profiler observes the call, so that it would pass these tensors
+    to the kernel unchanged.
 
     Args:
         *tensors: The tensors of the call.

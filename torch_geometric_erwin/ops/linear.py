@@ -1,7 +1,8 @@
 r"""The operator ``erwin::linear``: a float32 matrix product on a CPU, by oneDNN.
 
-PyTorch leaves it to the BLAS that it was built with: in its x86 wheels MKL, which has
-no AVX-512 code for processors other than Intel's. oneDNN, in the same wheels, has.
+PyTorch itself uses the BLAS that it was built with. In its x86 wheels this is MKL,
+which has AVX-512 code only for Intel's processors. oneDNN is in the same wheels, and
+has such code for all.
 """
 
 import platform
@@ -15,12 +16,12 @@ from torch_geometric_erwin.ops import dispatch
 from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.ops.registry import Functions, Registry
 
-# oneDNN takes 10 µs to start: a BLAS is faster below this many multiplications.
+# oneDNN takes 10 µs to start, so a BLAS is faster below this many multiplications.
 _SMALL = 1 << 20
 
 
 def has_onednn() -> bool:
-    r"""Whether this build of PyTorch brings oneDNN's matrix product for x86."""
+    r"""Whether this build of PyTorch has oneDNN's matrix product for x86."""
     return (
         platform.machine() in ("x86_64", "AMD64")
         and torch.backends.mkldnn.is_available()
@@ -32,12 +33,12 @@ _HAS_ONEDNN = has_onednn()
 
 
 def why_not(x: Tensor, weight: Tensor, *others: Optional[Tensor]) -> str:
-    r"""Why oneDNN does not serve a layer, empty if it does.
+    r"""Says why oneDNN does not serve a layer; empty if it does.
 
     Args:
         x: The rows.
         weight: The first weight.
-        *others: Further weights, or :obj:`None` for those that are left out.
+        *others: Further weights, or :obj:`None` for those that the layer lacks.
 
     Example:
         >>> why_not(torch.rand(2000, 30), torch.rand(40, 30).double())
@@ -60,8 +61,10 @@ def why_not(x: Tensor, weight: Tensor, *others: Optional[Tensor]) -> str:
 
 
 def is_small(x: Tensor, weight: Tensor) -> bool:
-    r"""Whether a product takes less time than to choose how; not asked while a graph is
-    traced, which serves all sizes.
+    r"""Whether a product is so small that PyTorch computes it without further checks.
+
+    The checks of :func:`why_not` would take longer than the product itself. While a
+    graph is traced no product counts as small, because one graph serves all sizes.
 
     Example:
         >>> is_small(torch.rand(2, 3), torch.rand(4, 3))
@@ -71,7 +74,7 @@ def is_small(x: Tensor, weight: Tensor) -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
-    r"""``x @ weight.T + bias``, differentiable to any order.
+    r"""Computes ``x @ weight.T + bias``, differentiable to any order.
 
     Args:
         x: The rows.
@@ -86,7 +89,7 @@ def linear(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         >>> linear(torch.ones(2, 3), torch.ones(4, 3)).shape
         torch.Size([2, 4])
     """
-    if is_small(x, weight):  # the usual answer of a small model, for no question
+    if is_small(x, weight):  # first, because it saves the time of all other checks
         return F.linear(x, weight, bias)
     return LINEAR[LINEAR.choose(x, weight, bias)].run(x, weight, bias)
 
@@ -111,17 +114,17 @@ def product(
     post: str = "none",
     factor: Optional[Tensor] = None,
 ) -> Tensor:
-    r"""``x @ weight.T + bias``, then :obj:`post` or a factor, in one pass."""
+    r"""Computes ``x @ weight.T + bias``, then :obj:`post` or a factor, in one pass."""
     op, x, weight = torch.ops.mkldnn._linear_pointwise, _dense(x), _dense(weight)
-    bias = None if bias is None else bias.contiguous()  # its stride would be ignored
+    bias = None if bias is None else bias.contiguous()  # oneDNN ignores its stride
     if factor is not None:
         return op.binary(x, factor, weight, bias, "mul")
     return op(x, weight, bias, post, [], "")
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    # oneDNN is a hundred times slower where neither rows nor columns are contiguous,
-    # such as those of an expanded tensor.
+    # oneDNN is a hundred times slower if neither rows nor columns are contiguous, as in
+    # an expanded tensor.
     stride = matrix.stride()
     return matrix if 1 in stride and 0 not in stride else matrix.contiguous()
 
@@ -160,7 +163,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     grad_x = op(grad, weight.t(), None) if ctx.needs_input_grad[0] else None
     grad_weight = None
     if ctx.needs_input_grad[1]:
-        # oneDNN copies its first argument, here the smaller one.
+        # oneDNN copies its first argument, so the smaller one is put first.
         if grad.size(1) <= x.size(1):
             grad_weight = op(grad.t(), x.t(), None)
         else:

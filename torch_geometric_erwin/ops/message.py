@@ -1,7 +1,7 @@
 r"""The operator ``erwin::message``: the mean message into every node.
 
-It serves the CPU by the native library and CUDA devices by Triton, which is imported
-when the first tensor of such a device arrives.
+On CPUs the native library computes it, and on CUDA devices Triton, which is imported
+when the first CUDA tensor arrives.
 """
 
 from collections.abc import Sequence
@@ -55,10 +55,10 @@ _POSITIONS = (torch.float32, torch.float64)
 def why_not(
     rows: Tensor, pos: Tensor, edge_index: Tensor, *weights: Optional[Tensor]
 ) -> str:
-    r"""Why :func:`mean_message` cannot take tensors on any device, empty if it can.
+    r"""Says why :func:`mean_message` takes tensors on no device; empty if it may.
 
     Args:
-        rows: The rows of the nodes, which :obj:`float` makes float32.
+        rows: The rows of the nodes, which the caller will convert to float32.
         pos: The node positions.
         edge_index: The edges.
         *weights: The weights.
@@ -91,14 +91,14 @@ def why_not(
 
 
 def why_not_native(rows: Tensor, *others: Any) -> str:
-    r"""Why the native kernels cannot take tensors, empty if they can."""
+    r"""Says why the native kernels cannot take tensors; empty if they can."""
     if rows.device.type != "cpu":
         return f"it runs on the CPU (got {rows.device.type})"
     return why_not(rows, *others)
 
 
 def why_not_triton(rows: Tensor, *others: Any) -> str:
-    r"""Why the Triton kernels cannot take tensors, empty if they can."""
+    r"""Says why the Triton kernels cannot take tensors; empty if they can."""
     if rows.device.type != "cuda":
         return f"it runs on CUDA devices (got {rows.device.type})"
     return why_not(rows, *others) or triton.why_not(rows.device.index)
@@ -115,23 +115,24 @@ def mean_message(
     edges: Edges,
     flow: str = "source_to_target",
 ) -> Tensor:
-    r"""The mean over the edges into every node of :math:`\mathrm{LN}(\mathrm{GELU}(s_j
-    + t_i + W (p_j - p_i)))`, computed in float32 on a CPU or a CUDA device.
+    r"""Computes the mean over the edges into every node of
+    :math:`\mathrm{LN}(\mathrm{GELU}(s_j + t_i + W (p_j - p_i)))`, in float32.
 
-    Nothing of the size of the edges' features is ever held, forward or backward, and
-    the result is the same bits in every run and on every number of threads. Second
-    derivatives are computed by PyTorch and hold such tensors.
+    No tensor with the features of all edges is allocated, forward or backward. The
+    result has the same bits in every run and on every number of threads. Second
+    derivatives are computed by PyTorch and allocate such tensors.
 
     Args:
-        source_rows: What a node adds to its outgoing messages, :math:`s`.
-        target_rows: What it adds to the incoming ones, :math:`t`.
+        source_rows: The rows that nodes add to their outgoing messages, :math:`s`.
+        target_rows: The rows that nodes add to incoming messages, :math:`t`.
         pos: The node positions, :math:`p`.
         weight: The matrix :math:`W`.
         norm_weight: The scale of the normalisation.
-        norm_bias: Its shift.
-        eps: Its :math:`\epsilon`.
+        norm_bias: The shift of the normalisation.
+        eps: The :math:`\epsilon` of the normalisation.
         edges: The edges.
-        flow: Which row of :obj:`edge_index` sends.
+        flow: :obj:`"source_to_target"` if the nodes in the first row of
+            :obj:`edge_index` send, otherwise those in the second.
 
     Shapes:
         - **source_rows, target_rows:** :math:`(N, C)`, float32; **pos:**
@@ -150,7 +151,7 @@ def mean_message(
     sender = 0 if flow == "source_to_target" else 1
     source, target = edges.edge_index[sender], edges.edge_index[1 - sender]
     rows = (source_rows, target_rows, pos, weight, norm_weight, norm_bias)
-    # Only a backward pass looks at the edges out of a node.
+    # Only a backward pass needs the edges out of every node.
     leaving = edges.by(sender) if torch.is_grad_enabled() else (None, None)
     return torch.ops.erwin.message(
         *rows, eps, source, target, *edges.by(1 - sender), *leaving
@@ -160,7 +161,7 @@ def mean_message(
 def composite(
     rows: Sequence[Tensor], eps: float, source: Tensor, target: Tensor
 ) -> Tensor:
-    r"""The same by operators of PyTorch: differentiable twice, on any device.
+    r"""Computes the same by PyTorch's own operators, differentiable to any order.
 
     Args:
         rows: The first six arguments of :func:`mean_message`.
@@ -181,7 +182,7 @@ def composite(
 
 
 class _Call:
-    r"""What a forward and a backward call share; keeps its memory alive."""
+    r"""The arguments of forward and backward calls; keeps their memory alive."""
 
     def __init__(
         self,
@@ -216,18 +217,18 @@ class _Call:
         )
 
     def padded(self, rows: Tensor) -> Tensor:
-        r"""Rows as long as the kernel's, with zeros."""
+        r"""Returns rows padded with zeros to the length that the kernel needs."""
         return F.pad(rows, (0, -self.channels % _ROW)).contiguous()
 
     def cut(self, rows: Tensor) -> Tensor:
-        r"""Rows without their padding."""
+        r"""Returns rows without their padding."""
         return rows[..., : self.channels].contiguous()
 
 
 @implement("erwin::message", "CPU", **_TAKES)
 def _message_cpu(*args: Any) -> Tensor:
     target_rows, source, source_ptr = args[1], args[7], args[11]
-    if source_ptr is None:  # else the sources have been checked when they were sorted
+    if source_ptr is None:  # otherwise they were checked when they were sorted
         check_nodes(source, target_rows.size(0))
     call = _Call(*args)
     mean = torch.empty_like(call.target_rows)
@@ -300,7 +301,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     saved = ctx.saved_tensors
     rows, (source, target, target_ptr, target_order, *leaving) = saved[:6], saved[6:]
-    if torch.is_grad_enabled():  # the gradient will be differentiated in its turn
+    if torch.is_grad_enabled():  # the gradient will be differentiated again
 
         def function(*rows: Tensor) -> Tensor:
             return composite(rows, ctx.eps, source, target)
@@ -315,7 +316,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     grad_source, grad_target, *grad_weights = grads
     grad_pos = None
     if ctx.needs_input_grad[2]:
-        # The offset of an edge adds to its message what its ends do.
+        # A projected offset is added to the rows of both ends: it has their gradient.
         grad_pos = ((grad_source - grad_target) @ rows[3]).to(rows[2].dtype)
     return grad_source, grad_target, grad_pos, *grad_weights, *[None] * 7
 

@@ -1,7 +1,7 @@
-r"""One way to choose an implementation of an operation, which says why.
+r"""Choosing an implementation of an operation, and explaining the choice.
 
-An implementation is a module, or whatever else has :obj:`why_not`, which says why it
-cannot serve a call, and :obj:`run`.
+An implementation is a module, or another object, with two functions: :obj:`run` serves
+a call, and :obj:`why_not` says why it cannot serve one.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import Any, Optional, Protocol
 
 
 class Implementation(Protocol):
-    r"""What serves calls of an operation."""
+    r"""An implementation of an operation."""
 
     @property
     def why_not(self) -> Callable[..., str]:
-        r"""Why it cannot serve a call, empty if it can."""
+        r"""Says why it cannot serve a call; empty if it can."""
 
     @property
     def run(self) -> Callable[..., Any]:
@@ -22,30 +22,30 @@ class Implementation(Protocol):
 
 
 def serves_all(*args: Any) -> str:
-    r"""Why the implementation of last resort cannot serve a call: it can."""
+    r"""Returns an empty text: the :obj:`why_not` of what can serve every call."""
     return ""
 
 
 @dataclass
 class Functions:
-    r"""An implementation that is no module."""
+    r"""An implementation that consists of two functions and is not a module."""
 
     run: Callable[..., Any]
     why_not: Callable[..., str] = serves_all
 
 
-#: Every operation that has several implementations, and whose module was imported.
+#: All operations with several implementations whose modules have been imported.
 OPERATIONS: dict[str, "Registry"] = {}
 
 
 class Registry(dict[str, Implementation]):
     r"""The implementations of an operation by name, the preferred ones first.
 
-    The last one can serve every call. All take the same arguments, and are asked with
-    those, or the first of them.
+    The last one can serve every call. :obj:`run` takes the same arguments in all of
+    them, and :obj:`why_not` takes these, or the first ones of these.
 
     Args:
-        operation: What :func:`explain` calls it.
+        operation: The operation's name, for :func:`explain`.
         **implementations: The implementations.
 
     Example:
@@ -63,19 +63,19 @@ class Registry(dict[str, Implementation]):
         OPERATIONS[operation] = self
 
     def explain(self, *args: Any) -> dict[str, str]:
-        r"""For each implementation why it cannot serve a call, empty if it can.
+        r"""Says for each implementation why it cannot serve a call; empty if it can.
 
         Args:
-            *args: What the implementations ask for.
+            *args: The arguments of :obj:`why_not`.
         """
         return {name: module.why_not(*args) for name, module in self.items()}
 
     def choose(self, *args: Any, wanted: Optional[str] = None) -> str:
-        r"""The wanted implementation, or the first that can serve a call.
+        r"""Returns the wanted implementation, or the first that can serve a call.
 
         Args:
-            *args: What the implementations ask for.
-            wanted: The name of one.
+            *args: The arguments of :obj:`why_not`.
+            wanted: The name of an implementation.
 
         Raises:
             ValueError: If the wanted one does not exist or cannot serve the call.
@@ -91,12 +91,13 @@ class Registry(dict[str, Implementation]):
 
 
 def explain(operation: str, *args: Any) -> dict[str, str]:
-    r"""For each implementation of an operation why it cannot serve a call, empty if it
-    can: the first of these does.
+    r"""Says for each implementation of an operation why it cannot serve a call.
+
+    The text is empty if it can. The first of those that can serves the call.
 
     Args:
         operation: One of :data:`OPERATIONS`.
-        *args: What its implementations ask for.
+        *args: The arguments of :obj:`why_not`.
 
     Example:
         >>> import torch

@@ -1,8 +1,8 @@
-r"""A gated feed-forward layer, on a CPU the operators ``erwin::swiglu``.
+r"""A gated feed-forward layer, which the operators ``erwin::swiglu`` compute on CPUs.
 
-Rows go through the layer in portions whose intermediate features stay in the cache, so
-that nothing of the hidden width is ever allocated for all rows. The backward pass
-computes them again.
+They take the rows in portions that are so small that hidden features stay in the cache,
+and never allocate the hidden features of all rows. The backward pass computes the
+hidden features again.
 """
 
 from typing import Any, Optional
@@ -16,15 +16,15 @@ from torch_geometric_erwin.ops.linear import is_small, product, why_not
 from torch_geometric_erwin.ops.registry import Functions, Registry
 from torch_geometric_erwin.ops.second_order import differentiable_grads
 
-# Hidden features of a portion (4 MB in float32), and the rows below which the rate of a
-# matrix product falls.
+# The number of hidden features of a portion (4 MB in float32), and the least number of
+# rows: with fewer, a matrix product is less efficient.
 _PORTION, _MIN_ROWS = 1 << 20, 512
 
 
 def swiglu(
     x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor, bias_out: Tensor
 ) -> Tensor:
-    r"""``W_3 (SiLU(W_1 x) * W_2 x)`` with biases, differentiable to any order.
+    r"""Computes ``W_3 (SiLU(W_1 x) * W_2 x)`` with biases, differentiable to any order.
 
     Args:
         x: The rows.
@@ -83,7 +83,7 @@ _TAKES = {
 
 def _portions(x: Tensor, width: int) -> list[slice]:
     rows = max(_MIN_ROWS, _PORTION // width)
-    # Equal portions: a short last one would run at a lower rate.
+    # Portions are equal, because a short last one would be less efficient.
     count = max(1, -(-x.size(0) // rows))
     rows = max(1, -(-x.size(0) // count))
     return [slice(first, first + rows) for first in range(0, x.size(0), rows)]
@@ -117,7 +117,8 @@ def _swiglu_backward_cpu(
     grad: Tensor, x: Tensor, weight_in: Tensor, bias_in: Tensor, weight_out: Tensor
 ) -> tuple[Tensor, ...]:
     grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
-    # The order in which the products come out; sums of transposed ones are slow.
+    # In the memory order of the products that are added to them below, because sums of
+    # transposed tensors are slow.
     grad_in, grad_out = (
         torch.zeros_like(weight_in.t(), memory_format=torch.contiguous_format),
         torch.zeros_like(weight_out),
@@ -131,7 +132,7 @@ def _swiglu_backward_cpu(
         grad_out += product(grad_part.t(), (open_gate * value).t())
         grad_active = product(grad_part, weight_out.t())
         grad_gate = grad_active * value
-        # The gradients of the hidden features take their place.
+        # The gradients of the hidden features overwrite them in `inner`.
         torch.mul(grad_active, open_gate, out=value)
         torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=gate)
         grad_x[rows] = product(inner, weight_in.t())
@@ -158,7 +159,7 @@ def _setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None
 def _backward(ctx: Any, grad: Tensor) -> tuple[Optional[Tensor], ...]:
     if not torch.is_grad_enabled():
         return torch.ops.erwin.swiglu_backward(grad, *ctx.saved_tensors[:-1])
-    # The gradient will be differentiated in its turn.
+    # The gradient will be differentiated again.
     return differentiable_grads(_plain, ctx.saved_tensors, ctx.needs_input_grad, grad)
 
 

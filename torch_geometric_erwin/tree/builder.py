@@ -1,4 +1,4 @@
-r"""Builds trees."""
+r"""Building ball trees."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -42,9 +42,10 @@ def ball_tree(
     points. The result is the same on every thread count and device, and does not depend
     on the other clouds of the batch.
 
-    The tree is built where the positions are. Of a GPU the call reads the offsets, if
-    they lie there, and nothing else: pass offsets on the host where it must not wait,
-    or :meth:`Tree.update` a tree whose points moved.
+    The tree is built on the device of the positions. If the offsets are on a GPU, the
+    call reads them and waits for the GPU; it reads nothing else from there. Where it
+    must not wait, pass offsets on the host, or call :meth:`Tree.update` if points of a
+    tree moved.
 
     Args:
         pos: The node positions; float64 ones are compared as float64, others as
@@ -55,11 +56,12 @@ def ball_tree(
         rotate: The angle of the second tree, in degrees; zero for none.
         layout: :obj:`"balanced"` or :obj:`"perfect"`, see :class:`TreeConfig`.
         runs: Further sizes of runs, per level, see :class:`TreeConfig`.
-        ties: What orders points of equal coordinate on the split axis:
+        ties: What orders points with equal coordinates on the split axis:
             :obj:`"index"`, or :obj:`"coordinates"` to compare the other axes first, so
-            that the order of the input has no effect on grids either.
-        validate: Whether to check on a GPU, which has to wait for it, that positions
-            are finite and offsets ascend. On the host both are checked anyway.
+            that the order of the input has no effect even on grids, where many points
+            have equal coordinates.
+        validate: Whether to check on a GPU too that positions are finite and offsets
+            ascend, which waits for the GPU. On the CPU both are always checked.
 
     Shapes:
         - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
@@ -89,21 +91,21 @@ def _config_of(
     layout: str,
 ) -> TreeConfig:
     if not torch.compiler.is_compiling():
-        with suppress(TypeError):  # an argument is wrong, or cannot be kept
-            return _kept(_hashable(ball_sizes), _hashable(strides), rotate, layout)
+        with suppress(TypeError):  # an argument is wrong, or not hashable
+            return _cached(_hashable(ball_sizes), _hashable(strides), rotate, layout)
     return TreeConfig(ball_sizes, strides, rotate, layout)
 
 
 def _hashable(numbers: Union[int, Sequence[int]]) -> object:
-    # With types: 2, 2.0 and True are equal, but not all of them are sizes.
+    # Types are part of the key, because 2, 2.0 and True are equal but only 2 is a size.
     if not isinstance(numbers, (list, tuple)):
         return numbers, type(numbers)
     return tuple(numbers), tuple(map(type, numbers))
 
 
-# Checking the arguments takes as long as building the trees of small clouds.
+# Cached, because to check the arguments takes as long as to build small trees.
 @lru_cache(maxsize=64, typed=True)
-def _kept(ball_sizes: Any, strides: Any, rotate: float, layout: str) -> TreeConfig:
+def _cached(ball_sizes: Any, strides: Any, rotate: float, layout: str) -> TreeConfig:
     return TreeConfig(ball_sizes[0], strides[0], rotate, layout)
 
 
@@ -120,18 +122,18 @@ def build_tree(
         pos: The node positions.
         ptr: The row offsets of the clouds, or :obj:`None` for one cloud.
         config: The configuration.
-        ties: What orders points of equal coordinate.
+        ties: What orders points with equal coordinates.
         validate: Whether to check values on a GPU too.
     """
     check_choice("ties", ties, TIES)
     if isinstance(pos, Tensor) and pos.is_meta:
         raise ValueError("'pos' is on meta, where it has no values")
-    # On the host the operator checks values, but of rows that ties have put in another
-    # order.
+    # On the CPU the operator checks values. It names the wrong row if ties have put the
+    # rows in another order, so values are then checked here.
     values = validate or ties == "coordinates"
     pos = check_pos(pos, values)
     device = pos.device
-    # Offsets of a GPU's positions may lie on either side.
+    # If positions are on a GPU, offsets may be there or on the host.
     on_host = not isinstance(ptr, Tensor) or ptr.device.type == "cpu"
     home = torch.device("cpu") if on_host else device
     ptr = check_ptr(ptr, pos.size(0), home, values)
@@ -153,7 +155,7 @@ def build_tree(
     levels = config.num_levels
     runs: tuple[tuple[Tensor, ...], ...] = ()
     if config.runs:
-        host = ptr.cpu().resolve_neg().contiguous()  # read as it lies in memory
+        host = ptr.cpu().resolve_neg().contiguous()  # native code reads its memory
         runs = runs_of(host, pos.size(0), config)
     tree = Tree(
         perm,

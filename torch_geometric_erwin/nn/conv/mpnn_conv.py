@@ -53,10 +53,10 @@ class MPNNConv(MessagePassing):
 
     Nodes are projected before they are gathered, so the cost of an edge is
     :math:`O(C D)`. In float32 or below, a native kernel computes :math:`m_i` (on the
-    CPU, and where Triton is installed on CUDA devices of compute capability 8.0 or
-    more) without holding a tensor of the size of the edges' features; whatever
-    changes a step of :meth:`propagate` (a subclass, a hook, another :obj:`aggr`, an
-    explainer) takes that path instead. Second derivatives always hold such tensors.
+    CPU and, if Triton is installed, on CUDA devices of compute capability 8.0 or more)
+    without allocating a tensor with the features of all edges. If something changes a
+    step of :meth:`propagate` (a subclass, a hook, another :obj:`aggr`, an explainer),
+    :meth:`propagate` runs instead. Second derivatives always allocate such tensors.
 
     Args:
         channels: The number of features :math:`C`.
@@ -78,7 +78,7 @@ class MPNNConv(MessagePassing):
         torch.Size([3, 8])
     """
 
-    _has_own_steps: ClassVar[bool] = True  # no subclass has changed one
+    _has_own_steps: ClassVar[bool] = True  # False in a subclass that changes a step
 
     def __init__(self, channels: int, dim: int = 3, **kwargs: Union[str, int]) -> None:
         kwargs.setdefault("aggr", "mean")
@@ -94,8 +94,8 @@ class MPNNConv(MessagePassing):
         self.reset_parameters()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # Compared with the parent when a class is made: PyG replaces `propagate` of
-        # every class by an equal one at its first instance.
+        # Steps are compared when a class is created, because PyG replaces `propagate`
+        # of every class, by an equal method, when its first instance is created.
         super().__init_subclass__(**kwargs)
         parent = next(base for base in cls.__mro__[1:] if issubclass(base, MPNNConv))
         same = all(getattr(cls, step) is getattr(parent, step) for step in _STEPS)
@@ -115,8 +115,8 @@ class MPNNConv(MessagePassing):
     ) -> Tensor:
         r"""Runs the forward pass of the module.
 
-        Layers that get the same edges share the work of sorting them if they are given
-        one :obj:`Edges(edge_index, N)`.
+        Layers with the same edges sort them only once if all of them are given the same
+        :obj:`Edges(edge_index, N)`.
         """
         if not torch.jit.is_scripting():
             self._check(x, pos, edge_index, edges)
@@ -132,7 +132,7 @@ class MPNNConv(MessagePassing):
     def _check(
         self, x: Tensor, pos: Tensor, edge_index: Adj, edges: Optional[Edges]
     ) -> None:
-        # Adjacency matrices are PyG's to check, and so is what it calls a node.
+        # PyG checks the entries of adjacency matrices, and inputs with more axes.
         for name, rows, width in (("x", x, self.channels), ("pos", pos, self.dim)):
             check_tensor(name, rows)
             check_floating(name, rows)
@@ -175,9 +175,7 @@ class MPNNConv(MessagePassing):
                 )
 
     def why_not_fused(self) -> str:
-        r"""Why only :meth:`propagate` computes what this layer does now, empty if the
-        kernels do too.
-        """
+        r"""Says why the kernels cannot compute this layer; empty if they can."""
         linear, norm = self.lin_offset, self.norm_message
         if not self._has_own_steps:
             return "a subclass changes a step of 'propagate'"
@@ -198,14 +196,14 @@ class MPNNConv(MessagePassing):
         return ""
 
     def fused_weights(self) -> tuple[Tensor, Tensor, Tensor]:
-        r"""The weights that the kernels read."""
+        r"""Returns the weights that the kernels read."""
         norm = self.norm_message
         return self.lin_offset.weight, norm.weight, norm.bias
 
     def message(
         self, source_j: Tensor, target_i: Tensor, pos_i: Tensor, pos_j: Tensor
     ) -> Tensor:
-        r"""The message along every edge."""
+        r"""Returns the message along every edge."""
         offset = self.lin_offset((pos_j - pos_i).to(source_j.dtype))
         return self.norm_message(F.gelu(source_j + target_i + offset))
 
@@ -256,8 +254,8 @@ def _propagate(
     return conv.propagate(edge_index, source=source, target=target, pos=pos)
 
 
-#: What computes :math:`m_i`, in order of preference. They are asked for a layer, the
-#: rows of its sources, positions and edges.
+#: The implementations of :math:`m_i`, in order of preference. Each is asked whether it
+#: can serve a layer, its projected sources, positions and edges.
 MESSAGES = Registry(
     "message",
     native=Functions(_fused, partial(_why_not, why_not_native)),

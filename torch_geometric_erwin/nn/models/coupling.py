@@ -12,7 +12,7 @@ from torch_geometric_erwin.tree import Tree
 _WARNED: WeakSet[Module] = WeakSet()
 
 
-def tell_of_coupling(model: Module, pos: Tensor, tree: Tree) -> None:
+def warn_of_coupling(model: Module, pos: Tensor, tree: Tree) -> None:
     r"""Warns once per model if gradients of positions depend on other clouds.
 
     In training, a norm over all rows of a batch makes every output depend on every
@@ -27,7 +27,7 @@ def tell_of_coupling(model: Module, pos: Tensor, tree: Tree) -> None:
         >>> from torch_geometric_erwin import ball_tree
         >>> pos = torch.rand(4, 3, requires_grad=True)
         >>> tree = ball_tree(pos, ptr=torch.tensor([0, 2, 4]), ball_sizes=2)
-        >>> tell_of_coupling(torch.nn.LayerNorm(3), pos, tree)
+        >>> warn_of_coupling(torch.nn.LayerNorm(3), pos, tree)
     """
     coupled = model.training and pos.requires_grad and tree.level.size(0) > 1
     if torch.compiler.is_compiling() or not coupled or model in _WARNED:

@@ -20,7 +20,7 @@ from torch_geometric_erwin.nn.models.arguments import (
     mixer_per_level,
     num_levels,
 )
-from torch_geometric_erwin.nn.models.coupling import tell_of_coupling
+from torch_geometric_erwin.nn.models.coupling import warn_of_coupling
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
 from torch_geometric_erwin.nn.models.presets import preset
@@ -49,32 +49,34 @@ class Erwin(LengthScaled):
     A ball tree orders the nodes of every cloud. On each level of a U-Net, rows attend
     to the rows of their ball; every second block uses the balls of a rotated tree, so
     that balls exchange information. Between levels, groups of consecutive rows are
-    pooled. The cost is linear in the number of nodes. Positions that ask for a gradient
-    get one, to any order (forces as :math:`-\partial E / \partial p`); the tree does
-    not depend on them smoothly and passes none on.
+    pooled. The cost is linear in the number of nodes. Positions that require a gradient
+    get one, to any order (for forces :math:`-\partial E / \partial p`). The tree does
+    not depend smoothly on positions, so it contributes nothing to the gradient.
 
-    The levels are those of the longest list among the arguments: one value per level
-    for :obj:`hidden_channels`, :obj:`ball_sizes`, :obj:`enc_depths` and
-    :obj:`enc_heads`, and one less for :obj:`strides`, :obj:`dec_depths` and
-    :obj:`dec_heads`, which are in the order of the levels too. A number stands for all
-    levels. Strides of 1 give flat Erwin.
+    The number of levels follows from the arguments that are lists, which must agree:
+    :obj:`hidden_channels`, :obj:`ball_sizes`, :obj:`enc_depths` and :obj:`enc_heads`
+    have one value per level, :obj:`strides`, :obj:`dec_depths` and :obj:`dec_heads` one
+    less, from the finest level on. A number stands for all levels. With strides of 1
+    nothing is pooled, as in the paper's flat Erwin.
 
     Args:
         in_channels: The number of features of a node; zero for none.
         hidden_channels: The number of features of a row, per level.
-        out_channels: The number of features that come out, through a layer
-            linear–GELU–linear; :obj:`None` for those of the last level without one.
+        out_channels: The number of output features, which a head (linear–GELU–linear)
+            computes; with :obj:`None` there is no head, and the output has the features
+            of the last stage.
         ball_sizes: The largest number of rows in a ball, per level.
         strides: The number of rows that each coarsening pools.
         enc_depths: The number of blocks, per level; the last level is the bottleneck.
-        enc_heads: The number of heads, per level. (default: one per 16 channels, or as
-            many more channels as it takes to divide them)
+        enc_heads: The number of heads, per level. (default: as many as divide the
+            channels and leave each head 16 channels or more)
         dec_depths: The number of blocks of the decoder's levels.
         dec_heads: The number of heads of the decoder's levels. (default: as in the
             encoder)
         attention: The mixer of the blocks, by name or as a callable that makes one from
             channels, heads, ball size and :obj:`dim`
-            (:func:`~torch_geometric_erwin.nn.make_mixer`); one, or one per level.
+            (:func:`~torch_geometric_erwin.nn.make_mixer`); one for all, or one per
+            level.
         dim: The number of coordinates :math:`D`.
         rotate: The angle of the second tree, in degrees; zero for none. A level of
             depth 1 uses the main tree alone.
@@ -85,22 +87,23 @@ class Erwin(LengthScaled):
             callable (:func:`~torch_geometric_erwin.nn.norm.make_norm`). The default was
             at least as accurate as the paper's on all tasks that were measured.
         block_norm: The norm of the blocks.
-        dropout: The probability that an entry of a block's branch is left out in
+        dropout: The probability that an entry of a block's branch is set to zero in
             training.
-        drop_path: The probability that a block's branch is left out for a whole cloud.
-        decode: Whether to come back to the nodes; otherwise the coarsest rows are
-            returned.
-        layout: :obj:`"balanced"`, or :obj:`"perfect"` to pad as the original does:
-            repeated points are rows that are attended and enter statistics.
+        drop_path: The probability that a block's branch is left out for a whole cloud
+            in training.
+        decode: Whether to refine the coarsest rows to the nodes; otherwise the coarsest
+            rows are returned.
+        layout: :obj:`"balanced"`, or :obj:`"perfect"` to pad clouds as the original
+            does, by repeated points, which count in attention and norms like others.
         distance: Whether distances in a ball are :obj:`"absolute"` or
             :obj:`"relative"` to its extent, for :obj:`attention="ball"`
             (:class:`~torch_geometric_erwin.nn.BallAttention`).
         backend: The backend of :func:`~torch_geometric_erwin.nn.ball_attention`, for
             :obj:`attention="ball"`.
         checkpoint: Whether the blocks of a level, and for level 0 the message-passing
-            steps too, keep their inputs alone and compute the rest again in the
-            backward pass, as one value or per level. Less memory for about a third
-            more time; results are the same.
+            steps too, keep only their inputs in memory and compute the rest again in
+            the backward pass; one value for all, or one per level. It saves memory and
+            takes about a third more time; results are the same.
 
     Shapes:
         - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`, in any unit of length once
@@ -219,7 +222,7 @@ class Erwin(LengthScaled):
         self.dim = dim
         self.mp_steps = mp_steps
         self.decode = decode = check_flag("decode", decode)
-        make_norm(block_norm, hidden[0], "block_norm")  # blocks call it 'norm'
+        make_norm(block_norm, hidden[0], "block_norm")  # blocks would name it 'norm'
 
         def block(heads: int, l: int) -> Block:
             return Block(
@@ -243,7 +246,7 @@ class Erwin(LengthScaled):
         self.encoder = ModuleList(
             stage(enc_depths[l], enc_heads[l], l) for l in range(levels)
         )
-        # A stride of 1 pools nothing; on the way up it still joins the skip connection.
+        # A stride of 1 pools nothing, but the decoder still adds the skip connection.
         self.pools = ModuleList(
             BallPooling(hidden[l], hidden[l + 1], s, dim, norm) if s > 1 else Identity()
             for l, s in enumerate(strides)
@@ -281,7 +284,7 @@ class Erwin(LengthScaled):
             name: A key of :data:`~torch_geometric_erwin.nn.models.presets.PRESETS`,
                 such as :obj:`"cosmology-small"`.
             in_channels: The number of features of a node.
-            out_channels: The number of features that come out.
+            out_channels: The number of output features.
             **kwargs: Arguments that replace the preset's.
 
         Raises:
@@ -300,9 +303,9 @@ class Erwin(LengthScaled):
     ) -> "Erwin":
         r"""Builds the original implementation's model with its weights.
 
-        The layout is :obj:`"perfect"`, in which repeated points are attended, as they
-        are there. Data that carries the original's tree (:obj:`tree_idx`,
-        :obj:`tree_mask`, :obj:`tree_idx_rot`) is used with it.
+        The layout is :obj:`"perfect"`, which repeats points, as the original does. If
+        data carries the original's tree (:obj:`tree_idx`, :obj:`tree_mask`,
+        :obj:`tree_idx_rot`), that tree is used.
 
         Args:
             config: The arguments of the original's constructor.
@@ -337,7 +340,7 @@ class Erwin(LengthScaled):
                 reset_linear(module)
 
     def tree_transform(self) -> BallTree:
-        r"""The transform that attaches the tree that this model needs.
+        r"""Returns the transform that attaches the tree that this model needs.
 
         Example:
             >>> str(Erwin(1, [16, 16], ball_sizes=8).tree_transform().config)
@@ -362,12 +365,12 @@ class Erwin(LengthScaled):
             x: The node features, or a :class:`~torch_geometric.data.Data` or
                 :class:`~torch_geometric.data.Batch` that holds everything else too.
             pos: The node positions.
-            edge_index: The edges of the message-passing steps, taken as they are: one
-                between two clouds connects them.
+            edge_index: The edges of the message-passing steps. They are used as given:
+                an edge between two clouds connects them.
             ptr: The row offsets of the clouds. (default: those of the tree, or one
                 cloud)
-            batch: The cloud of every node, sorted, where there are no offsets.
-            tree: The tree of the nodes, whose sizes are checked, but not whether it was
+            batch: The cloud of every node, sorted, if no offsets are given.
+            tree: The tree of the nodes. Its sizes are checked, but not that it was
                 built from these positions. (default: the one that the data carries, or
                 one that is built now)
         """
@@ -379,12 +382,12 @@ class Erwin(LengthScaled):
             first=self.embed,
         )
         tree = self._tree(inputs, tree)
-        tell_of_coupling(self, inputs.pos, tree)
+        warn_of_coupling(self, inputs.pos, tree)
         pos = self._in_units(inputs.pos)
         x = self.embed(inputs.x, pos, inputs.edge_index)
         order = tree.order(pos.size(0))
         levels = tree.levels_of(order, pos)
-        self._tell_of_extents(levels[0])
+        self._warn_of_extents(levels[0])
         x = self._unet(order.to_rows(x), levels)
         if not self.decode:
             return self.head(x), tree.batch(len(self.encoder) - 1)
@@ -426,7 +429,7 @@ class Erwin(LengthScaled):
         return x
 
     def _required_runs(self) -> list[list[int]]:
-        # What the mixers of every level look up.
+        # Returns the sizes of the runs that the mixers of every level need.
         runs: list[list[int]] = [[] for _ in self.encoder]
         for stages in (self.encoder, self.decoder):
             for own, stage in zip(runs, stages):

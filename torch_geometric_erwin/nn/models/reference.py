@@ -1,8 +1,8 @@
-r"""The original implementation's configuration, weights and trees, read as ours.
+r"""Converting the configuration, weights and trees of the original implementation.
 
-Facts of https://github.com/maxxxzdn/erwin: rows of its query-key-value map are ordered
-(head, channel, {q, k, v}), those of a message's map take [source, target, offset], and
-its trees index the rows of the whole batch.
+In https://github.com/maxxxzdn/erwin, rows of the query-key-value map are ordered
+(head, channel, {q, k, v}), the map of a message takes [source, target, offset], and
+trees index the rows of the whole batch.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    r"""The arguments of :class:`~torch_geometric_erwin.nn.Erwin`.
+    r"""Returns the arguments of :class:`~torch_geometric_erwin.nn.Erwin`.
 
     Args:
         config: The arguments of the original's constructor.
@@ -41,7 +41,7 @@ def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "enc_heads": config["enc_num_heads"],
         "dec_depths": config["dec_depths"],
         "dec_heads": config["dec_num_heads"],
-        # There a negative angle means no rotation.
+        # In the original, a negative angle means no rotation.
         "rotate": max(float(config["rotate"]), 0.0),
         "dim": config.get("dimensionality", 3),
         "mp_steps": config.get("mp_steps", 3),
@@ -53,7 +53,7 @@ def convert_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def convert_state_dict(state: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
-    r"""The weights by our names, in our order of rows.
+    r"""Returns the weights with the names and the order of rows of this package.
 
     Args:
         state: The original's weights.
@@ -133,7 +133,10 @@ def has_tree(nodes: Nodes) -> bool:
 
 
 def read_tree(nodes: Nodes, config: TreeConfig, ptr: Tensor) -> Tree:
-    r"""The original's tree of the data: its order of points, our lengths.
+    r"""Reads the original's tree from data.
+
+    The order of points is taken from the data. Lengths are computed, because they
+    follow from the sizes of the clouds.
 
     Args:
         nodes: The data, with :obj:`tree_idx`, :obj:`tree_mask`, :obj:`tree_idx_rot`.
@@ -141,13 +144,13 @@ def read_tree(nodes: Nodes, config: TreeConfig, ptr: Tensor) -> Tree:
         ptr: The row offsets of the clouds.
 
     Raises:
-        ValueError: If the tree is not one of these clouds.
+        ValueError: If a table is missing, or the tree is of other clouds.
     """
     wanted = ["tree_mask", "tree_idx_rot"] if config.rotate else ["tree_mask"]
     for name in wanted:
         if getattr(nodes, name, None) is None:
             raise ValueError(f"the data has the original's 'tree_idx' but no '{name}'")
-    # All lengths follow from the sizes of the clouds: any positions give them.
+    # Lengths do not depend on positions, so that zeros will do.
     pos = nodes.pos
     lengths = build_tree(torch.zeros_like(pos[:, :1]), ptr, config)
     perm = nodes.tree_idx

@@ -1,4 +1,4 @@
-r"""The unit of length of a model: what it is, where it is measured, who is told."""
+r"""The unit of length of a model, and a warning if it does not suit the data."""
 
 import math
 import warnings
@@ -21,16 +21,16 @@ from torch_geometric_erwin.utils.checks import (
     reads_values,
 )
 
-#: Extents of balls that need no word, in the unit of the model.
+#: Extents of balls, in the unit of the model, for which there is no warning.
 ORDINARY = (0.01, 100.0)
 
 
 class LengthScaled(torch.nn.Module):
-    r"""A model that divides positions by a length of its own.
+    r"""The base class of a model that divides positions by its own length scale.
 
-    Weights start from numbers that suit balls whose rows are about one apart from their
-    mean. :attr:`length_scale` is a buffer, so it is saved with the weights; state that
-    was saved without it keeps one.
+    The initial weights suit balls whose rows are at a distance of about one from their
+    mean. :attr:`length_scale` is a buffer, so it is saved with the weights. If a state
+    was saved without it, it becomes one.
     """
 
     length_scale: Tensor
@@ -41,20 +41,20 @@ class LengthScaled(torch.nn.Module):
         super().__init__()
         self.register_buffer("length_scale", torch.ones(()))
         self.register_load_state_dict_pre_hook(_with_length_scale)
-        self._has_told = False
+        self._has_warned = False
 
     def set_length_scale(
         self, source: Union[float, Nodes, Iterable[Nodes]]
     ) -> "LengthScaled":
         r"""Sets the length that positions are divided by.
 
-        The median extent of the balls of level 0 (:meth:`Tree.extents`), over all balls
-        of all clouds; balls without one, of a single point, are left out. The order of
-        clouds and how they are batched make no difference.
+        If data is given, the length is the median extent of the balls of level 0
+        (:meth:`Tree.extents`) over all clouds. Balls without extent, of a single point,
+        are left out. The order of clouds and how they are batched make no difference.
 
         Args:
-            source: Data, a batch, or what gives them one after the other, such as a
-                data set or a loader; or the length itself, in the unit of positions.
+            source: Data, a batch, or an iterable of them, such as a data set or a
+                loader; or the length itself, in the unit of positions.
 
         Raises:
             TypeError: If it is something else.
@@ -78,7 +78,7 @@ class LengthScaled(torch.nn.Module):
                 f"{self.length_scale.dtype} can hold (got {length})"
             )
         self.length_scale.copy_(own)
-        self._has_told = False
+        self._has_warned = False
         return self
 
     @torch.no_grad()
@@ -99,30 +99,30 @@ class LengthScaled(torch.nn.Module):
     def _in_units(self, pos: Tensor) -> Tensor:
         return pos / self.length_scale
 
-    def _tell_of_extents(self, level: Level) -> None:
-        # Once, and only on a CPU: a GPU would have to be waited for.
+    def _warn_of_extents(self, level: Level) -> None:
+        # Warns once, and only on a CPU, because it would have to wait for a GPU.
         offset = level.offset.detach()
         compiling = torch.compiler.is_compiling()
-        if self._has_told or compiling or offset.device.type != "cpu":
+        if self._has_warned or compiling or offset.device.type != "cpu":
             return
 
         @reads_values
-        def tell(offset: Tensor) -> None:
+        def warn(offset: Tensor) -> None:
             if offset.size(0) == 0 or not has_memory(offset):
                 return
             extent = float(torch.linalg.vector_norm(offset)) / offset.size(0) ** 0.5
             if extent == 0 or ORDINARY[0] <= extent <= ORDINARY[1]:
                 return
-            self._has_told = True
+            self._has_warned = True
             scale = float(self.length_scale)
             warnings.warn(
                 f"balls extend over about {extent * scale:.2g}, the model's length "
                 f"scale is {scale:.2g}; call 'model.set_length_scale(data)', or "
                 f"'model.set_length_scale({extent * scale:.2g})'",
-                stacklevel=7,  # of the model's caller
+                stacklevel=7,  # names the line that calls the model
             )
 
-        tell(offset)
+        warn(offset)
 
 
 def _nodes(source: Any) -> Iterable[Nodes]:
@@ -136,13 +136,13 @@ def _nodes(source: Any) -> Iterable[Nodes]:
 
 def _wrong(source: Any) -> TypeError:
     return TypeError(
-        "the length scale is set from data, from what gives data one after the other, "
-        f"or by a number (got '{type(source).__name__}')"
+        "the length scale is set from data, from an iterable of data, or by a number "
+        f"(got '{type(source).__name__}')"
     )
 
 
 def _median(extents: list[Tensor]) -> float:
-    # The lower one of two, so that it is the extent of a ball.
+    # Of an even number of extents, `median` takes the lower one in the middle.
     every = torch.cat([own.double().cpu() for own in extents] or [torch.empty(0)])
     every = every[every > 0]
     if every.size(0) == 0:

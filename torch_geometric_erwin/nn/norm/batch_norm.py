@@ -1,4 +1,4 @@
-r"""Batch normalisation over the rows that count."""
+r"""Batch normalisation that can leave out rows."""
 
 from typing import Any, Optional
 
@@ -23,9 +23,9 @@ class BatchNorm(torch.nn.BatchNorm1d):
     Training by Reducing Internal Covariate Shift" <https://arxiv.org/abs/1502.03167>`_,
     over any number of rows.
 
-    With fewer than two rows there is no variance: in training too, they are normalised
-    by the running statistics, which stay as they are. Rows that a mask excludes enter
-    no statistic; no value is read, so nothing waits for a GPU.
+    Fewer than two rows have no variance. They are normalised by the running statistics,
+    in training too, and do not change them. Rows that a mask excludes do not count in
+    any statistic; no value of it is read, so nothing waits for a GPU.
 
     Args:
         num_features: The number of features :math:`C`.
@@ -92,7 +92,7 @@ class BatchNorm(torch.nn.BatchNorm1d):
         var = torch.where(keep, x - mean, 0).square().sum(0) / count.clamp(min=1)
         enough = count >= 2
         self._update(mean, var, count, enough)
-        # With too few rows the running statistics serve, and stay as they are.
+        # With fewer than two rows the running statistics are used, and not changed.
         mean = torch.where(enough, mean, self.running_mean)
         var = torch.where(enough, var, self.running_var)
         return self._normalise(input, mean, var)
@@ -119,4 +119,4 @@ class BatchNorm(torch.nn.BatchNorm1d):
         return x.to(input.dtype)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        pass  # a layer of this package checks more, and by its own words
+        pass  # `forward` has checked the input already

@@ -28,14 +28,14 @@ class GraphNorm(torch.nn.Module):
         x'_i = \gamma \, \frac{x_i - \alpha \, \mu}{\sqrt{\mathrm{mean}_j
         (x_j - \alpha \, \mu)^2 + \epsilon}} + \beta
 
-    with the mean :math:`\mu` of the cloud and a learnable share :math:`\alpha` of it.
+    with the mean :math:`\mu` of the cloud and learnable factors :math:`\alpha`.
     Training and evaluation are the same, and no cloud depends on another. A cloud of
-    one row has no statistics: nothing is taken from it, and it is divided by the root
-    mean square of its features, so that it keeps its information.
+    one row would lose all information if its mean were subtracted. Nothing is
+    subtracted from it, and it is divided by the root mean square of its features.
 
     Args:
         num_features: The number of features :math:`C`.
-        eps: What is added to the variance.
+        eps: The number :math:`\epsilon` that is added to the variance.
 
     Shapes:
         - **x:** :math:`(N, C)`; **ptr:** :math:`(G + 1)`; **output:** :math:`(N, C)`.

@@ -1,4 +1,4 @@
-r"""Norms by name, and how rows of a level go through one."""
+r"""Making norms by name, and applying them to the rows of a level."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -20,7 +20,7 @@ from torch_geometric_erwin.utils.checks import (
     made_by,
 )
 
-#: A name, :obj:`None` for no norm, or what makes a module from a number of channels.
+#: A name, :obj:`None` for no norm, or a callable that makes one for so many channels.
 Norm = Union[str, None, Callable[[int], Module]]
 
 NORMS: dict[str, Callable[[int], Module]] = {
@@ -32,13 +32,13 @@ NORMS: dict[str, Callable[[int], Module]] = {
 
 
 def make_norm(norm: Norm, channels: int, name: str = "norm") -> Module:
-    r"""The norm of a name, or of a callable.
+    r"""Makes a norm by its name, or by a callable.
 
     Args:
         norm: :obj:`"batch"`, :obj:`"graph"` (per cloud), :obj:`"layer"` or
             :obj:`"rms"` (per row), :obj:`None` for none, or a callable that makes a
-            module from a number of channels. A module of PyG that takes a
-            :obj:`batch` gets the clouds.
+            module from a number of channels. A module that takes a :obj:`batch`, as
+            PyG's norms do, gets the cloud of every row.
         channels: The number of features.
         name: What the argument is called, for messages.
 
@@ -72,7 +72,7 @@ def make_norm(norm: Norm, channels: int, name: str = "norm") -> Module:
 
 
 class PerCloud(Module):
-    r"""A norm that takes the cloud of every row, as those of PyG do.
+    r"""Wraps a norm that takes the cloud of every row, as those of PyG do.
 
     Args:
         norm: The norm.
@@ -106,10 +106,11 @@ class PerCloud(Module):
 
 
 def normalise(norm: Module, x: Tensor, level: Level) -> Tensor:
-    r"""Rows of a level through a norm, which may want to know their clouds.
+    r"""Applies a norm to the rows of a level.
 
     Args:
-        norm: Any module of rows; one with a method :obj:`on_level` gets the level too.
+        norm: A module that is called with rows. If it has a method :obj:`on_level`,
+            that is called instead, with rows and the level.
         x: The rows.
         level: The level.
 

@@ -1,4 +1,4 @@
-r"""State that was saved when the norm of a layer was batch normalisation by default."""
+r"""Loading states that were saved when batch normalisation was the default norm."""
 
 import warnings
 from typing import Any
@@ -10,15 +10,16 @@ from torch_geometric_erwin.nn.norm.batch_norm import BatchNorm
 
 
 def keep_batch_norm(layer: Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    r"""Puts batch normalisation in a layer whose state has running statistics.
+    r"""Replaces a layer's norm by batch normalisation, if its state needs that.
 
-    A hook that runs before the state is loaded. Weights stay the same parameters, so
-    that an optimiser keeps them.
+    This is a hook that runs before a state is loaded, and a state needs it if it has
+    running statistics. Parameters of the norm stay the same objects, because an
+    optimiser may hold them.
 
     Args:
         layer: A layer with the attribute :obj:`norm`.
         state: The state of the whole model.
-        prefix: What the names of this layer's state start with.
+        prefix: The beginning of the names of this layer in the state.
 
     Example:
         >>> layer = torch.nn.Module()

@@ -25,7 +25,7 @@ from torch_geometric_erwin.utils.rows import from_dense, to_dense
 def _groups(
     level: Level, stride: int, dim: int, num_rows: int
 ) -> tuple[Tensor, Tensor]:
-    # The children of a coarse level's rows: how many, and where.
+    # Returns the numbers of children of a coarse level's rows, and their offsets.
     check_level("coarse", level)
     if level.group_len is None or level.children is None:
         raise ValueError(
@@ -52,8 +52,8 @@ class BallPooling(torch.nn.Module):
     Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_.
 
     The features of up to :obj:`stride` consecutive rows and their positions relative to
-    the rows' mean are concatenated, mapped linearly and normalised. A child that a
-    group lacks counts as zero.
+    the rows' mean are concatenated, mapped linearly and normalised. If a group has
+    fewer rows, the missing entries are zero.
 
     Args:
         in_channels: The number of features of a row.

@@ -166,7 +166,7 @@ class Contract:
                         "no memory of its own"
                     )
         for place, name, least in self.least:
-            if not args[place] >= least:  # also true for NaN
+            if not args[place] >= least:  # NaN is refused too
                 raise ValueError(
                     f"{self.operator}: '{name}' must be at least {least} (got "
                     f"{args[place]})"

@@ -136,8 +136,8 @@ def _nodes(source: Any) -> Iterable[Nodes]:
 
 def _wrong(source: Any) -> TypeError:
     return TypeError(
-        "the length scale is set from data, from an iterable of data, or by a number "
-        f"(got '{type(source).__name__}')"
+        "the length scale must be given by data, an iterable of data, or a number (got "
+        f"'{type(source).__name__}')"
     )
 
 

@@ -76,6 +76,8 @@ ELSEWHERE = {
 
 # Private attributes of objects of these packages.
 ATTRIBUTES = {
+    # What moves and converts a module, for a buffer that must stay in float32.
+    "_apply",
     # The hooks that a call of a module runs.
     "_forward_pre_hooks",
     "_forward_hooks",

@@ -229,7 +229,9 @@ class Level:
         r"""The extent of every ball :math:`(K)`: the root mean square distance of its
         rows from their mean.
         """
-        square = self.to_balls(self.offset.square().sum(1)).sum(1)
+        # Squares of half precision might overflow.
+        offset = self.offset.to(torch.promote_types(self.offset.dtype, torch.float32))
+        square = self.to_balls(offset.square().sum(1)).sum(1)
         square = square / self.ball_len.clamp(min=1)
         # The gradient of the root is infinite at zero, so zeros are replaced before it.
         alone = square == 0
@@ -245,7 +247,7 @@ class Level:
         unit = torch.where(extent > 0, extent, 1)[ball][:, None]
         if self.perm is not None:
             unit = put_rows(unit, self.perm, self.num_rows)
-        return self.offset / unit
+        return (self.offset / unit).to(self.offset.dtype)
 
     def to_balls(self, x: Tensor) -> Tensor:
         r"""Returns the rows of every ball, with zeros in slots without a row.

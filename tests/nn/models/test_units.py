@@ -2,6 +2,8 @@
 
 import copy
 import io
+import math
+import pickle
 import warnings
 
 import pytest
@@ -10,7 +12,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 
 from torch_geometric_erwin import ball_tree, knn_graph
-from torch_geometric_erwin.nn import BallAttention, Erwin, ErwinBlock
+from torch_geometric_erwin.nn import BallAttention, BatchNorm, Erwin, ErwinBlock
 
 
 def clouds(sizes, dim=3, scale=1.0, seed=0):
@@ -50,7 +52,8 @@ def test_extents_are_root_mean_square_distances(sizes, dim):
 
 
 def test_extents_have_gradients_of_any_order():
-    pos = torch.rand(11, 2, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    pos = torch.rand(11, 2, dtype=torch.float64, generator=generator)
     pos[8:] = pos[8]  # a ball without extent
     tree = ball_tree(pos, ball_sizes=4)
     pos.requires_grad_()
@@ -159,7 +162,7 @@ def test_the_unit_of_positions_makes_no_difference(mp_steps):
     assert torch.equal(out, expected)
 
 
-def test_length_scale_is_the_median_extent():
+def test_length_scale_is_the_power_of_two_at_the_median_extent():
     data = clouds([40, 1, 0, 23, 16])
     model = erwin()
     found = []
@@ -167,7 +170,8 @@ def test_length_scale_is_the_median_extent():
         config = model.tree_config
         tree = ball_tree(cloud.pos, ball_sizes=config.ball_sizes, strides=[2])
         found += [e for e in tree.extents(cloud.pos)[0].tolist() if e > 0]
-    expected = sorted(found)[(len(found) - 1) // 2]
+    median = sorted(found)[(len(found) - 1) // 2]
+    expected = 2.0 ** round(math.log2(median))
     with_trees = [model.tree_transform()(cloud) for cloud in data]
     for source in (
         data,
@@ -177,9 +181,10 @@ def test_length_scale_is_the_median_extent():
         Batch.from_data_list(with_trees),
         DataLoader(data, batch_size=2, shuffle=True),
         (cloud for cloud in data),
+        torch.utils.data.Subset(data, range(len(data))),
     ):
         assert model.set_length_scale(source) is model
-        assert float(model.length_scale) == pytest.approx(expected, rel=1e-6)
+        assert float(model.length_scale) == expected
 
 
 def test_length_scale_of_heterogeneous_data():
@@ -246,7 +251,8 @@ def test_far_units_are_told_once(scale):
     with pytest.warns(UserWarning, match="set_length_scale") as told:
         model(data.x, data.pos)
     number = float(str(told[0].message).rsplit("(", 1)[1].split(")")[0])
-    assert number == pytest.approx(scale, rel=1.0)
+    tree = ball_tree(data.pos, ball_sizes=8)
+    assert number == pytest.approx(float(tree.extents(data.pos)[0].median()), rel=0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(data.x, data.pos)
@@ -274,6 +280,107 @@ def test_clouds_without_extent_are_no_reason_to_warn(sizes):
     erwin()(batch.x, batch.pos, ptr=batch.ptr)
 
 
+def test_far_points_and_single_points_are_no_reason_to_warn():
+    """What counts is the median over balls that have an extent."""
+    pos = torch.rand(400, 3)
+    pos[7] = 1e6
+    model = erwin()
+    model(torch.rand(400, 2), pos)
+    pos = torch.cat([torch.rand(10, 3), 100 * torch.rand(2000, 3)])
+    ptr = torch.tensor([0, *range(10, 2011)])
+    model(torch.rand(2010, 2), 0.1 * pos, ptr=ptr)
+    (data,) = clouds([10], scale=0.1)
+    tree = ball_tree(data.pos, ball_sizes=[8, 8], strides=[2]).pad(4000, 2)
+    rows = torch.zeros(4000, 3)
+    rows[:10] = data.pos
+    model(torch.rand(4000, 2), rows, tree=tree)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_length_scale_stays_in_single_precision(dtype):
+    for length in (1e-9, 1e5, 0.3):
+        model = erwin().set_length_scale(length).to(dtype)
+        assert model.length_scale.dtype == torch.float32
+        assert float(model.length_scale) == torch.tensor(length)
+        other = pickle.loads(pickle.dumps(model))
+        assert torch.equal(other.length_scale, model.length_scale)
+    (data,) = clouds([20], scale=1e5)
+    model = erwin().set_length_scale(1e5)
+    expected = model(data.x, data.pos)
+    out = model.to(dtype)(data.x.to(dtype), data.pos)
+    torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_half_positions_do_not_overflow():
+    (data,) = clouds([20], scale=100.0)
+    half = data.pos.half()
+    model = erwin(distance="relative").set_length_scale(1e-3)
+    with pytest.warns(UserWarning, match="set_length_scale"):
+        expected = model(data.x, half.float())
+    out = model(data.x, half)
+    assert torch.isfinite(out).all()
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1e3, 3e-4])
+def test_extents_of_half_precision(factor):
+    pos = (torch.rand(32, 3) * factor).half()
+    tree = ball_tree(pos.float(), ball_sizes=8)
+    torch.testing.assert_close(
+        tree.extents(pos)[0].float(), tree.extents(pos.float())[0], rtol=5e-2, atol=0
+    )
+    (level,), (exact,) = tree.levels(pos), tree.levels(pos.float())
+    out = level.relative_offset
+    assert out.dtype == torch.float16
+    expected = exact.relative_offset
+    torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_far_from_the_origin_no_digit_is_lost():
+    """Neighbours of a lattice at 2^17, in single precision."""
+    axis = torch.arange(6.0)
+    pos = torch.cartesian_prod(axis, axis, axis)
+    x = torch.randn(len(pos), 2)
+    model = erwin().set_length_scale(Data(pos=0.1 * pos))
+    tree = model.tree_transform()(Data(pos=pos, x=x))
+    near = model(tree)
+    far = tree.clone()
+    far.pos = pos + 2.0**17
+    torch.testing.assert_close(model(far), near, rtol=0, atol=0)
+
+
+def test_memory_that_comes_later_has_a_length_scale():
+    with torch.device("meta"):
+        model = Erwin(2, [16], ball_sizes=8, mp_steps=0)
+    model = model.to_empty(device="cpu")
+    assert float(model.length_scale) == 1
+
+
+def test_a_part_of_a_state_leaves_the_length_scale():
+    model = erwin().set_length_scale(5.0)
+    state = model.state_dict()
+    part = {k: v for k, v in state.items() if k.startswith("encoder")}
+    for some in (part, {}):
+        model.load_state_dict(some, strict=False)
+        assert float(model.length_scale) == 5
+
+
+def test_far_units_of_an_ensemble():
+    (data,) = clouds([10], scale=1e4)
+    models = [erwin() for _ in range(3)]
+    weights, buffers = torch.func.stack_module_state(models)
+    tree = ball_tree(data.pos, ball_sizes=[8, 8], strides=[2])
+
+    def call(weights, buffers):
+        state = {**weights, **buffers}
+        kwargs = {"tree": tree}
+        return torch.func.functional_call(models[0], state, (data.x, data.pos), kwargs)
+
+    with pytest.warns(UserWarning, match="set_length_scale"):
+        out = torch.vmap(call)(weights, buffers)
+    assert out.shape == (3, 10, 3)
+
+
 # ---- coupled clouds
 
 
@@ -295,6 +402,30 @@ def test_uncoupled_clouds_are_not_told():
     energies(erwin(norm="batch").train(), sizes=(9,))
     energies(erwin(norm="graph").train())
     energies(erwin(norm="layer", block_norm="layer").train())
+    energies(erwin(norm="batch").train(), sizes=(9, 0, 0))
+    frozen = erwin(norm="batch").train()
+    for norm in frozen.modules():
+        if isinstance(norm, BatchNorm):
+            norm.eval()
+    energies(frozen)
+    batch = Batch.from_data_list(clouds([9]))
+    model = erwin(norm="batch").train()
+    tree = ball_tree(batch.pos, ball_sizes=[8, 8], strides=[2]).pad(20, 3)
+    pos = torch.cat([batch.pos, torch.zeros(11, 3)]).requires_grad_()
+    model(torch.rand(20, 2), pos, tree=tree)
+
+
+def test_a_norm_over_the_batch_that_comes_later_is_told():
+    model = erwin(norm="layer").train()
+    energies(model)
+    with pytest.warns(UserWarning, match="norm='batch'"):
+        model.load_state_dict(erwin(norm="batch").state_dict())
+    with pytest.warns(UserWarning, match="other clouds"):
+        energies(model)
+    state = erwin(norm="layer").state_dict()
+    model.load_state_dict(state)  # and back
+    assert model.state_dict().keys() == state.keys()
+    energies(model)
 
 
 def test_warnings_are_at_the_line_that_calls_the_model():

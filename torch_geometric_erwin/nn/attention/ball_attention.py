@@ -251,7 +251,10 @@ class BallAttention(torch.nn.Module):
         return self.lin_out(out.flatten(1))
 
     def __repr__(self) -> str:
+        given = {"backend": self.backend, "distance": self.distance}
+        usual = {"backend": None, "distance": "absolute"}
+        more = "".join(f", {k}={v!r}" for k, v in given.items() if v != usual[k])
         return (
             f"{self.__class__.__name__}({self.channels}, heads={self.heads}, "
-            f"ball_size={self.ball_size})"
+            f"ball_size={self.ball_size}{more})"
         )

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.utils.checks import is_readable
 
 _WARNED: WeakSet[Module] = WeakSet()
 
@@ -29,14 +30,24 @@ def warn_of_coupling(model: Module, pos: Tensor, tree: Tree) -> None:
         >>> tree = ball_tree(pos, ptr=torch.tensor([0, 2, 4]), ball_sizes=2)
         >>> warn_of_coupling(torch.nn.LayerNorm(3), pos, tree)
     """
-    coupled = model.training and pos.requires_grad and tree.level.size(0) > 1
-    if torch.compiler.is_compiling() or not coupled or model in _WARNED:
+    if torch.compiler.is_compiling() or not (model.training and pos.requires_grad):
         return
-    _WARNED.add(model)
+    if model in _WARNED or not _has_clouds(tree):
+        return
     norms = (torch.nn.BatchNorm1d, torch.nn.SyncBatchNorm)
-    if any(isinstance(module, norms) for module in model.modules()):
+    if any(isinstance(norm, norms) and norm.training for norm in model.modules()):
+        _WARNED.add(model)
         warnings.warn(
             "in training, a norm over the batch makes the gradient of a cloud's "
             "positions depend on the other clouds; norm='graph' or 'layer' does not",
             stacklevel=5,  # names the line that calls the model
         )
+
+
+def _has_clouds(tree: Tree) -> bool:
+    # Several that have points, as far as a look at values does not wait for a GPU.
+    sizes = tree.level[:, 0]
+    if sizes.size(0) < 2 or not is_readable(sizes):
+        return sizes.size(0) > 1
+    real = sizes > 0 if tree.real is None else (sizes > 0) & tree.real
+    return int(real.sum()) > 1

@@ -84,8 +84,8 @@ class Erwin(LengthScaled):
         mlp_ratio: The width of the feed-forward layers.
         norm: The norm of coarsening and refinement, :obj:`"layer"` or :obj:`"rms"` (per
             row), :obj:`"graph"` (per cloud), :obj:`"batch"` as in the paper, or a
-            callable (:func:`~torch_geometric_erwin.nn.norm.make_norm`). The default was
-            at least as accurate as the paper's on all tasks that were measured.
+            callable (:func:`~torch_geometric_erwin.nn.norm.make_norm`). On the tasks
+            that were measured, the default was as accurate as the paper's or better.
         block_norm: The norm of the blocks.
         dropout: The probability that an entry of a block's branch is set to zero in
             training.

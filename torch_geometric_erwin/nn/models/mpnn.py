@@ -16,7 +16,8 @@ from torch_geometric_erwin.utils.checks import check_int
 
 class MPNN(torch.nn.Module):
     r"""A message-passing network, the baseline of
-    :class:`~torch_geometric_erwin.nn.Erwin`, which is called in the same way.
+    :class:`~torch_geometric_erwin.nn.Erwin`, which is called in the same way. It has no
+    length scale: give it positions divided by that of the model it is compared with.
 
     Its steps are those that embed the input in `"Erwin: A Tree-based Hierarchical
     Transformer for Large-scale Physical Systems" <https://arxiv.org/abs/2502.17019>`_.

@@ -2,7 +2,7 @@ r"""The unit of length of a model, and a warning if it does not suit the data.""
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Real
 from typing import Any, Union
 
@@ -19,6 +19,7 @@ from torch_geometric_erwin.utils.checks import (
     check_ptr,
     has_memory,
     reads_values,
+    unwrapped,
 )
 
 #: Extents of balls, in the unit of the model, for which there is no warning.
@@ -49,8 +50,10 @@ class LengthScaled(torch.nn.Module):
         r"""Sets the length that positions are divided by.
 
         If data is given, the length is the median extent of the balls of level 0
-        (:meth:`Tree.extents`) over all clouds. Balls without extent, of a single point,
-        are left out. The order of clouds and how they are batched make no difference.
+        (:meth:`Tree.extents`) over all clouds, rounded to a power of two: then dividing
+        loses no digit, however far from the origin the points are. Balls without
+        extent, of a single point, are left out. The order of clouds and how they are
+        batched make no difference.
 
         Args:
             source: Data, a batch, or an iterable of them, such as a data set or a
@@ -70,7 +73,8 @@ class LengthScaled(torch.nn.Module):
         if isinstance(source, Real) and not isinstance(source, bool):
             length = float(source)
         else:
-            length = _median([self._extents(nodes) for nodes in _nodes(source)])
+            median = _median([self._extents(nodes) for nodes in _nodes(source)])
+            length = 2.0 ** round(math.log2(median))
         own = torch.tensor(length, dtype=self.length_scale.dtype)
         if not (math.isfinite(length) and 0 < own < math.inf):
             raise ValueError(
@@ -96,42 +100,70 @@ class LengthScaled(torch.nn.Module):
             tree = build_tree(pos, ptr, self.tree_config)
         return tree.extents(pos)[0]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # `half` would make zero of a length of 1e-9: it stays in float32. A module that
+        # was made without memory gets some here.
+        before = self.length_scale
+        module = super()._apply(fn, recurse)
+        device = self.length_scale.device
+        if before.is_meta and device.type != "meta":
+            self.length_scale = torch.ones((), device=device)
+        else:
+            self.length_scale = before.to(device)
+        return module
+
     def _in_units(self, pos: Tensor) -> Tensor:
-        return pos / self.length_scale
+        # Half precision might overflow.
+        return pos.to(torch.promote_types(pos.dtype, torch.float32)) / self.length_scale
 
     def _warn_of_extents(self, level: Level) -> None:
         # Warns once, and only on a CPU, because it would have to wait for a GPU.
-        offset = level.offset.detach()
-        compiling = torch.compiler.is_compiling()
-        if self._has_warned or compiling or offset.device.type != "cpu":
+        if torch.compiler.is_compiling():
             return
-
-        @reads_values
-        def warn(offset: Tensor) -> None:
-            if offset.size(0) == 0 or not has_memory(offset):
+        if self._has_warned or level.offset.device.type != "cpu":
+            return
+        # A cheap look first. Large balls dominate it, single points make it smaller.
+        extent = _root_mean_square(level.offset)
+        if extent == 0 or ORDINARY[0] <= extent <= ORDINARY[1]:
+            return
+        if unwrapped(level.offset) is level.offset:
+            extents = level.extent.detach()
+            extent = float(extents[extents > 0].median())
+            if ORDINARY[0] <= extent <= ORDINARY[1]:
                 return
-            extent = float(torch.linalg.vector_norm(offset)) / offset.size(0) ** 0.5
-            if extent == 0 or ORDINARY[0] <= extent <= ORDINARY[1]:
-                return
-            self._has_warned = True
-            scale = float(self.length_scale)
-            warnings.warn(
-                f"balls extend over about {extent * scale:.2g}, the model's length "
-                f"scale is {scale:.2g}; call 'model.set_length_scale(data)', or "
-                f"'model.set_length_scale({extent * scale:.2g})'",
-                stacklevel=7,  # names the line that calls the model
-            )
+        scale = _root_mean_square(self.length_scale.view(1, 1))
+        warnings.warn(
+            f"balls extend over about {extent * scale:.2g}, the model's length scale "
+            f"is {scale:.2g}; call 'model.set_length_scale(data)', or "
+            f"'model.set_length_scale({extent * scale:.2g})'",
+            stacklevel=5,  # names the line that calls the model
+        )
+        self._has_warned = True
 
-        warn(offset)
+
+def _root_mean_square(rows: Tensor) -> float:
+    # Of the lengths of rows; zero where there are none.
+    lengths = []
+
+    @reads_values
+    def measure(rows: Tensor) -> None:
+        if rows.size(0) > 0 and has_memory(rows):
+            length = torch.linalg.vector_norm(rows, dtype=torch.float64)
+            lengths.append(float(length) / rows.size(0) ** 0.5)
+
+    measure(rows.detach())
+    return lengths[0] if lengths else 0.0
 
 
 def _nodes(source: Any) -> Iterable[Nodes]:
     if isinstance(source, (Data, NodeStorage)):
         return [source]
     one = isinstance(source, (str, Tensor, HeteroData))
-    if one or not isinstance(source, Iterable):
+    if not one and isinstance(source, Iterable):
+        return source
+    if one or not (hasattr(source, "__len__") and hasattr(source, "__getitem__")):
         raise _wrong(source)
-    return source
+    return map(source.__getitem__, range(len(source)))
 
 
 def _wrong(source: Any) -> TypeError:
@@ -155,4 +187,9 @@ def _median(extents: list[Tensor]) -> float:
 def _with_length_scale(
     module: LengthScaled, state: dict[str, Any], prefix: str, *_: Any
 ) -> None:
-    state.setdefault(prefix + "length_scale", torch.ones(()))
+    # A whole state without it is of a model that had none. A part of a state changes
+    # nothing.
+    name = f"{prefix}length_scale"
+    others = {prefix + key for key in module.state_dict()} - {name}
+    one = torch.ones((), device=module.length_scale.device)
+    state.setdefault(name, one if others <= state.keys() else module.length_scale)

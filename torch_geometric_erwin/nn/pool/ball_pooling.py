@@ -93,7 +93,8 @@ class BallPooling(torch.nn.Module):
         self.dim = dim = check_int("dim", dim, 1)
         self.lin = Linear(stride * (in_channels + dim), out_channels)
         self.norm = make_norm(norm, out_channels)
-        self.register_load_state_dict_pre_hook(keep_batch_norm)
+        if norm == "layer":
+            self.register_load_state_dict_pre_hook(keep_batch_norm)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -168,7 +169,8 @@ class BallUnpooling(torch.nn.Module):
         self.dim = dim = check_int("dim", dim, 1)
         self.lin = Linear(in_channels + stride * dim, stride * out_channels)
         self.norm = make_norm(norm, out_channels)
-        self.register_load_state_dict_pre_hook(keep_batch_norm)
+        if norm == "layer":
+            self.register_load_state_dict_pre_hook(keep_batch_norm)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -140,6 +140,7 @@ def main() -> None:
         "ball_sizes": 128,
         "strides": 4,
         "mlp_ratio": 2,
+        "norm": "batch",  # as in the paper; docs/units.md compares others
     }
     erwin = Erwin(**arguments)
     mpnn = mpnn_of_size(erwin, args.layers)

@@ -202,6 +202,7 @@ def main() -> None:
         out_channels=3,
         ball_sizes=64,
         strides=4,
+        norm="batch",  # as in the paper; docs/units.md compares others
     )
     mpnn = mpnn_of_size(erwin, layers=4)
     transforms = [

@@ -190,6 +190,8 @@ def _with_length_scale(
     # A whole state without it is of a model that had none. A part of a state changes
     # nothing.
     name = f"{prefix}length_scale"
+    if name in state:
+        return
     others = {prefix + key for key in module.state_dict()} - {name}
     one = torch.ones((), device=module.length_scale.device)
-    state.setdefault(name, one if others <= state.keys() else module.length_scale)
+    state[name] = one if others <= state.keys() else module.length_scale

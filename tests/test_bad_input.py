@@ -21,10 +21,10 @@ from torch_geometric.data import Batch, Data
 
 import torch_geometric_erwin as package
 from torch_geometric_erwin import (
+    Tree,
     datasets,
     neighbors,
     nn,
-    read_tree,
     transforms,
     tree,
     visualization,
@@ -152,7 +152,7 @@ def test_every_cause_has_its_own_words(cause):
     transform = BallTree([8], rotate=0.0)
     data = spoil(transform(Batch.from_data_list([cloud_of(12), cloud_of(8)])))
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        read_tree(data, transform.config)
+        Tree.from_data(data, transform.config)
     others = [other for name, (_, other) in CAUSES.items() if name != cause]
     assert not any(other in str(caught.value) for other in others)
 

@@ -9,15 +9,15 @@ from forks import passes_in_child
 from torch_geometric.data import Batch, Data
 
 from torch_geometric_erwin import (
+    Tree,
     _native,
     ball_tree,
     batch_to_ptr,
-    global_perm,
     knn_graph,
     masked_mean,
     pad_batch,
     radius_graph,
-    read_tree,
+    to_original,
 )
 from torch_geometric_erwin.datasets import linear_velocity
 from torch_geometric_erwin.nn import MPNN, Erwin, ball_attention
@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
 
+SORT = BallTree(32, reorder=True)
 N = 40_000  # points: PyTorch's operators use a second thread from 32,768 values on
 
 
@@ -86,8 +87,8 @@ CALLS = {
     "knn_graph": lambda batch: knn_graph(batch.pos, 3, ptr=batch.ptr),
     "radius_graph": lambda batch: radius_graph(batch.pos, 0.01, ptr=batch.ptr),
     "batch_to_ptr": lambda batch: batch_to_ptr(batch.batch),
-    "global_perm": global_perm,
-    "read_tree": lambda batch: read_tree(batch, tree_of(batch).config).perm,
+    "Tree.from_data": lambda batch: Tree.from_data(batch).perm,
+    "to_original": lambda batch: to_original(batch.pos, SORT(batch)),
     "pad_batch": lambda batch: pad_batch(batch, 2 * N, 4, num_edges=8 * N).pos,
     "masked_mean": lambda batch: masked_mean(batch.pos, batch.pos[:, 0] > 0.5),
     "BallTree": lambda batch: BallTree(32, [4])(Data(pos=batch.pos)).perm,

@@ -87,6 +87,8 @@ ATTRIBUTES = {
     "_slice_dict",
     "_inc_dict",
     "_num_graphs",
+    # The data that a node store belongs to, which knows the number of clouds.
+    "_parent",
     # The node type of a store.
     "_key",
     # A mask that PyG's explainers set on a layer.

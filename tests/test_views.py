@@ -15,17 +15,16 @@ import torch_geometric_erwin as package
 from torch_geometric_erwin import (
     CapturedStep,
     Level,
+    Tree,
     TreeConfig,
     ball_tree,
     batch_to_ptr,
     datasets,
-    global_perm,
     knn_graph,
     masked_mean,
     nn,
     pad_batch,
     radius_graph,
-    read_tree,
     transforms,
     visualization,
 )
@@ -172,7 +171,7 @@ def transformed(make, pos, ptr):
 def padded(x, pos, edge_index, ptr):
     batch = transforms.BallTree(BALL, [2])(data_of(x, pos, edge_index, ptr))
     batch = pad_batch(batch, N + 7, 5, num_edges=E + 9)
-    return batch.to_dict(), global_perm(batch)
+    return batch.to_dict(), Tree.from_data(batch).global_perm()
 
 
 def captured(x, pos):
@@ -449,7 +448,7 @@ def test_tables_of_data(view):
     tensors = inputs(torch.float32)
     batch = transform(data_of(pos=tensors["pos"]))
     odd = copy.copy(batch).apply(view)
-    for use in (global_perm, lambda b: read_tree(b, transform.config)):
+    for use in (Tree.from_data, lambda b: Tree.from_data(b, transform.config)):
         assert_same(use(odd), use(batch))
     assert_same(
         pad_batch(odd, N + 7, 5).to_dict(), pad_batch(batch, N + 7, 5).to_dict()
@@ -461,7 +460,7 @@ def test_no_public_name_is_left_out():
         *(*package.__all__, *nn.__all__, *transforms.__all__),
         *(*datasets.__all__, *visualization.__all__),
     }
-    elsewhere = {"global_perm", "read_tree", "ball_of_row"}
+    elsewhere = {"ball_of_row", "to_original"}
     without_tensors = {"TreeConfig", "CosmologyLPT"}
     keys = {key.partition(" ")[0] for key in (*FUNCTIONS, *MODULES)}
     assert public - elsewhere - without_tensors <= keys

@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from torch_geometric_erwin.cuda_graph import CapturedStep
 from torch_geometric_erwin.data.padding import masked_mean, pad_batch
-from torch_geometric_erwin.data.storage import global_perm, read_tree
+from torch_geometric_erwin.data.reorder import to_original
 from torch_geometric_erwin.neighbors import knn_graph, radius_graph
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig, ball_tree
 from torch_geometric_erwin.utils.checks import batch_to_ptr
@@ -18,10 +18,9 @@ __all__ = [
     "TreeConfig",
     "ball_tree",
     "batch_to_ptr",
-    "global_perm",
     "knn_graph",
     "masked_mean",
     "pad_batch",
     "radius_graph",
-    "read_tree",
+    "to_original",
 ]

@@ -19,13 +19,12 @@ from torch_geometric_erwin import (
     ball_tree,
     batch_to_ptr,
     datasets,
-    global_perm,
     knn_graph,
     masked_mean,
     nn,
     pad_batch,
     radius_graph,
-    read_tree,
+    to_original,
     transforms,
     visualization,
 )
@@ -102,6 +101,7 @@ def calls() -> dict[str, Call]:
     ]
     points = Batch.from_data_list(clouds)
     data = transform(points)
+    sorted_data = transforms.BallTree(BALLS, STRIDES, reorder=True)(points)
 
     def model(mp_steps=1, **kwargs):
         torch.manual_seed(0)
@@ -252,6 +252,14 @@ def calls() -> dict[str, Call]:
                 "real": an(None, "nothing"),
             },
         ),
+        "Tree.from_data": Call(
+            Tree.from_data,
+            {
+                "data": an(data, "configured", "other config", names=OF_DATA),
+                "config": other_config,
+                "prefix": an("", "prefixes", names=("data",)),
+            },
+        ),
         **{
             f"Tree.{name}": Call(reads(name), {"level": count(0, "zero")})
             for name in ("num_rows", "ptr", "batch", "real_rows", "global_perm_rot")
@@ -322,14 +330,6 @@ def calls() -> dict[str, Call]:
                 "num_clouds": count(4, "none"),
             },
         ),
-        "global_perm": Call(
-            global_perm,
-            {
-                "nodes": an(
-                    data, "tree_data", *UNUSED_POS, "other config", names=OF_DATA
-                )
-            },
-        ),
         "knn_graph": Call(knn_graph, {**search, "k": count(3, "above int32")}),
         "masked_mean": Call(
             masked_mean,
@@ -357,11 +357,16 @@ def calls() -> dict[str, Call]:
                 "max_num_neighbors": count(4, "none", "above int32"),
             },
         ),
-        "read_tree": Call(
-            read_tree,
+        "to_original": Call(
+            to_original,
             {
-                "nodes": an(data, "configured", *UNUSED_POS, names=OF_DATA),
-                "config": other_config,
+                "x": an(x, "features", *OTHER_WIDTH, *ANY_DTYPE),
+                "data": an(
+                    sorted_data,
+                    "points",
+                    *UNUSED_POS,
+                    names=(*OF_DATA, "original_node"),
+                ),
             },
         ),
         # Layers and models.
@@ -594,7 +599,13 @@ def calls() -> dict[str, Call]:
         ),
         # Transforms.
         "BallTree": Call(
-            shown(transforms.BallTree), {**balls, "ties": choice("index")}
+            shown(transforms.BallTree),
+            {
+                **balls,
+                "ties": choice("index"),
+                "reorder": flag(False),
+                "prefix": an("ball_", "prefixes"),
+            },
         ),
         "BallTree.forward": Call(transform, {"data": an(points, "points")}),
         "TreeKNNGraph": Call(

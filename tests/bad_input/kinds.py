@@ -353,6 +353,20 @@ CHOICES = [
     ),
 ]
 WORDS: list[Kind] = []
+PREFIXES = [
+    *NONE,
+    *kinds(
+        REFUSED,
+        **ANYTHING,
+        number=constant(3),
+        true=constant(True),
+        a_list=lambda s: [s],
+        of_another_attribute=constant("edge_index_"),
+        a_digit_first=constant("3_"),
+        with_a_space=constant("my "),
+        a_tensor=constant(torch.ones(1)),
+    ),
+]
 SIZES = [
     *NONE,
     *kinds(

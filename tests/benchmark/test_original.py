@@ -7,7 +7,7 @@ import torch
 from torch_geometric.data import Data
 
 from benchmark.original import Original, OriginalTree, build_tree
-from torch_geometric_erwin import read_tree
+from torch_geometric_erwin import Tree
 from torch_geometric_erwin.nn import Erwin
 
 DATA = Path(__file__).parents[1] / "data"
@@ -82,7 +82,7 @@ def test_our_erwin(dtype, tolerance):
     erwin = Erwin.from_reference(CONFIG, original.state_dict()).to(dtype)
     ptr = torch.tensor([0, 128, 384])
     batch = erwin.tree_transform()(Data(ptr=ptr, **data))
-    tree = read_tree(batch, erwin.tree_config)
+    tree = Tree.from_data(batch, erwin.tree_config)
     rotated = [tree.global_perm_rot(l) for l in range(3)]
     theirs = OriginalTree(tree.global_perm(), tree.mask, rotated)
     for train in (False, True):

@@ -6,7 +6,7 @@ from clouds import cloud, ragged
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 
-from torch_geometric_erwin import masked_mean, pad_batch, read_tree
+from torch_geometric_erwin import Tree, masked_mean, pad_batch
 from torch_geometric_erwin.transforms import BallTree
 
 TRANSFORM = BallTree(ball_sizes=[4, 4], strides=[2])
@@ -76,7 +76,7 @@ def test_sizes_depend_on_the_arguments_alone():
 @pytest.mark.parametrize("sizes", [[5, 0, 3], [1], [12], [0]])
 def test_tree_fits(sizes):
     out = pad_batch(batch_of(sizes), 13, 4, 40)
-    tree = read_tree(out, TRANSFORM.config)
+    tree = Tree.from_data(out, TRANSFORM.config)
     tree.validate(13, TRANSFORM.config, out.ptr)
     assert torch.equal(tree.node_ptr, out.ptr)
     assert torch.equal(tree.real, out.graph_mask)

@@ -5,15 +5,15 @@ import torch
 from torch.utils import _pytree as pytree
 from torch_geometric.data import Batch, Data, HeteroData
 
-from torch_geometric_erwin import TreeConfig, global_perm
+from torch_geometric_erwin import Tree, TreeConfig
 from torch_geometric_erwin.data.storage import (
     attach_tree,
     is_tree_attribute,
-    read_tree,
-    store_ptr,
+    stored_tree,
 )
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.reading import store_ptr
 
 SIZES = [9, 0, 1, 20]
 
@@ -64,31 +64,54 @@ def test_store_ptr():
     ],
     ids=str,
 )
-def test_read_tree_returns_what_attach_tree_wrote(config):
+def test_from_data_returns_what_attach_tree_wrote(config):
     for data in [cloud(13), cloud(0), batch_of(SIZES), batch_of([3]), batch_of([0, 0])]:
         tree = tree_of(data, config)
         attach_tree(data, data.stores[0], tree)
-        assert_same(read_tree(data, config), tree)
+        assert_same(Tree.from_data(data, config), tree)
         ptr = store_ptr(data)
         ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr
-        read_tree(data, config).validate(data.num_nodes, config, ptr)
+        Tree.from_data(data, config).validate(data.num_nodes, config, ptr)
         for name, value in data.to_dict().items():
             if is_tree_attribute(name) and name not in ("tree_config", "tree_code"):
                 small = torch.bool if name == "perm_mask" else torch.int32
                 assert value.dtype == small
 
 
-def test_read_tree_of_a_node_store():
+def test_from_data_of_a_node_store():
     config = TreeConfig(4, (2,))
     data = HeteroData()
     data["atom"].pos = torch.rand(7, 3)
     attach_tree(data, data["atom"], tree_of(data["atom"], config))
-    assert_same(read_tree(data["atom"], config), tree_of(data["atom"], config))
+    assert_same(Tree.from_data(data["atom"], config), tree_of(data["atom"], config))
 
 
-def test_read_tree_without_a_tree():
-    assert read_tree(cloud(3), TreeConfig(4, ())) is None
-    assert read_tree(batch_of(SIZES), TreeConfig(4, ())) is None
+def test_data_without_a_tree():
+    config = TreeConfig(4, ())
+    for data in [cloud(3), batch_of(SIZES), batch_of([3])]:
+        assert stored_tree(data, config) is None
+        for args in [(), (config,)]:
+            with pytest.raises(ValueError, match="no tree; apply the transform"):
+                Tree.from_data(data, *args)
+
+
+def test_from_data_needs_no_configuration():
+    for transform in [BallTree(4, [2, 2]), BallTree(4, layout="perfect", rotate=0)]:
+        for data in [cloud(13), batch_of(SIZES)]:
+            data = transform(data)
+            expected = Tree.from_data(data, transform.config)
+            assert_same(Tree.from_data(data), expected)
+
+
+def test_trees_of_several_configurations_need_to_be_named():
+    batch = Batch.from_data_list([BallTree(4)(cloud(9)), BallTree(8)(cloud(9))])
+    with pytest.raises(ValueError, match="several configurations"):
+        Tree.from_data(batch)
+    data = BallTree(8, [2], prefix="other_")(BallTree(4)(cloud(9)))
+    assert Tree.from_data(data).config == TreeConfig(4)
+    assert Tree.from_data(data, prefix="other_").config == TreeConfig(8, [2])
+    with pytest.raises(ValueError, match=r"no tree with prefix='x_', but with \[''"):
+        Tree.from_data(data, prefix="x_")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +135,7 @@ def test_a_tree_for_another_configuration_is_refused(other):
         attach_tree(data, data.stores[0], tree_of(data, other))
         message = f"built for '{other}', needed is '{config}'; apply 'model.tree_trans"
         with pytest.raises(ValueError, match=re.escape(message)):
-            read_tree(data, config)
+            Tree.from_data(data, config)
 
 
 def test_a_batch_with_trees_for_two_configurations_is_refused():
@@ -120,29 +143,24 @@ def test_a_batch_with_trees_for_two_configurations_is_refused():
     batch = Batch.from_data_list([t(cloud(9)) for t in transforms])
     for transform in transforms:
         with pytest.raises(ValueError, match="the data's tree was built for"):
-            read_tree(batch, transform.config)
+            Tree.from_data(batch, transform.config)
 
 
 @pytest.mark.parametrize("layout", ["balanced", "perfect"])
 def test_global_perm(layout):
     transform = BallTree(4, [2], layout=layout)
     batch = transform(batch_of(SIZES))
-    tree = read_tree(batch, transform.config)
-    assert torch.equal(global_perm(batch), tree.global_perm())
-    assert global_perm(batch).dtype == torch.int64
+    tree = Tree.from_data(batch, transform.config)
+    assert torch.equal(Tree.from_data(batch).global_perm(), tree.global_perm())
+    assert Tree.from_data(batch).global_perm().dtype == torch.int64
     expected = [
         start + p
         for start, n in zip(batch.ptr.tolist(), SIZES)
         for p in transform(cloud(n)).perm.tolist()
     ]
-    assert global_perm(batch).tolist() == expected
+    assert Tree.from_data(batch).global_perm().tolist() == expected
     single = transform(cloud(9))
-    assert torch.equal(global_perm(single), single.perm)
-
-
-def test_global_perm_without_a_tree():
-    with pytest.raises(ValueError, match="no tree; apply the transform 'BallTree'"):
-        global_perm(batch_of(SIZES))
+    assert torch.equal(Tree.from_data(single).global_perm(), single.perm)
 
 
 def test_an_attribute_of_the_user_is_kept():
@@ -159,32 +177,32 @@ def test_an_attribute_of_the_user_is_kept():
     assert {name: data[name] for name in own} == own
 
 
-def test_a_stale_global_perm_is_refused():
+def test_a_stale_tree_is_refused():
     data = BallTree(8)(cloud(40))
     with pytest.raises(ValueError, match="does not fit its data"):
-        global_perm(data.subgraph(torch.arange(30)))
+        Tree.from_data(data.subgraph(torch.arange(30)))
     with pytest.raises(ValueError, match="does not fit its data"):
-        global_perm(data.subgraph(torch.arange(40).flip(0)))
+        Tree.from_data(data.subgraph(torch.arange(40).flip(0)))
 
 
 def test_an_attribute_of_the_users_is_no_tree():
     data = cloud(3)
     data.perm = torch.arange(3)
-    assert read_tree(data, TreeConfig(4, ())) is None
+    assert stored_tree(data, TreeConfig(4, ())) is None
     with pytest.raises(ValueError, match="the data has no tree"):
-        global_perm(data)
+        Tree.from_data(data)
 
 
 def test_data_of_an_earlier_version():
     """Its numbers were one for the whole configuration, and the number of nodes."""
     config, data = TreeConfig(4, [2]), batch_of(SIZES)
     attach_tree(data, data.stores[0], tree_of(data, config))
-    expected = read_tree(data, config)
+    expected = Tree.from_data(data, config)
     data.tree_code = torch.tensor([[2**60, n] for n in SIZES])
-    assert_same(read_tree(data, config), expected)
+    assert_same(Tree.from_data(data, config), expected)
 
     def rows(data):
-        return read_tree(data, config).to_rows(data.pos)
+        return Tree.from_data(data, config).to_rows(data.pos)
 
     compiled = torch.compile(rows, fullgraph=True, backend="eager")
     with pytest.raises(Exception, match="by an earlier version; apply"):

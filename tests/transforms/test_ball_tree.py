@@ -8,10 +8,10 @@ from torch_geometric.data import Batch, Data, HeteroData, InMemoryDataset
 from torch_geometric.data.datapipes import DatasetAdapter
 from torch_geometric.loader import DataLoader
 
-from torch_geometric_erwin import TreeConfig
-from torch_geometric_erwin.data.storage import read_tree, store_ptr
+from torch_geometric_erwin import Tree, TreeConfig
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.reading import store_ptr
 
 SIZES = [37, 5, 0, 1, 64]
 TRANSFORMS = [
@@ -75,7 +75,7 @@ def assert_same(a, b):
 
 def check(data, config):
     """Reads and checks a tree as a model does before it uses it."""
-    tree = read_tree(data, config)
+    tree = Tree.from_data(data, config)
     ptr = store_ptr(data)
     ptr = torch.tensor([0, data.num_nodes]) if ptr is None else ptr
     tree.validate(data.num_nodes, config, ptr)
@@ -342,7 +342,7 @@ def test_a_tree_for_other_ball_sizes_is_refused():
     with pytest.raises(
         ValueError, match=r"built for 'balls=8,8 .*'model.tree_transform"
     ):
-        read_tree(data, TreeConfig(16, (2,)))
+        Tree.from_data(data, TreeConfig(16, (2,)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from oracles.ball_tree import balanced, maximal, perfect
 from torch_geometric.data import Batch, Data
 from trees import ALL_SIZES, CONFIGS, LAYOUTS, MIXED, offsets, random_pos
 
-from torch_geometric_erwin import TreeConfig, global_perm, pad_batch, read_tree
+from torch_geometric_erwin import Tree, TreeConfig, pad_batch
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.partition import Partition, group_lengths
@@ -117,12 +117,12 @@ def test_runs_are_collated_and_separated(layout, ball_sizes, strides, rotate):
     assert transform.config == config
     single = [transform(data) for data in clouds(MIXED)]
     for n, data in zip(MIXED, single):
-        assert_equals_oracle(read_tree(data, config).runs, [n], config)
+        assert_equals_oracle(Tree.from_data(data, config).runs, [n], config)
     before = Batch.from_data_list(single)
     after = transform(Batch.from_data_list(clouds(MIXED)))
     for batch in (before, after):
-        assert_equals_oracle(read_tree(batch, config).runs, MIXED, config)
-        read_tree(batch, config).validate(sum(MIXED), config, batch.ptr)
+        assert_equals_oracle(Tree.from_data(batch, config).runs, MIXED, config)
+        Tree.from_data(batch, config).validate(sum(MIXED), config, batch.ptr)
         assert batch.run_len_0_8.dtype == torch.int32
         for data, expected in zip(batch.to_data_list(), single, strict=True):
             assert data.keys() == expected.keys()
@@ -131,7 +131,7 @@ def test_runs_are_collated_and_separated(layout, ball_sizes, strides, rotate):
                 assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
         chosen = Batch.from_data_list(batch.index_select([3, 0, 6]))
         assert_equals_oracle(
-            read_tree(chosen, config).runs, [MIXED[i] for i in (3, 0, 6)], config
+            Tree.from_data(chosen, config).runs, [MIXED[i] for i in (3, 0, 6)], config
         )
 
 
@@ -143,7 +143,7 @@ def test_runs_are_padded(ball_sizes, strides):
     for sizes in ([20, 0, 13], [1], [0, 60, 9, 0], MIXED[:4], [99]):
         batch = transform(Batch.from_data_list(clouds(sizes)))
         padded = pad_batch(batch, 101, 6)
-        tree = read_tree(padded, config)
+        tree = Tree.from_data(padded, config)
         tree.validate(101, config, padded.ptr)
         real = [n for n, is_real in zip(padded.ptr.diff(), tree.real) if is_real]
         assert real == sizes
@@ -158,7 +158,10 @@ def test_runs_are_padded(ball_sizes, strides):
                 filled = [run_size] * full + [last] * (last > 0)
                 assert rest == filled + [0] * (len(rest) - len(filled))
         shapes.add(str([[t.shape for t in tensors] for tensors in tree.runs]))
-        assert torch.equal(global_perm(padded)[: sum(sizes)], global_perm(batch))
+        assert torch.equal(
+            Tree.from_data(padded).global_perm()[: sum(sizes)],
+            Tree.from_data(batch).global_perm(),
+        )
     assert len(shapes) == 1
 
 
@@ -235,13 +238,13 @@ def test_a_tree_without_the_runs_is_refused():
     with pytest.raises(ValueError, match=r"needed is 'balls=8,4 .* runs=2\|'"):
         tree.validate(30, config)
     with pytest.raises(ValueError, match=r"needed is 'balls=8,4 .* runs=2\|'"):
-        read_tree(BallTree([8, 4], [2])(Data(pos=pos)), config)
+        Tree.from_data(BallTree([8, 4], [2])(Data(pos=pos)), config)
     data = BallTree([8, 4], [2], runs=[[2], []])(Data(pos=pos))
     with pytest.raises(ValueError, match=r"built for 'balls=8,4 .* runs=2\|'"):
-        read_tree(data, tree.config)
+        Tree.from_data(data, tree.config)
     del data.run_len_0_2
     with pytest.raises(ValueError, match=r"the tree has no 'run_len_0_2'.*'BallTree'"):
-        read_tree(data, config)
+        Tree.from_data(data, config)
 
 
 @pytest.mark.parametrize("sizes", [ALL_SIZES, MIXED, [0], [1], []], ids=len)

@@ -9,14 +9,12 @@ from torch import Tensor
 from torch_geometric.data import Batch, Data
 
 from torch_geometric_erwin.data.storage import (
-    check_nodes,
     is_tree_attribute,
-    read_tree,
-    store_ptr,
     tree_attributes,
     tree_code,
 )
-from torch_geometric_erwin.tree import TreeConfig
+from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree.reading import check_nodes, store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_edges,
@@ -130,8 +128,7 @@ def pad_batch(
         raise ValueError(
             f"'tree_config' must hold texts of configurations (got {texts[0]!r})"
         ) from error
-    tree = read_tree(batch, config)
-    assert tree is not None
+    tree = Tree.from_data(batch, config)
     tree = tree.pad(num_nodes, num_graphs)
     out = copy.copy(batch)
     for name, value in batch.stores[0].items():

@@ -1,18 +1,22 @@
 r"""The transform that attaches a ball tree to data."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Union
 
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 
-from torch_geometric_erwin.data.storage import attach_tree, store_ptr
+from torch_geometric_erwin.data.reorder import reorder_nodes
+from torch_geometric_erwin.data.storage import attach_tree, remove_tree
 from torch_geometric_erwin.tree import TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.order import TIES
+from torch_geometric_erwin.tree.reading import local_nodes, store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_flag,
     check_instance,
     check_tensor,
 )
@@ -27,7 +31,8 @@ class BallTree(BaseTransform):
     It sets, for the levels :math:`l = 0 \ldots L`:
 
     - :obj:`perm` :math:`(n)`: the nodes in tree order, counted in their own cloud, in a
-      batch too (see :func:`torch_geometric_erwin.global_perm`);
+      batch too (:meth:`Tree.global_perm <torch_geometric_erwin.Tree.global_perm>`
+      counts them in the batch);
     - :obj:`level` :math:`(1, L + 1)`: the number of rows of every level, in a batch
       :math:`(G, L + 1)`;
     - :obj:`ball_len_{l}`: the number of rows of every ball;
@@ -42,6 +47,11 @@ class BallTree(BaseTransform):
       dropped or reordered is refused;
     - :obj:`perm_mask`, only for :obj:`layout="perfect"`: :obj:`False` for rows of
       :obj:`perm` that repeat a node.
+
+    :meth:`Tree.from_data <torch_geometric_erwin.Tree.from_data>` reads the tree again.
+    Attributes of these names that are not of a tree, such as a permeability
+    :obj:`perm` or a refinement :obj:`level`, are not overwritten: they cause an error,
+    and :obj:`prefix` is the way out. Models find a tree with any prefix.
 
     The tree is built on the device of the positions. All attributes collate without
     offsets. The transform works on :class:`~torch_geometric.data.Data`, on every node
@@ -63,6 +73,15 @@ class BallTree(BaseTransform):
             :obj:`"coordinates"`, see :func:`~torch_geometric_erwin.ball_tree`.
         runs: Further sizes of runs, per level, see
             :class:`~torch_geometric_erwin.TreeConfig`.
+        reorder: Whether to sort the nodes themselves into the order of the tree, with
+            every attribute that has an entry per node, and the node numbers in
+            :obj:`edge_index`, :obj:`face` and other attributes that name nodes. The
+            order of the tree is then that of the nodes, so that mixers and PyG's layers
+            work on the same rows, and :obj:`original_node` :math:`(n)` has the number
+            of every node before (:func:`torch_geometric_erwin.to_original` is the way
+            back). Edges keep their order.
+        prefix: What the names of the tree's attributes begin with, such as
+            :obj:`"ball_"`.
 
     Raises:
         TypeError: If an argument or the positions have another type.
@@ -84,10 +103,18 @@ class BallTree(BaseTransform):
         layout: str = "balanced",
         ties: str = "index",
         runs: Sequence[Sequence[int]] = (),
+        reorder: bool = False,
+        prefix: str = "",
     ) -> None:
         self.config = TreeConfig(ball_sizes, strides, rotate, layout, runs)
         check_choice("ties", ties, TIES)
         self.ties = ties
+        self.reorder = check_flag("reorder", reorder)
+        if reorder and layout == "perfect":
+            raise ValueError(
+                "'reorder' needs layout='balanced' (got 'perfect', which repeats nodes)"
+            )
+        self.prefix = _check_prefix(prefix)
 
     def forward(
         self, data: Union[Data, HeteroData, Batch]
@@ -106,14 +133,38 @@ class BallTree(BaseTransform):
                 *(self.config, self.ties),
                 validate=store["pos"].device.type != "cpu",
             )
-            attach_tree(data, store, tree)
+            if self.reorder:
+                # Only then: the order of an earlier tree has an entry per node too.
+                remove_tree(store, self.prefix)
+                reorder_nodes(data, store, tree.global_perm())
+                tree = replace(tree, perm=local_nodes(store, store_ptr(store)).long())
+            attach_tree(data, store, tree, self.prefix)
         return data
 
     def __repr__(self) -> str:
         c = self.config
-        runs = f", runs={[[*level] for level in c.runs]}" if c.runs else ""
+        more = f", runs={[[*level] for level in c.runs]}" if c.runs else ""
+        more += ", reorder=True" if self.reorder else ""
+        more += f", prefix={self.prefix!r}" if self.prefix else ""
         return (
             f"{self.__class__.__name__}(ball_sizes={[*c.ball_sizes]}, "
             f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}', "
-            f"ties='{self.ties}'{runs})"
+            f"ties='{self.ties}'{more})"
         )
+
+
+# Parts of names by which PyG decides what an attribute is.
+_TAKEN = ("index", "face", "batch", "ptr", "adj", "edge")
+
+
+def _check_prefix(prefix: str) -> str:
+    check_instance("prefix", prefix, str)
+    if prefix and not prefix.isidentifier():
+        raise ValueError(f"'prefix' must be a name, such as 'ball_' (got {prefix!r})")
+    for part in _TAKEN:
+        if part in prefix:
+            raise ValueError(
+                f"'prefix' must not contain {part!r}, by which PyG takes attributes "
+                f"for those of edges or clouds (got {prefix!r})"
+            )
+    return prefix

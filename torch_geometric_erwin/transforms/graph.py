@@ -9,8 +9,9 @@ from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
 from torch_geometric.utils import to_undirected
 
-from torch_geometric_erwin.data.storage import is_collated, record_slices, store_ptr
+from torch_geometric_erwin.data.storage import is_collated, record_slices
 from torch_geometric_erwin.neighbors import FLOWS, knn_graph, radius_graph
+from torch_geometric_erwin.tree.reading import store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_flag,

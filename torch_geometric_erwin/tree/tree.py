@@ -11,9 +11,11 @@ from torch.utils import _pytree as pytree
 
 import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree.config import TreeConfig
+from torch_geometric_erwin.tree.fit import warn_of_order
 from torch_geometric_erwin.tree.level import Level
 from torch_geometric_erwin.tree.order import Order
 from torch_geometric_erwin.tree.partition import Partition
+from torch_geometric_erwin.tree.reading import Nodes, read_config, read_fields
 from torch_geometric_erwin.tree.validation import problem
 from torch_geometric_erwin.utils.centre import centre_dense
 from torch_geometric_erwin.utils.checks import (
@@ -27,6 +29,7 @@ from torch_geometric_erwin.utils.checks import (
     check_positions,
     check_ptr,
     check_tensor,
+    is_readable,
 )
 from torch_geometric_erwin.utils.rows import segment_ids
 
@@ -80,6 +83,49 @@ class Tree:
     config: TreeConfig
     runs: tuple[tuple[Tensor, ...], ...] = ()
     real: Optional[Tensor] = None
+
+    @classmethod
+    def from_data(
+        cls, data: Nodes, config: Optional[TreeConfig] = None, prefix: str = ""
+    ) -> "Tree":
+        r"""Returns the tree that
+        :class:`~torch_geometric_erwin.transforms.BallTree` attached to data.
+
+        A warning tells if nodes were shuffled or replaced by hand since then.
+
+        Args:
+            data: Data, a batch of it, or one node store of heterogeneous data.
+            config: The configuration that the tree must have. (default: any). In
+                compiled code, where it is not given, another number of clouds compiles
+                again.
+            prefix: The :obj:`prefix` of the transform.
+
+        Raises:
+            TypeError: If it is something else.
+            ValueError: If there is no tree, or it does not fit the data: the message
+                says why.
+
+        Example:
+            >>> from torch_geometric.data import Batch, Data
+            >>> from torch_geometric_erwin.transforms import BallTree
+            >>> clouds = [Data(pos=torch.tensor([[1.0], [0.0]])) for _ in range(2)]
+            >>> batch = Batch.from_data_list([BallTree(2)(data) for data in clouds])
+            >>> Tree.from_data(batch).global_perm()
+            tensor([1, 0, 3, 2])
+        """
+        check_instance("prefix", prefix, str)
+        own = read_config(data, prefix) if config is None else config
+        check_instance("config", own, TreeConfig)
+        fields = read_fields(data, own, prefix)
+        if fields is None:
+            own = read_config(data, prefix)  # raises the error
+        assert fields is not None
+        tree = cls(**fields)
+        if is_readable(tree.perm):
+            tree.validate(data.pos.size(0), own)
+            check_pos(data.pos)
+            warn_of_order(tree, data.pos)
+        return tree
 
     @property
     def num_nodes(self) -> int:

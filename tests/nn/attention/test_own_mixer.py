@@ -112,13 +112,13 @@ def test_compiled(attention, backend):
     "attention", [pytest.param(BallMean, marks=pytest.mark.slow), RunMean]
 )
 def test_exported(attention):
-    from torch_geometric_erwin.data.storage import read_tree
+    from torch_geometric_erwin import Tree
 
     model, rows = make(attention).eval(), {0: Dim.AUTO}
 
     def arguments(sizes):
         batch = batch_for(model, sizes)
-        tree = read_tree(batch, model.tree_config)
+        tree = Tree.from_data(batch, model.tree_config)
         return (batch.x, batch.pos, batch.edge_index), {"tree": tree}
 
     args, kwargs = arguments(SIZES)

@@ -6,7 +6,7 @@ from clouds import ragged
 from compiled import no_recompilation
 from torch_geometric.data import Batch
 
-from torch_geometric_erwin.data.storage import read_tree
+from torch_geometric_erwin import Tree
 from torch_geometric_erwin.nn import Erwin
 
 # The compiler treats sizes of 0 and 1 as constants, and assumes that sizes that are
@@ -40,7 +40,7 @@ def batches(model):
 
 
 def tensors_of(model, batch):
-    tree = read_tree(batch, model.tree_config)
+    tree = Tree.from_data(batch, model.tree_config)
     return (batch.x, batch.pos, batch.edge_index), {"ptr": batch.ptr, "tree": tree}
 
 
@@ -143,7 +143,7 @@ def test_a_tree_that_does_not_fit_is_refused(attach, whole):
     model = make(mp_steps=0).eval()
 
     def rows(batch):
-        return read_tree(batch, model.tree_config).to_rows(batch.x)
+        return Tree.from_data(batch, model.tree_config).to_rows(batch.x)
 
     function = model if whole else rows
     compiled = torch.compile(

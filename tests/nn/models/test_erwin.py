@@ -9,8 +9,7 @@ from oracles.erwin import erwin as oracle
 from torch_geometric.data import Batch, Data
 from torch_geometric.nn import global_mean_pool
 
-from torch_geometric_erwin import ball_tree
-from torch_geometric_erwin.data.storage import read_tree
+from torch_geometric_erwin import Tree, ball_tree
 from torch_geometric_erwin.nn import Erwin
 
 B = 4
@@ -102,7 +101,7 @@ every_tree = pytest.mark.parametrize("kwargs", EVERY_TREE, ids=str)
 
 
 def tree_of(model, data):
-    return read_tree(model.tree_transform()(data), model.tree_config)
+    return Tree.from_data(model.tree_transform()(data), model.tree_config)
 
 
 @every_tree

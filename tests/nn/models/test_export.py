@@ -5,7 +5,7 @@ import torch
 from clouds import ragged
 from torch.export import Dim
 
-from torch_geometric_erwin.data.storage import read_tree
+from torch_geometric_erwin import Tree
 from torch_geometric_erwin.nn import Erwin
 
 ROWS = {0: Dim.AUTO}
@@ -13,7 +13,7 @@ ROWS = {0: Dim.AUTO}
 
 def arguments(model, sizes):
     batch = ragged(sizes, dtype=torch.float32)
-    tree = read_tree(model.tree_transform()(batch), model.tree_config)
+    tree = Tree.from_data(model.tree_transform()(batch), model.tree_config)
     args = (batch.x, batch.pos, batch.edge_index)
     return batch, args, {"ptr": batch.ptr, "tree": tree}
 

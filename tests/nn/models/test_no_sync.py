@@ -9,7 +9,7 @@ from devices import without_values
 from torch_geometric.data import Batch, Data
 from torch_geometric.testing import onlyCUDA
 
-from torch_geometric_erwin.data.storage import read_tree
+from torch_geometric_erwin import Tree
 from torch_geometric_erwin.nn import MPNN, Erwin
 
 # Batches in training with gradients of positions: clouds depend on each other, as told.
@@ -52,7 +52,7 @@ def batch_for(model):
 
 def tensors_of(model, data):
     """The arguments that the model takes instead of data."""
-    tree = read_tree(data, model.tree_config)
+    tree = Tree.from_data(data, model.tree_config)
     return (data.x, data.pos, data.edge_index), {"ptr": data.ptr, "tree": tree}
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_geometric.data import Batch
 
-from torch_geometric_erwin import Tree, masked_mean, pad_batch, read_tree
+from torch_geometric_erwin import Tree, masked_mean, pad_batch
 from torch_geometric_erwin.nn import Erwin
 
 # Batches in training with gradients of positions: clouds depend on each other, as told.
@@ -161,7 +161,7 @@ def test_tree_as_an_argument():
     model = make("two strides").train()
     batch = batch_for(model, BATCHES["ragged"])
     other = padded(batch)
-    tree = read_tree(other, model.tree_config)
+    tree = Tree.from_data(other, model.tree_config)
     out = copy.deepcopy(model)(
         other.x, other.pos, other.edge_index, ptr=other.ptr, tree=tree
     )

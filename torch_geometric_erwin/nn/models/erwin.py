@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import GELU, Identity, ModuleList, Sequential
 from torch_geometric.nn.inits import reset
 
-from torch_geometric_erwin.data.storage import Nodes, stored_tree
+from torch_geometric_erwin.data.storage import stored_tree
 from torch_geometric_erwin.nn.attention import BallAttention, Mixer, make_mixer
 from torch_geometric_erwin.nn.block import Block
 from torch_geometric_erwin.nn.inits import reset_linear
@@ -32,6 +32,8 @@ from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.fit import warn_of_order
+from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.checks import (
     check_flag,
     check_int,
@@ -407,6 +409,7 @@ class Erwin(LengthScaled):
             values = not compiling and inputs.pos.device.type == "cpu"
             num_nodes = inputs.pos.size(0)
             tree.validate(num_nodes, self.tree_config, inputs.ptr, values)
+            warn_of_order(tree, inputs.pos, stacklevel=6)
             return tree
         if compiling:
             raise ValueError(

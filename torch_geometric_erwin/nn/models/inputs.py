@@ -7,8 +7,8 @@ from torch.nn import Module
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from torch_geometric_erwin.data.storage import Nodes, check_count, store_ptr
 from torch_geometric_erwin.tree import Tree
+from torch_geometric_erwin.tree.reading import Nodes, check_count, store_ptr
 from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     batch_to_ptr,

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import GELU, Sequential
 
-from torch_geometric_erwin.data.storage import Nodes
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import unpack_inputs
+from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.checks import check_int
 
 

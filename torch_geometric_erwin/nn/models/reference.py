@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.data.storage import Nodes
 from torch_geometric_erwin.tree import Tree, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.rows import segment_ids
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

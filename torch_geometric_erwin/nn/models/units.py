@@ -11,9 +11,10 @@ from torch import Tensor
 from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
-from torch_geometric_erwin.data.storage import Nodes, read_tree, store_ptr
+from torch_geometric_erwin.data.storage import stored_tree
 from torch_geometric_erwin.tree import Level, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.reading import Nodes, store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
@@ -95,9 +96,11 @@ class LengthScaled(torch.nn.Module):
                 f"'pos' must have {self.dim} coordinates (got {pos.size(1)})"
             )
         ptr = check_ptr(store_ptr(nodes), pos.size(0), pos.device)
-        tree = read_tree(nodes, self.tree_config)
+        tree = stored_tree(nodes, self.tree_config)
         if tree is None:
             tree = build_tree(pos, ptr, self.tree_config)
+        else:
+            tree.validate(pos.size(0), self.tree_config)
         return tree.extents(pos)[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

@@ -1,0 +1,310 @@
+r"""Sorting the nodes of data, with everything that belongs to them or names them."""
+
+from itertools import pairwise
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch_geometric import EdgeIndex
+from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.data.storage import BaseStorage, NodeStorage
+from torch_geometric.typing import SparseTensor, TensorFrame
+from torch_geometric.utils import is_sparse
+
+from torch_geometric_erwin.data.storage import is_collated, record_slices
+from torch_geometric_erwin.tree.reading import (
+    Nodes,
+    check_nodes,
+    local_nodes,
+    num_nodes,
+    store_ptr,
+)
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_shape,
+    check_tensor,
+    is_readable,
+)
+from torch_geometric_erwin.utils.rows import put_rows, segment_ids
+
+#: The attribute with the number that every node had, in its cloud, before sorting.
+ORIGINAL = "original_node"
+
+
+def reorder_nodes(
+    data: Union[Data, HeteroData, Batch], store: NodeStorage, order: Tensor
+) -> None:
+    r"""Sorts the nodes of a store, every attribute with an entry per node, and the
+    node numbers in :obj:`edge_index`, :obj:`face` and every other attribute that names
+    nodes of the store. Edges and faces keep their order.
+
+    What belongs to nodes, and what names nodes, is decided as PyG decides it when it
+    collates data: by the lengths of attributes, and by :meth:`Data.__inc__`.
+
+    Args:
+        data: The data or batch that owns the store.
+        store: The node store.
+        order: The node in every place, such that clouds stay where they are.
+
+    Shapes:
+        - **order:** :math:`(N)`.
+
+    Raises:
+        ValueError: If :obj:`original_node` is there and does not number the nodes.
+
+    Example:
+        >>> data = Data(pos=torch.rand(3, 1), edge_index=torch.tensor([[0], [1]]))
+        >>> reorder_nodes(data, data.stores[0], torch.tensor([2, 0, 1]))
+        >>> data.edge_index.tolist(), data.original_node.tolist()
+        ([[1], [2]], [2, 0, 1])
+    """
+    ptr = store_ptr(store)
+    own = local_nodes(store, ptr)
+    if store.get(ORIGINAL) is None:
+        store[ORIGINAL] = own
+        if is_collated(data):
+            ends = [0, own.size(0)] if ptr is None else ptr.cpu()
+            slices = torch.as_tensor(ends)
+            zeros = torch.zeros(len(slices) - 1)
+            record_slices(data, store, {ORIGINAL: slices}, {ORIGINAL: zeros})
+    else:
+        _check_original(store, ptr)
+    place = put_rows(torch.arange(order.size(0), device=order.device), order, len(own))
+    for name, value in list(store.items()):
+        if names_nodes(data, store, name, value):
+            store[name] = value = _renumbered(name, value, (place, place))
+        if is_of_nodes(data, store, name, value):
+            axis = _axis(data, store, name, value)
+            store[name] = _sorted(value, order, axis, ptr)
+    if isinstance(data, HeteroData):
+        for edges in data.edge_stores:
+            kinds = tuple(
+                place if kind == store._key else None for kind in edges._key[::2]
+            )
+            for name, value in list(edges.items()):
+                if any(p is not None for p in kinds) and _names_ends(name, value):
+                    edges[name] = _renumbered(name, value, kinds)
+
+
+def to_original(x: Tensor, data: Nodes) -> Tensor:
+    r"""Brings entries of nodes that ``BallTree(..., reorder=True)`` sorted back into
+    the order that they had before.
+
+    Args:
+        x: An entry per node, in the order of the data, such as the output of a model.
+        data: The data, a batch of it, or one node store of heterogeneous data.
+
+    Shapes:
+        - **x** and **output:** :math:`(N, *)`.
+
+    Raises:
+        ValueError: If the data was not sorted, or there are not as many entries as
+            nodes.
+
+    Example:
+        >>> from torch_geometric_erwin.transforms import BallTree
+        >>> data = Data(pos=torch.rand(9, 2), number=torch.arange(9))
+        >>> data = BallTree(ball_sizes=4, reorder=True)(data)
+        >>> to_original(data.number, data)
+        tensor([0, 1, 2, 3, 4, 5, 6, 7, 8])
+    """
+    check_nodes("data", data)
+    original = getattr(data, ORIGINAL, None)
+    if original is None:
+        raise ValueError(
+            f"the data has no '{ORIGINAL}': its nodes were not sorted by "
+            "BallTree(..., reorder=True)"
+        )
+    check_tensor("x", x)
+    ptr = store_ptr(data)
+    _check_original(data, ptr)
+    check_shape("x", x, (original.size(0),))
+    check_devices(x=x, data=original)
+    place = original.long()
+    if ptr is not None:
+        place = place + ptr[segment_ids(ptr.diff(), place.size(0))]
+    return put_rows(x, place, place.size(0))
+
+
+def is_of_nodes(
+    data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str, value: Any
+) -> bool:
+    r"""Whether an attribute has an entry for every node of its store.
+
+    If it is as long as there are nodes and, by chance, edges or clouds, its name
+    decides as in PyG, or how its entries are divided among the clouds of a batch.
+
+    Args:
+        data: The data or batch.
+        store: The store of the attribute.
+        name: The attribute's name.
+        value: The attribute.
+
+    Example:
+        >>> data = Data(pos=torch.rand(3, 2), y=torch.rand(1))
+        >>> [is_of_nodes(data, data.stores[0], n, data[n]) for n in ("pos", "y")]
+        [True, False]
+    """
+    count = store["pos"].size(0)
+    if name in ("ptr", "face", "num_nodes") or "edge" in name:
+        return False
+    if isinstance(value, (list, tuple)):
+        return _is_list_of_nodes(store, value, count, is_collated(data))
+    if not isinstance(value, (Tensor, np.ndarray, TensorFrame)) or is_sparse(value):
+        return False
+    axis = _axis(data, store, name, value)
+    if axis is None or len(value.shape) == 0 or value.shape[axis] != count:
+        return False
+    if "index" in name and value.ndim > 1:  # columns of node numbers, as of edges
+        return False
+    slices = getattr(data.stores[0], "_slice_dict", {})
+    slices = slices if store._key is None else slices.get(store._key, {})
+    own, nodes = slices.get(name), slices.get("pos")
+    if isinstance(own, Tensor) and isinstance(nodes, Tensor):
+        return torch.equal(own, nodes)
+    return True
+
+
+def names_nodes(
+    data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str, value: Any
+) -> bool:
+    r"""Whether the values of an attribute are numbers of nodes of its store.
+
+    That is so if collating would add the number of nodes to them.
+
+    Args:
+        data: The data or batch.
+        store: The store of the attribute.
+        name: The attribute's name.
+        value: The attribute.
+
+    Example:
+        >>> data = Data(pos=torch.rand(3, 2), face=torch.tensor([[0], [1], [2]]))
+        >>> [names_nodes(data, data.stores[0], n, data[n]) for n in ("pos", "face")]
+        [False, True]
+    """
+    if not isinstance(value, Tensor) or "batch" in name or name == "ptr":
+        return False
+    if is_sparse(value):
+        return "adj" in name or "edge_index" in name
+    if value.is_floating_point() or value.dtype == torch.bool or value.numel() == 0:
+        return False
+    step = data.__inc__(name, value, store)
+    if isinstance(step, Tensor):
+        return step.numel() == 1 and int(step) == store["pos"].size(0)
+    return step == store["pos"].size(0)
+
+
+def _names_ends(name: str, value: Any) -> bool:
+    # Whether an attribute of edges between two types of nodes has their numbers.
+    if not isinstance(value, Tensor):
+        return False
+    if is_sparse(value):
+        return "adj" in name or "edge_index" in name
+    return "index" in name and value.dim() > 1 and value.size(0) == 2
+
+
+def _axis(
+    data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str, value: Any
+) -> Optional[int]:
+    axis = data.__cat_dim__(name, value, store)
+    return axis if isinstance(axis, int) else None
+
+
+def _is_list_of_nodes(
+    store: BaseStorage, value: Any, count: int, collated: bool
+) -> bool:
+    if not collated:
+        return len(value) == count
+    ptr = store_ptr(store)  # a batch has one list per cloud
+    sizes = [count] if ptr is None else ptr.diff().tolist()
+    same = len(value) == len(sizes) and all(isinstance(v, (list, tuple)) for v in value)
+    return same and [len(own) for own in value] == sizes
+
+
+def _sorted(value: Any, order: Tensor, axis: Optional[int], ptr: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.index_select(axis or 0, order.to(value.device))
+    if isinstance(value, np.ndarray):
+        return np.take(value, order.cpu().numpy(), axis=axis or 0)
+    if isinstance(value, TensorFrame):
+        return value[order.to(value.device)]
+    rows = order.tolist()
+    if len(value) == len(rows) and (ptr is None or not _is_nested(value, ptr)):
+        return type(value)(value[i] for i in rows)
+    ends = [0, len(rows)] if ptr is None else ptr.tolist()
+    return [
+        type(own)(own[i - a] for i in rows[a:b])
+        for own, (a, b) in zip(value, pairwise(ends))
+    ]
+
+
+def _is_nested(value: Any, ptr: Tensor) -> bool:
+    return len(value) == ptr.size(0) - 1 and isinstance(value[0], (list, tuple))
+
+
+def _renumbered(
+    name: str, value: Tensor, places: tuple[Optional[Tensor], ...]
+) -> Tensor:
+    # Replaces numbers of nodes by the places of these nodes. Of two kinds of numbers,
+    # the first row has those of the first kind.
+    if isinstance(value, SparseTensor):
+        raise TypeError(
+            f"'{name}' is a SparseTensor of torch-sparse, whose nodes cannot be "
+            "sorted: use 'edge_index', or a sparse tensor of PyTorch"
+        )
+    if is_sparse(value):
+        coo = value.to_sparse_coo().coalesce()
+        # A sparse adjacency matrix is transposed: its rows are the targets.
+        ends = _renumbered(name, coo.indices(), tuple(reversed(places)))
+        moved = torch.sparse_coo_tensor(ends, coo.values(), coo.shape).coalesce()
+        if value.layout == torch.sparse_csr:
+            return moved.to_sparse_csr()
+        return moved.to_sparse_csc() if value.layout == torch.sparse_csc else moved
+    numbers = value.as_tensor() if isinstance(value, EdgeIndex) else value
+    if places[0] is places[-1]:
+        assert places[0] is not None
+        out = _taken(places[0], numbers)
+    else:
+        rows = zip(numbers, places)
+        out = torch.stack([r if p is None else _taken(p, r) for r, p in rows])
+    if not isinstance(value, EdgeIndex):
+        return out
+    # It is no longer sorted, as nodes have other numbers.
+    return EdgeIndex(
+        out, sparse_size=value.sparse_size(), is_undirected=value.is_undirected
+    )
+
+
+def _taken(place: Tensor, numbers: Tensor) -> Tensor:
+    # Negative numbers stand for no node.
+    known = numbers >= 0
+    taken = place.to(numbers.device)[torch.where(known, numbers, 0).long()]
+    return torch.where(known, taken.to(numbers.dtype), numbers)
+
+
+def _check_original(nodes: Nodes, ptr: Optional[Tensor]) -> None:
+    original, count = nodes[ORIGINAL], nodes.pos.size(0)
+    if not isinstance(original, Tensor) or original.dtype not in (
+        torch.int32,
+        torch.int64,
+    ):
+        kind = getattr(original, "dtype", type(original).__name__)
+        raise ValueError(
+            f"'{ORIGINAL}' must number the nodes before 'BallTree' sorted them, as "
+            f"int32 (got {kind}): rename an attribute of your own"
+        )
+    wrong = original.shape != (count,)
+    if not wrong and is_readable(original):
+        sizes = num_nodes(nodes, ptr)
+        cloud = segment_ids(sizes, count)
+        start = (sizes.cumsum(0) - sizes)[cloud]
+        found = (original + start).sort().values
+        wrong = not torch.equal(found, torch.arange(count))
+    if wrong:
+        raise ValueError(
+            f"'{ORIGINAL}' must have the number of each of the {count} nodes once, "
+            "counted in its own cloud: nodes were added, removed or moved to another "
+            "cloud after 'BallTree' sorted them, or it is an attribute of your own"
+        )

@@ -256,8 +256,8 @@ def calls() -> dict[str, Call]:
             Tree.from_data,
             {
                 "data": an(data, "configured", "other config", names=OF_DATA),
-                "config": other_config,
-                "prefix": an("", "prefixes", names=("data",)),
+                "config": an(config, "configs", "none", names=("needed",)),
+                "prefix": an("", "prefixes", "an empty text", names=("data",)),
             },
         ),
         **{
@@ -604,7 +604,7 @@ def calls() -> dict[str, Call]:
                 **balls,
                 "ties": choice("index"),
                 "reorder": flag(False),
-                "prefix": an("ball_", "prefixes"),
+                "prefix": an("ball_", "prefixes", "a text", "an empty text"),
             },
         ),
         "BallTree.forward": Call(transform, {"data": an(points, "points")}),

@@ -1,6 +1,5 @@
 r"""Sorting the nodes of data, with everything that belongs to them or names them."""
 
-from itertools import pairwise
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -22,6 +21,8 @@ from torch_geometric_erwin.tree.reading import (
 )
 from torch_geometric_erwin.utils.checks import (
     check_devices,
+    check_floating,
+    check_ptr,
     check_shape,
     check_tensor,
     is_readable,
@@ -75,8 +76,10 @@ def reorder_nodes(
         if names_nodes(data, store, name, value):
             store[name] = value = _renumbered(name, value, (place, place))
         if is_of_nodes(data, store, name, value):
-            axis = _axis(data, store, name, value)
-            store[name] = _sorted(value, order, axis, ptr)
+            store[name] = _sorted(value, order, _axis(data, store, name, value) or 0)
+        elif isinstance(value, list) and _is_list_of_lists(store, value):
+            assert ptr is not None
+            store[name] = _sorted_lists(value, order, ptr)
     if isinstance(data, HeteroData):
         for edges in data.edge_stores:
             kinds = tuple(
@@ -117,10 +120,14 @@ def to_original(x: Tensor, data: Nodes) -> Tensor:
             "BallTree(..., reorder=True)"
         )
     check_tensor("x", x)
-    ptr = store_ptr(data)
+    if x.is_floating_point():
+        check_floating("x", x)
+    ptr, pos = store_ptr(data), data.pos
+    if ptr is not None:
+        check_ptr(ptr, pos.size(0), pos.device, is_readable(pos))
     _check_original(data, ptr)
     check_shape("x", x, (original.size(0),))
-    check_devices(x=x, data=original)
+    check_devices(x=x, pos=data.pos, original_node=original)
     place = original.long()
     if ptr is not None:
         place = place + ptr[segment_ids(ptr.diff(), place.size(0))]
@@ -150,7 +157,7 @@ def is_of_nodes(
     if name in ("ptr", "face", "num_nodes") or "edge" in name:
         return False
     if isinstance(value, (list, tuple)):
-        return _is_list_of_nodes(store, value, count, is_collated(data))
+        return _is_list_of_nodes(store, value, count)
     if not isinstance(value, (Tensor, np.ndarray, TensorFrame)) or is_sparse(value):
         return False
     axis = _axis(data, store, name, value)
@@ -212,36 +219,35 @@ def _axis(
     return axis if isinstance(axis, int) else None
 
 
-def _is_list_of_nodes(
-    store: BaseStorage, value: Any, count: int, collated: bool
-) -> bool:
-    if not collated:
-        return len(value) == count
-    ptr = store_ptr(store)  # a batch has one list per cloud
-    sizes = [count] if ptr is None else ptr.diff().tolist()
-    same = len(value) == len(sizes) and all(isinstance(v, (list, tuple)) for v in value)
-    return same and [len(own) for own in value] == sizes
+def _is_list_of_nodes(store: BaseStorage, value: Any, count: int) -> bool:
+    return len(value) == count and not _is_list_of_lists(store, value)
 
 
-def _sorted(value: Any, order: Tensor, axis: Optional[int], ptr: Any) -> Any:
+def _is_list_of_lists(store: BaseStorage, value: Any) -> bool:
+    # In a batch, lists and arrays are not joined: there is one for every cloud.
+    ptr = store_ptr(store)
+    if ptr is None or len(value) != ptr.size(0) - 1:
+        return False
+    kinds = (list, tuple, np.ndarray)
+    return all(
+        isinstance(own, kinds) and len(own) == size
+        for own, size in zip(value, ptr.diff().tolist())
+    )
+
+
+def _sorted(value: Any, order: Tensor, axis: int) -> Any:
     if isinstance(value, Tensor):
-        return value.index_select(axis or 0, order.to(value.device))
+        return value.index_select(axis, order.to(value.device))
     if isinstance(value, np.ndarray):
-        return np.take(value, order.cpu().numpy(), axis=axis or 0)
+        return np.take(value, order.cpu().numpy(), axis=axis)
     if isinstance(value, TensorFrame):
         return value[order.to(value.device)]
-    rows = order.tolist()
-    if len(value) == len(rows) and (ptr is None or not _is_nested(value, ptr)):
-        return type(value)(value[i] for i in rows)
-    ends = [0, len(rows)] if ptr is None else ptr.tolist()
-    return [
-        type(own)(own[i - a] for i in rows[a:b])
-        for own, (a, b) in zip(value, pairwise(ends))
-    ]
+    return type(value)(value[i] for i in order.tolist())
 
 
-def _is_nested(value: Any, ptr: Tensor) -> bool:
-    return len(value) == ptr.size(0) - 1 and isinstance(value[0], (list, tuple))
+def _sorted_lists(value: list[Any], order: Tensor, ptr: Tensor) -> list[Any]:
+    parts = zip(value, order.split(ptr.diff().tolist()), ptr.tolist())
+    return [_sorted(own, rows - start, 0) for own, rows, start in parts]
 
 
 def _renumbered(
@@ -258,7 +264,9 @@ def _renumbered(
         coo = value.to_sparse_coo().coalesce()
         # A sparse adjacency matrix is transposed: its rows are the targets.
         ends = _renumbered(name, coo.indices(), tuple(reversed(places)))
-        moved = torch.sparse_coo_tensor(ends, coo.values(), coo.shape).coalesce()
+        moved = torch.sparse_coo_tensor(
+            ends, coo.values(), coo.shape, check_invariants=True
+        ).coalesce()
         if value.layout == torch.sparse_csr:
             return moved.to_sparse_csr()
         return moved.to_sparse_csc() if value.layout == torch.sparse_csc else moved

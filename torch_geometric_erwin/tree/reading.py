@@ -384,5 +384,5 @@ class _Stored:
 def _no_tree(nodes: Nodes, prefix: str) -> str:
     found = [own for own in tree_prefixes(nodes) if own != prefix]
     if found:
-        return f"the data has no tree with prefix={prefix!r}, but with {found}"
+        return f"the data has no tree with prefix={prefix!r}, it must be one of {found}"
     return "the data has no tree; apply the transform 'BallTree' first"

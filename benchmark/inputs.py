@@ -74,4 +74,4 @@ def graphs(
     pos, ptr, batch, _ = clouds(num, size, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(num * size, channels, generator=generator)
-    return Graphs(x, pos, ptr, batch, knn_graph(pos, neighbors, ptr))
+    return Graphs(x, pos, ptr, batch, knn_graph(pos, neighbors, ptr=ptr))

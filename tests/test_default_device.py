@@ -18,9 +18,9 @@ def elsewhere():
 
 
 def test_trees_and_searches(elsewhere):
-    tree = ball_tree(BATCH.pos, BATCH.ptr, ball_sizes=[8, 8], strides=[2])
+    tree = ball_tree(BATCH.pos, ptr=BATCH.ptr, ball_sizes=[8, 8], strides=[2])
     for graph in (knn_graph, radius_graph):
-        edges = graph(BATCH.pos, 2, BATCH.ptr, tree=tree)
+        edges = graph(BATCH.pos, 2, ptr=BATCH.ptr, tree=tree)
         assert edges.device.type == tree.perm.device.type == "cpu"
     assert torch.equal(tree.update(BATCH.pos).perm, tree.perm)
 
@@ -32,7 +32,7 @@ def test_a_model(elsewhere, given):
     args = (BATCH.x, BATCH.pos, BATCH.edge_index)
     config = model.tree_config
     tree = ball_tree(
-        BATCH.pos, BATCH.ptr, ball_sizes=config.ball_sizes, strides=config.strides
+        BATCH.pos, ptr=BATCH.ptr, ball_sizes=config.ball_sizes, strides=config.strides
     )
     out = model(*args, ptr=BATCH.ptr, tree=tree if given else None)
     out.sum().backward()

@@ -52,7 +52,7 @@ def batch():
 
 
 def tree_of(batch):
-    return ball_tree(batch.pos, batch.ptr, ball_sizes=32, strides=[4])
+    return ball_tree(batch.pos, ptr=batch.ptr, ball_sizes=32, strides=[4])
 
 
 def attend(batch):

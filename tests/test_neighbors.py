@@ -43,13 +43,13 @@ def points(kind, size, dim, dtype):
 
 def assert_knn(pos, ptr, k, loop, **kwargs):
     expected = oracle.edges(oracle.knn(pos.numpy(), ptr.tolist(), k, loop))
-    actual = knn_graph(pos, k, ptr, loop=loop, **kwargs)
+    actual = knn_graph(pos, k, ptr=ptr, loop=loop, **kwargs)
     assert np.array_equal(actual.numpy(), expected)
 
 
 def assert_radius(pos, ptr, r, cap, loop, **kwargs):
     expected = oracle.edges(oracle.radius(pos.numpy(), ptr.tolist(), r, cap, loop))
-    actual = radius_graph(pos, r, ptr, loop=loop, max_num_neighbors=cap, **kwargs)
+    actual = radius_graph(pos, r, ptr=ptr, loop=loop, max_num_neighbors=cap, **kwargs)
     assert np.array_equal(actual.numpy(), expected)
 
 
@@ -81,15 +81,15 @@ def test_batch_against_brute_force(kind, dim, dtype, loop):
 @pytest.mark.parametrize("size", SIZES)
 def test_one_cloud_without_ptr(size):
     pos, ptr = torch.rand(size, 3), torch.tensor([0, size])
-    assert torch.equal(knn_graph(pos, 6), knn_graph(pos, 6, ptr))
-    assert torch.equal(radius_graph(pos, 0.3), radius_graph(pos, 0.3, ptr))
+    assert torch.equal(knn_graph(pos, 6), knn_graph(pos, 6, ptr=ptr))
+    assert torch.equal(radius_graph(pos, 0.3), radius_graph(pos, 0.3, ptr=ptr))
 
 
 @pytest.mark.parametrize("ptr", [[0], [0, 0], [0, 0, 0]])
 def test_no_points(ptr):
     pos, ptr = torch.empty(0, 3), torch.tensor(ptr)
-    assert knn_graph(pos, 3, ptr).shape == (2, 0)
-    assert radius_graph(pos, 1.0, ptr).shape == (2, 0)
+    assert knn_graph(pos, 3, ptr=ptr).shape == (2, 0)
+    assert radius_graph(pos, 1.0, ptr=ptr).shape == (2, 0)
 
 
 def test_large_cloud_against_brute_force():
@@ -129,7 +129,7 @@ def test_every_cap(kind, dim, dtype, loop):
         within = oracle.radius(pos.numpy(), ptr.tolist(), r, None, loop)
         for cap in (1, 2, 7, 8, 9, 20, 21, 31, 64, sizes[0] - 2, sizes[0] - 1, 1000):
             expected = oracle.edges([near[:cap] for near in within])
-            actual = radius_graph(pos, r, ptr, loop=loop, max_num_neighbors=cap)
+            actual = radius_graph(pos, r, ptr=ptr, loop=loop, max_num_neighbors=cap)
             assert np.array_equal(actual.numpy(), expected), (r, cap)
 
 
@@ -168,19 +168,19 @@ def test_flushed_denormals_keep_the_order():
     try:
         if not torch.set_flush_denormal(True):
             pytest.skip("this processor does not flush denormals")
-        edge_index = knn_graph(pos, 12, ptr), radius_graph(pos, 0.8, ptr)
+        edge_index = knn_graph(pos, 12, ptr=ptr), radius_graph(pos, 0.8, ptr=ptr)
     finally:
         torch.set_flush_denormal(False)
-    assert torch.equal(edge_index[0], knn_graph(pos, 12, ptr))
-    assert torch.equal(edge_index[1], radius_graph(pos, 0.8, ptr))
+    assert torch.equal(edge_index[0], knn_graph(pos, 12, ptr=ptr))
+    assert torch.equal(edge_index[1], radius_graph(pos, 0.8, ptr=ptr))
 
 
 def searches(positions, ptr):
     graphs = []
     for pos in positions:
-        graphs += [knn_graph(pos, k, ptr) for k in (1, 6, 16, 100)]
-        graphs += [radius_graph(pos, r, ptr) for r in (0.3, 1.0)]
-        graphs += [radius_graph(pos, 1.0, ptr, max_num_neighbors=7)]
+        graphs += [knn_graph(pos, k, ptr=ptr) for k in (1, 6, 16, 100)]
+        graphs += [radius_graph(pos, r, ptr=ptr) for r in (0.3, 1.0)]
+        graphs += [radius_graph(pos, 1.0, ptr=ptr, max_num_neighbors=7)]
     return graphs
 
 
@@ -285,19 +285,21 @@ def test_any_balanced_tree_gives_the_same(ball_sizes, strides):
     ptr = offsets(SIZES)
     pos = torch.rand(int(ptr[-1]), 3)
     tree = ball_tree(
-        pos, ptr, ball_sizes=[ball_sizes] * (len(strides) + 1), strides=strides
+        pos, ptr=ptr, ball_sizes=[ball_sizes] * (len(strides) + 1), strides=strides
     )
     assert_knn(pos, ptr, 9, False, tree=tree)
     assert_radius(pos, ptr, 0.4, None, False, tree=tree)
     # The tree contains the offsets of the clouds.
-    assert torch.equal(knn_graph(pos, 9, tree=tree), knn_graph(pos, 9, ptr))
-    assert torch.equal(radius_graph(pos, 0.4, tree=tree), radius_graph(pos, 0.4, ptr))
+    assert torch.equal(knn_graph(pos, 9, tree=tree), knn_graph(pos, 9, ptr=ptr))
+    assert torch.equal(
+        radius_graph(pos, 0.4, tree=tree), radius_graph(pos, 0.4, ptr=ptr)
+    )
 
 
 def test_tree_of_older_positions_gives_the_same():
     # A tree only changes the order in which points are searched.
     ptr = offsets(SIZES)
-    tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr, ball_sizes=32)
+    tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr=ptr, ball_sizes=32)
     pos = torch.rand(int(ptr[-1]), 3)
     assert_knn(pos, ptr, 9, False, tree=tree)
     assert_radius(pos, ptr, 0.4, None, False, tree=tree)
@@ -308,10 +310,10 @@ def test_same_bits_on_every_number_of_threads(number):
     ptr = offsets([*SIZES, 2000])
     pos = (torch.rand(int(ptr[-1]), 3) * 20).round() / 20
     with threads(3):
-        expected = knn_graph(pos, 12, ptr), radius_graph(pos, 0.15, ptr)
+        expected = knn_graph(pos, 12, ptr=ptr), radius_graph(pos, 0.15, ptr=ptr)
     with threads(number):
-        assert torch.equal(knn_graph(pos, 12, ptr), expected[0])
-        assert torch.equal(radius_graph(pos, 0.15, ptr), expected[1])
+        assert torch.equal(knn_graph(pos, 12, ptr=ptr), expected[0])
+        assert torch.equal(radius_graph(pos, 0.15, ptr=ptr), expected[1])
 
 
 def test_flow_swaps_the_rows():
@@ -358,7 +360,7 @@ clouds = st.lists(st.integers(0, 40), min_size=1, max_size=4).flatmap(
 @given(clouds, st.integers(1, 50), st.booleans())
 def test_no_left_out_point_is_nearer(cloud, k, loop):
     ptr, pos = cloud
-    edge_index = knn_graph(torch.from_numpy(pos), k, ptr, loop=loop)
+    edge_index = knn_graph(torch.from_numpy(pos), k, ptr=ptr, loop=loop)
     for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
         distances = oracle.squared_distances(pos[start:stop])
         for i in range(stop - start):
@@ -374,7 +376,7 @@ def test_no_left_out_point_is_nearer(cloud, k, loop):
 @given(clouds, st.floats(0, 3, width=32))
 def test_radius_graph_is_symmetric(cloud, r):
     ptr, pos = cloud
-    edges = radius_graph(torch.from_numpy(pos), r, ptr).T.tolist()
+    edges = radius_graph(torch.from_numpy(pos), r, ptr=ptr).T.tolist()
     assert {(s, t) for s, t in edges} == {(t, s) for s, t in edges}
 
 
@@ -386,7 +388,36 @@ def test_cloud_alone_equals_cloud_in_a_batch(cloud, k, r):
             graph(pos[start:stop], value) + start
             for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True)
         ]
-        assert torch.equal(graph(pos, value, ptr), torch.cat(alone, dim=1))
+        assert torch.equal(graph(pos, value, ptr=ptr), torch.cat(alone, dim=1))
+
+
+@pytest.mark.parametrize("given_tree", [False, True])
+@pytest.mark.parametrize("sizes", [[5, 0, 0, 9], [0, 3], [14], [4, 3, 0], []])
+def test_clouds_given_as_pyg_does(sizes, given_tree):
+    ptr, pos = offsets(sizes), torch.rand(sum(sizes), 2)
+    batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes).long())
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=4) if given_tree else None
+    for graph, value in [(knn_graph, 3), (radius_graph, 0.4)]:
+        expected = graph(pos, value, ptr=ptr, loop=True, tree=tree)
+        assert torch.equal(graph(pos, value, batch, True, tree=tree), expected)
+    capped = radius_graph(
+        pos, 0.4, None, False, 2, "target_to_source", ptr=ptr, tree=tree
+    )
+    expected = radius_graph(pos, 0.4, ptr=ptr, max_num_neighbors=2).flip(0)
+    assert torch.equal(capped, expected)
+    near = knn_graph(pos, 2, None, False, "target_to_source", ptr=ptr, tree=tree)
+    assert torch.equal(near, knn_graph(pos, 2, ptr=ptr).flip(0))
+
+
+def test_a_compiled_search_takes_the_clouds_of_its_tree():
+    torch.compiler.reset()
+    compiled = torch.compile(knn_graph, fullgraph=True, backend="aot_eager")
+    for sizes in ([5, 9, 0], [3, 0, 6]):
+        ptr, pos = offsets(sizes), torch.rand(sum(sizes), 2)
+        batch = torch.arange(3).repeat_interleave(torch.tensor(sizes))
+        tree = ball_tree(pos, ptr=ptr, ball_sizes=4)
+        actual = compiled(pos, 2, batch, tree=tree)
+        assert torch.equal(actual, knn_graph(pos, 2, ptr=ptr))
 
 
 POS = torch.zeros(4, 3)
@@ -414,6 +445,21 @@ TREE = ball_tree(POS, ball_sizes=4)
             r"row 0 is \[-inf\]",
             {"pos": torch.tensor([[-float("inf")], [0.0]])},
         ),
+        (
+            ValueError,
+            "entry for each of 4 rows .got 2.; .* given as 'ptr='",
+            {"batch": torch.tensor([0, 4])},
+        ),
+        (
+            ValueError,
+            "'batch' and 'ptr' say the same",
+            {"batch": torch.zeros(4).long(), "ptr": torch.tensor([0, 4])},
+        ),
+        (
+            ValueError,
+            r"'ptr' must be the offsets of .*, 1 clouds \(got 2\)",
+            {"tree": TREE, "batch": torch.tensor([0, 0, 1, 1])},
+        ),
         (TypeError, "'ptr' .*int32", {"ptr": torch.tensor([0, 4]).int()}),
         (ValueError, r"'ptr' .*got \[1, 2\]", {"ptr": torch.tensor([[0, 4]])}),
         (ValueError, r"start at 0 \(got 1\)", {"ptr": torch.tensor([1, 4])}),
@@ -440,7 +486,7 @@ TREE = ball_tree(POS, ball_sizes=4)
             ValueError,
             r"'ptr' must be the offsets of .*, \[0, 1, 4\] \(got \[0, 3, 4\]\)",
             {
-                "tree": ball_tree(POS, torch.tensor([0, 1, 4]), ball_sizes=4),
+                "tree": ball_tree(POS, ptr=torch.tensor([0, 1, 4]), ball_sizes=4),
                 "ptr": torch.tensor([0, 3, 4]),
             },
         ),

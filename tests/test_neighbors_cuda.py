@@ -31,20 +31,20 @@ def search(device, graph, pos, value, ptr, tree, **kwargs):
         pos, ptr, tree = pytree.tree_map_only(
             torch.Tensor, lambda t: t.cuda(), (pos, ptr, tree)
         )
-        return graph(pos, value, ptr, tree=tree, **kwargs).cpu()
+        return graph(pos, value, ptr=ptr, tree=tree, **kwargs).cpu()
     with emulated.calls(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(_native, "context", lambda tensor: emulated.Context())
-        return graph(pos, value, ptr, tree=tree, **kwargs)
+        return graph(pos, value, ptr=ptr, tree=tree, **kwargs)
 
 
 def assert_same(device, pos, ptr, tree, ks, radii, loop=False):
     for k in ks:
-        expected = knn_graph(pos, k, ptr, tree=tree, loop=loop)
+        expected = knn_graph(pos, k, ptr=ptr, tree=tree, loop=loop)
         actual = search(device, knn_graph, pos, k, ptr, tree, loop=loop)
         assert torch.equal(actual, expected), k
     for r, cap in radii:
         kwargs = {"loop": loop, "max_num_neighbors": cap}
-        expected = radius_graph(pos, r, ptr, tree=tree, **kwargs)
+        expected = radius_graph(pos, r, ptr=ptr, tree=tree, **kwargs)
         actual = search(device, radius_graph, pos, r, ptr, tree, **kwargs)
         assert torch.equal(actual, expected), (r, cap)
 
@@ -59,7 +59,7 @@ def assert_same(device, pos, ptr, tree, ks, radii, loop=False):
 def test_batch(kind, dim, dtype, loop, device):
     ptr = offsets(SIZES)
     pos = points(kind, int(ptr[-1]), dim, dtype)
-    tree = ball_tree(pos, ptr, ball_sizes=16)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16)
     radii = [(2.0, 5)] if loop else [(0.8, None)]
     assert_same(device, pos, ptr, tree, (1, 40) if loop else (16,), radii, loop)
 
@@ -74,7 +74,7 @@ def test_batch(kind, dim, dtype, loop, device):
 def test_two_levels(kind, dtype, size, device):
     ptr = offsets([size, 5])
     pos = points(kind, size + 5, 3, dtype)
-    tree = ball_tree(pos, ptr, ball_sizes=16)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16)
     ks, radii = {
         torch.float32: ((33,), [(0.4, None)]),
         torch.float64: ((9,), [(1.0, 33)]),
@@ -86,7 +86,7 @@ def test_two_levels(kind, dtype, size, device):
 def test_all_of_a_cloud(device):
     # More than the 128 places of a list.
     pos, ptr = torch.rand(130, 2), torch.tensor([0, 130])
-    tree = ball_tree(pos, ptr, ball_sizes=16)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16)
     radii = [(float("inf"), None), (1e30, 129)]
     assert_same(device, pos, ptr, tree, (127, 128, 129, 10**12), radii)
 
@@ -105,7 +105,7 @@ def test_more_clouds_than_a_kernel_takes(device):
     sizes = [i % 7 * 3 for i in range(75)]
     ptr = offsets(sizes)
     pos = points("normal", int(ptr[-1]), 3, torch.float32)
-    tree = ball_tree(pos, ptr, ball_sizes=16)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16)
     assert_same(device, pos, ptr, tree, [7], [(0.7, None)])
 
 
@@ -113,7 +113,9 @@ def test_more_clouds_than_a_kernel_takes(device):
 @pytest.mark.parametrize("ptr", [[0], [0, 0], [0, 0, 0]])
 def test_no_points(ptr, device):
     pos, ptr = torch.empty(0, 3), torch.tensor(ptr)
-    assert_same(device, pos, ptr, ball_tree(pos, ptr, ball_sizes=16), [3], [(1.0, 2)])
+    assert_same(
+        device, pos, ptr, ball_tree(pos, ptr=ptr, ball_sizes=16), [3], [(1.0, 2)]
+    )
 
 
 # With the last strides the tree is too deep, so other leaves are used for searching.
@@ -126,14 +128,14 @@ def test_any_tree(ball_size, strides, device):
     ptr = offsets([1500, 40])
     pos = torch.rand(int(ptr[-1]), 3)
     sizes = [ball_size] * (len(strides) + 1)
-    tree = ball_tree(pos, ptr, ball_sizes=sizes, strides=strides)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=sizes, strides=strides)
     assert_same(device, pos, ptr, tree, [9], [(0.1, None)])
 
 
 @devices
 def test_tree_of_older_positions(device):
     ptr = offsets(SIZES)
-    tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr, ball_sizes=32)
+    tree = ball_tree(torch.rand(int(ptr[-1]), 3), ptr=ptr, ball_sizes=32)
     pos = torch.rand(int(ptr[-1]), 3)
     assert_same(device, pos, ptr, tree, [9], [(0.4, None)])
 
@@ -143,7 +145,7 @@ def test_tree_of_older_positions(device):
 @settings(max_examples=25)
 def test_random_clouds(device, cloud, k, r, loop):
     ptr, pos = cloud[0], torch.from_numpy(cloud[1])
-    tree = ball_tree(pos, ptr, ball_sizes=16)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16)
     assert_same(device, pos, ptr, tree, [k], [(r, None), (r, k)], loop)
 
 
@@ -151,7 +153,7 @@ def test_random_clouds(device, cloud, k, r, loop):
 @pytest.mark.parametrize(("row", "value"), [(7, 35), (7, -1), (7, 3), (4, 5)])
 def test_no_permutation_is_an_error(row, value, device):
     pos, ptr = torch.rand(40, 3), offsets([5, 0, 35])
-    tree = ball_tree(pos, ptr, ball_sizes=16)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16)
     perm = torch.cat([torch.arange(5), torch.arange(35)])
     perm[row] = value
 
@@ -174,9 +176,9 @@ def test_no_permutation_is_an_error(row, value, device):
 def test_result_is_on_the_device(graph):
     pos = torch.rand(500, 3)
     for ptr in (None, offsets([200, 0, 300])):
-        on_device = graph(pos.cuda(), 4, None if ptr is None else ptr.cuda())
+        on_device = graph(pos.cuda(), 4, ptr=None if ptr is None else ptr.cuda())
         assert on_device.is_cuda
-        assert torch.equal(on_device.cpu(), graph(pos, 4, ptr))
+        assert torch.equal(on_device.cpu(), graph(pos, 4, ptr=ptr))
 
 
 @needs_cuda
@@ -197,9 +199,9 @@ def test_search_follows_the_stream(graph):
 def test_bad_input_on_a_gpu(graph):
     pos = torch.rand(40, 3, device="cuda")
     with pytest.raises(ValueError, match="'ptr' is on cpu"):
-        graph(pos, 1, torch.tensor([0, 40]))
+        graph(pos, 1, ptr=torch.tensor([0, 40]))
     with pytest.raises(ValueError, match=r"number of rows 40 \(got 41\)"):
-        graph(pos, 1, torch.tensor([0, 41], device="cuda"))
+        graph(pos, 1, ptr=torch.tensor([0, 41], device="cuda"))
     pos[3] = np.nan
     with pytest.raises(ValueError, match=r"row 3 is \[nan"):
         graph(pos, 1)

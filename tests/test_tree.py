@@ -49,7 +49,7 @@ def assert_same(a, b):
 
 
 def assert_equals_oracle(pos, ptr, **kwargs):
-    tree = ball_tree(pos, ptr, **kwargs)
+    tree = ball_tree(pos, ptr=ptr, **kwargs)
     config = tree.config
     keys = pos if pos.dtype == torch.float64 else pos.float()
     rotation = rotation_matrix(config.rotate, pos.size(1)).numpy()
@@ -143,7 +143,9 @@ def test_half_precision_is_converted_exactly(dtype):
     ptr = offsets(MIXED)
     pos = random_pos(int(ptr[-1]), dtype=dtype)  # many equal coordinates
     tree = assert_equals_oracle(pos, ptr, ball_sizes=8, strides=[2])
-    assert_same(tree, ball_tree(pos.double().float(), ptr, ball_sizes=8, strides=[2]))
+    assert_same(
+        tree, ball_tree(pos.double().float(), ptr=ptr, ball_sizes=8, strides=[2])
+    )
 
 
 def test_float64_keys_see_what_float32_rounds_away():
@@ -166,8 +168,8 @@ def test_any_memory_layout(view):
     ptr = offsets(MIXED)
     pos = view(random_pos(int(ptr[-1])))
     assert not pos.is_contiguous()
-    tree = ball_tree(pos, ptr.repeat_interleave(2)[::2], ball_sizes=8, strides=[2])
-    assert_same(tree, ball_tree(pos.contiguous(), ptr, ball_sizes=8, strides=[2]))
+    tree = ball_tree(pos, ptr=ptr.repeat_interleave(2)[::2], ball_sizes=8, strides=[2])
+    assert_same(tree, ball_tree(pos.contiguous(), ptr=ptr, ball_sizes=8, strides=[2]))
 
 
 def coincident(n, dim):
@@ -473,10 +475,10 @@ def test_same_bits_on_any_number_of_threads(layout, num_threads):
     pos, ptr = random_pos(60_000), offsets([40_000, 5, 0, 3_000, 16_995])
     config = {"ball_sizes": 128, "strides": [2, 2], "layout": layout}
     num_threads(1)
-    expected = ball_tree(pos, ptr, **config)
+    expected = ball_tree(pos, ptr=ptr, **config)
     for threads in [2, 3, 4]:
         num_threads(threads)
-        assert_same(ball_tree(pos, ptr, **config), expected)
+        assert_same(ball_tree(pos, ptr=ptr, **config), expected)
 
 
 # This process uses the best one; a level that the processor lacks changes nothing.
@@ -505,7 +507,7 @@ def test_same_bits_with_every_instruction_set(level, tmp_path):
 
 
 def tensors_of(pos, ptr):
-    tree = ball_tree(pos, ptr, ball_sizes=128, strides=[2])
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=128, strides=[2])
     return [tree.perm, *tree.perm_rot]
 
 
@@ -522,7 +524,7 @@ def test_a_cloud_alone_equals_the_cloud_in_a_batch(layout, ball_sizes, strides):
     ptr = offsets(ALL_SIZES[::-1])
     pos = random_pos(int(ptr[-1]))
     config = {"ball_sizes": ball_sizes, "strides": strides, "layout": layout}
-    batch = ball_tree(pos, ptr, **config)
+    batch = ball_tree(pos, ptr=ptr, **config)
     for i, part in enumerate(split(batch, ptr)):
         assert_same(ball_tree(pos[ptr[i] : ptr[i + 1]], **config), part)
 
@@ -589,7 +591,7 @@ def test_perfect_layout_is_the_original_tree(path):
     config, ptr = run["config"], offsets(run["sizes"])
     tree = ball_tree(
         run["pos"],
-        ptr,
+        ptr=ptr,
         ball_sizes=config["ball_sizes"],
         strides=config["strides"],
         rotate=config["rotate"],
@@ -639,7 +641,9 @@ def test_layouts_agree_on_powers_of_two():
 
 
 def test_no_clouds():
-    tree = ball_tree(torch.empty(0, 3), torch.tensor([0]), ball_sizes=8, strides=[2])
+    tree = ball_tree(
+        torch.empty(0, 3), ptr=torch.tensor([0]), ball_sizes=8, strides=[2]
+    )
     assert tree.level.shape == (0, 2)
     assert tree.node_ptr.tolist() == [0]
     assert [t.numel() for t in tensors(tree)] == [0, 1, *[0] * 6]
@@ -657,9 +661,9 @@ def test_positions_that_need_a_gradient():
 def test_positions_on_a_gpu():
     ptr = offsets(MIXED)
     pos = random_pos(int(ptr[-1]))
-    expected = ball_tree(pos, ptr, ball_sizes=8, strides=[2], layout="perfect")
+    expected = ball_tree(pos, ptr=ptr, ball_sizes=8, strides=[2], layout="perfect")
     tree = ball_tree(
-        pos.cuda(), ptr.cuda(), ball_sizes=8, strides=[2], layout="perfect"
+        pos.cuda(), ptr=ptr.cuda(), ball_sizes=8, strides=[2], layout="perfect"
     )
     assert all(t.is_cuda for t in tensors(tree))
     assert_same(tree.to("cpu"), expected)
@@ -672,7 +676,7 @@ def test_update_is_the_tree_of_moved_points(sizes, layout):
     ptr = offsets(sizes)
     pos, moved = (random_pos(int(ptr[-1]), seed=seed) for seed in (1, 2))
     config = {"ball_sizes": 8, "strides": [2], "layout": layout}
-    tree, expected = (ball_tree(p, ptr, **config) for p in (pos, moved))
+    tree, expected = (ball_tree(p, ptr=ptr, **config) for p in (pos, moved))
     for max_points in (None, max(sizes, default=0)):
         updated = tree.update(moved, max_points)
         assert_same(updated, expected)
@@ -692,7 +696,7 @@ def test_update_refuses_other_nodes():
 @pytest.mark.parametrize("padded", [False, True])
 def test_update_refuses_larger_clouds(padded):
     sizes, pos = [6, 10], random_pos(16)
-    tree = ball_tree(pos, offsets(sizes), ball_sizes=4)
+    tree = ball_tree(pos, ptr=offsets(sizes), ball_sizes=4)
     if padded:
         sizes, pos = [6, 10, 4], random_pos(20)
         tree = tree.pad(20, 3)
@@ -708,7 +712,7 @@ def test_update_refuses_larger_clouds(padded):
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_other_clouds_are_refused(padded):
-    sizes, tree = [6, 10], ball_tree(random_pos(16), offsets([6, 10]), ball_sizes=4)
+    sizes, tree = [6, 10], ball_tree(random_pos(16), ptr=offsets([6, 10]), ball_sizes=4)
     if padded:
         sizes, tree = [6, 10, 4], tree.pad(20, 3)
     tree.validate(sum(sizes), tree.config, offsets(sizes))
@@ -745,7 +749,7 @@ def test_update_is_compiled_with_the_model():
 def test_rows_of_a_batch():
     ptr = offsets([5, 0, 3])
     pos = random_pos(8)
-    tree = ball_tree(pos, ptr, ball_sizes=2, strides=[2])
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=2, strides=[2])
     assert tree.level.tolist() == [[5, 3], [0, 0], [3, 2]]
     assert tree.num_rows(0) == 8
     assert tree.num_rows(1) == 5
@@ -770,7 +774,7 @@ def test_rows_of_a_batch():
 def test_all_rows_of_a_batch_at_once(sizes, rotate, layout):
     ptr = offsets(sizes)
     options = {"ball_sizes": 4, "strides": [2, 2], "rotate": rotate, "layout": layout}
-    tree = ball_tree(random_pos(sum(sizes)), ptr, **options)
+    tree = ball_tree(random_pos(sum(sizes)), ptr=ptr, **options)
     order = tree.order()
     assert torch.equal(order.perm, tree.global_perm())
     assert len(order.perm_rot) == (3 if rotate else 0)
@@ -961,7 +965,7 @@ def test_no_number_of_a_tree_may_change(runs, layout, padded, sizes):
 
 
 def test_shapes_are_checked_without_values():
-    tree = ball_tree(random_pos(12), offsets([6, 6]), ball_sizes=4)
+    tree = ball_tree(random_pos(12), ptr=offsets([6, 6]), ball_sizes=4)
     other = dataclasses.replace(tree, node_ptr=offsets([5, 7]))
     for ptr in (None, offsets([5, 7])):
         other.validate(12, tree.config, ptr, values=False)
@@ -1062,7 +1066,7 @@ def test_a_position_that_is_not_finite_is_refused_with_its_row(value):
 
 def test_a_malformed_ptr_is_refused():
     with pytest.raises(ValueError, match="'ptr' must end at the number of rows 10"):
-        ball_tree(torch.zeros(10, 2), offsets([4, 5]), ball_sizes=2)
+        ball_tree(torch.zeros(10, 2), ptr=offsets([4, 5]), ball_sizes=2)
 
 
 MALFORMED = {
@@ -1191,3 +1195,16 @@ def test_what_cannot_be_padded():
         tree.pad(20, 2).pad(30, 3)
     with pytest.raises(ValueError, match=r"padding needs layout='balanced'"):
         ball_tree(random_pos(10), ball_sizes=4, layout="perfect").pad(20, 2)
+
+
+def test_clouds_given_as_pyg_does():
+    for sizes in ([5, 0, 0, 9], [0, 3], []):
+        pos, ptr = random_pos(sum(sizes)), offsets(sizes)
+        batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes).long())
+        config = {"ball_sizes": 4, "strides": [2]}
+        assert_same(ball_tree(pos, batch, **config), ball_tree(pos, ptr=ptr, **config))
+    pos = random_pos(4)
+    with pytest.raises(ValueError, match="row offsets of clouds are given as 'ptr='"):
+        ball_tree(pos, torch.tensor([0, 4]), ball_sizes=2)
+    with pytest.raises(ValueError, match="'batch' and 'ptr' say the same"):
+        ball_tree(pos, torch.zeros(4).long(), ptr=torch.tensor([0, 4]), ball_sizes=2)

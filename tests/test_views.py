@@ -87,7 +87,7 @@ def inputs(dtype):
 
     pos = normal(N, 3)
     ptr = torch.tensor([0, *SIZES]).cumsum(0)
-    tree = ball_tree(pos, ptr, ball_sizes=BALL, strides=[2])
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=BALL, strides=[2])
     return {
         "x": normal(N, C),
         "pos": pos,
@@ -107,7 +107,7 @@ def inputs(dtype):
 
 
 def tree_of(pos, ptr):
-    return ball_tree(pos, ptr, ball_sizes=BALL, strides=[2])
+    return ball_tree(pos, ptr=ptr, ball_sizes=BALL, strides=[2])
 
 
 def tree_values(pos, ptr):
@@ -208,10 +208,10 @@ def forces():
 FUNCTIONS = {
     "Tree": tree_values,
     "ball_tree": lambda pos, ptr: ball_tree(
-        pos, ptr, ball_sizes=BALL, ties="coordinates", validate=True
+        pos, ptr=ptr, ball_sizes=BALL, ties="coordinates", validate=True
     ),
     "ball_tree of the original": lambda pos, ptr: ball_tree(
-        pos, ptr, ball_sizes=BALL, layout="perfect"
+        pos, ptr=ptr, ball_sizes=BALL, layout="perfect"
     ).update(-pos),
     "Level": level_values,
     "batch_to_ptr": lambda batch: batch_to_ptr(batch),

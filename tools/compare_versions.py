@@ -46,7 +46,9 @@ def _tree(clouds: int, points: int, rotate: float) -> Call:
 
     pos, ptr = _cloud(clouds, points)
     strides = [2, 2, 2, 2]
-    return lambda: ball_tree(pos, ptr, ball_sizes=128, strides=strides, rotate=rotate)
+    return lambda: ball_tree(
+        pos, ptr=ptr, ball_sizes=128, strides=strides, rotate=rotate
+    )
 
 
 def _neighbors(clouds: int, points: int, name: str) -> Call:
@@ -54,9 +56,9 @@ def _neighbors(clouds: int, points: int, name: str) -> Call:
 
     pos, ptr = _cloud(clouds, points)
     if name == "knn":
-        return lambda: package.knn_graph(pos, 16, ptr)
+        return lambda: package.knn_graph(pos, 16, ptr=ptr)
     radius = (16 / points / 4.19) ** (1 / 3)  # for 16 points in the sphere
-    return lambda: package.radius_graph(pos, radius, ptr)
+    return lambda: package.radius_graph(pos, radius, ptr=ptr)
 
 
 def _attention(clouds: int, points: int, backward: bool) -> Call:
@@ -64,7 +66,7 @@ def _attention(clouds: int, points: int, backward: bool) -> Call:
     from torch_geometric_erwin.nn import ball_attention
 
     pos, ptr = _cloud(clouds, points)
-    tree = ball_tree(pos, ptr, ball_sizes=[256], rotate=0.0)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=[256], rotate=0.0)
     generator = torch.Generator().manual_seed(0)
     shape = (3, pos.size(0), 8, 32)
     q, k, v = torch.randn(shape, generator=generator).requires_grad_(backward).unbind()
@@ -84,7 +86,7 @@ def _model(clouds: int, points: int, backward: bool) -> Call:
     from torch_geometric_erwin.nn import Erwin
 
     pos, ptr = _cloud(clouds, points)
-    edge_index = knn_graph(pos, 8, ptr)
+    edge_index = knn_graph(pos, 8, ptr=ptr)
     torch.manual_seed(0)
     # In old versions "batch" was the only norm; now it is not the default.
     has_norm = "norm" in signature(Erwin).parameters

@@ -23,7 +23,7 @@ def trees() -> None:
                 pos, ptr = c.pos.to(DEVICE, dtype), c.ptr.to(DEVICE)
                 tree = ball_tree(
                     pos,
-                    ptr,
+                    ptr=ptr,
                     ball_sizes=[32, 32, 16],
                     strides=[2, 2],
                     layout=layout,
@@ -38,11 +38,11 @@ def neighbors() -> None:
     for dtype in (torch.float32, torch.float64):
         c = clouds(3, 700)
         pos, ptr = c.pos.to(DEVICE, dtype), c.ptr.to(DEVICE)
-        knn_graph(pos, 16, ptr)
-        knn_graph(pos, 200, ptr)  # lists that do not fit in registers
-        knn_graph(pos[:, :1], 4, ptr)
-        radius_graph(pos, 0.2, ptr)
-        radius_graph(pos, 0.2, ptr, max_num_neighbors=8)
+        knn_graph(pos, 16, ptr=ptr)
+        knn_graph(pos, 200, ptr=ptr)  # lists that do not fit in registers
+        knn_graph(pos[:, :1], 4, ptr=ptr)
+        radius_graph(pos, 0.2, ptr=ptr)
+        radius_graph(pos, 0.2, ptr=ptr, max_num_neighbors=8)
 
 
 def model() -> None:
@@ -59,7 +59,7 @@ def model() -> None:
             backend=backend,
         ).to(DEVICE)
         x = torch.randn(len(pos), 4, device=DEVICE)
-        net(x, pos, knn_graph(pos, 8, ptr), ptr=ptr).square().mean().backward()
+        net(x, pos, knn_graph(pos, 8, ptr=ptr), ptr=ptr).square().mean().backward()
 
 
 def blocks() -> None:

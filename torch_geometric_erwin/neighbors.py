@@ -18,6 +18,7 @@ from torch_geometric_erwin.utils.checks import (
     check_ptr,
     check_radius,
     check_tensor,
+    given_ptr,
     reads_values,
 )
 
@@ -36,10 +37,11 @@ _MANY = 2**63 - 1
 def knn_graph(
     pos: Tensor,
     k: int,
-    ptr: Optional[Tensor] = None,
-    *,
+    batch: Optional[Tensor] = None,
     loop: bool = False,
     flow: str = "source_to_target",
+    *,
+    ptr: Optional[Tensor] = None,
     tree: Optional[Tree] = None,
 ) -> Tensor:
     r"""Connects every node to its :obj:`k` nearest nodes of the same cloud.
@@ -54,18 +56,20 @@ def knn_graph(
         pos: The node positions, on the CPU or a CUDA device.
         k: The number of neighbours. A node of a smaller cloud is connected to all of
             its cloud.
-        ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
-            :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
-            sorted vector of cloud indices. (default: those of the tree, or one cloud)
+        batch: The cloud of every node, ascending, as :obj:`batch.batch` of a PyG batch.
+            (default: the clouds of the tree, or one cloud)
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.
         flow: :obj:`"source_to_target"`, or :obj:`"target_to_source"` to swap the rows.
+        ptr: The row offsets of the clouds, as :obj:`batch.ptr`, in place of
+            :obj:`batch`.
         tree: A tree of the positions with the balanced layout, which is searched in
             place of a new one; the result is the same.
 
     Shapes:
         - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
-        - **ptr:** :math:`(G + 1)`.
+        - **batch:** :math:`(N)`, int64.
+        - **ptr:** :math:`(G + 1)`, int64.
         - **output:** :math:`(2, E)`, int64: the neighbours in the first row, nearest
           first, of the ascending nodes in the second.
 
@@ -82,18 +86,19 @@ def knn_graph(
     """
     k, loop = check_int("k", k, 1, maximum=_MANY), check_flag("loop", loop)
     check_choice("flow", flow, FLOWS)
-    search = _search_args(pos, ptr, tree)
+    search = _search_args(pos, batch, ptr, tree)
     return _directed(torch.ops.erwin.knn(*search, k, loop), flow)
 
 
 def radius_graph(
     pos: Tensor,
     r: float,
-    ptr: Optional[Tensor] = None,
-    *,
+    batch: Optional[Tensor] = None,
     loop: bool = False,
     max_num_neighbors: Optional[int] = None,
     flow: str = "source_to_target",
+    *,
+    ptr: Optional[Tensor] = None,
     tree: Optional[Tree] = None,
 ) -> Tensor:
     r"""Connects every node to the nodes of the same cloud within a distance.
@@ -107,21 +112,23 @@ def radius_graph(
     Args:
         pos: The node positions, on the CPU or a CUDA device.
         r: The distance, in the unit of the positions.
-        ptr: The row offsets of the clouds, as :obj:`batch.ptr` of a PyG batch;
-            :func:`torch_geometric_erwin.batch_to_ptr` makes them from a
-            sorted vector of cloud indices. (default: those of the tree, or one cloud)
+        batch: The cloud of every node, ascending, as :obj:`batch.batch` of a PyG batch.
+            (default: the clouds of the tree, or one cloud)
         loop: Whether a node is its own neighbour. Other nodes at the same position
             always are.
         max_num_neighbors: Keeps this many of a node's neighbours, the nearest ones; of
             nodes at the same distance, the one with the lower index counts as nearer.
             (default: all)
         flow: :obj:`"source_to_target"`, or :obj:`"target_to_source"` to swap the rows.
+        ptr: The row offsets of the clouds, as :obj:`batch.ptr`, in place of
+            :obj:`batch`.
         tree: A tree of the positions with the balanced layout, which is searched in
             place of a new one; the result is the same.
 
     Shapes:
         - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
-        - **ptr:** :math:`(G + 1)`.
+        - **batch:** :math:`(N)`, int64.
+        - **ptr:** :math:`(G + 1)`, int64.
         - **output:** :math:`(2, E)`, int64: the neighbours in the first row, nearest
           first, of the ascending nodes in the second.
 
@@ -141,12 +148,12 @@ def radius_graph(
     if max_num_neighbors is not None:
         cap = check_int("max_num_neighbors", max_num_neighbors, 1, maximum=_MANY)
     check_choice("flow", flow, FLOWS)
-    search = _search_args(pos, ptr, tree)
+    search = _search_args(pos, batch, ptr, tree)
     return _directed(torch.ops.erwin.radius(*search, r, cap, loop), flow)
 
 
 def _search_args(
-    pos: Tensor, ptr: Optional[Tensor], tree: Optional[Tree]
+    pos: Tensor, batch: Optional[Tensor], ptr: Optional[Tensor], tree: Optional[Tree]
 ) -> tuple[Any, ...]:
     # Returns the arguments that both operators share: positions, offsets and a tree.
     pos = check_pos(pos, values=False)  # the operators check the values
@@ -158,6 +165,11 @@ def _search_args(
     on_host = pos.device.type == "cpu"
     if tree is not None:
         check_tree("tree", tree)
+    num_clouds = 0
+    if tree is not None and batch is not None:
+        check_tensor("node_ptr", tree.node_ptr)
+        num_clouds = tree.node_ptr.size(0) - 1
+    ptr = given_ptr(batch, ptr, pos, num_clouds)
     if tree is None or ptr is not None:
         ptr = check_ptr(ptr, pos.size(0), pos.device, values=on_host)
     if tree is None:

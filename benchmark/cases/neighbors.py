@@ -18,7 +18,7 @@ _K, _DEGREE = 16, 30
 def _with_tree(num: int, size: int, seed: int) -> Clouds:
     # With the tree that a model of five levels needs anyway.
     c = clouds(num, size, seed=seed)
-    tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
+    tree = ball_tree(c.pos, ptr=c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
     return c._replace(tree=tree)
 
 
@@ -48,18 +48,18 @@ def _workload(num: int, size: int, kind: str) -> Workload:
         }
 
         def ours(c: Clouds, given: bool) -> Tensor:
-            return knn_graph(c.pos, _K, c.ptr, tree=c.tree if given else None)
+            return knn_graph(c.pos, _K, ptr=c.ptr, tree=c.tree if given else None)
 
     elif kind == "capped":
         implementations = {
             "scipy cKDTree": partial(peers.scipy_knn, _K, 10 * radius),
-            "ours, knn": lambda: lambda c: knn_graph(c.pos, _K, c.ptr),
+            "ours, knn": lambda: lambda c: knn_graph(c.pos, _K, ptr=c.ptr),
         }
 
         def ours(c: Clouds, given: bool) -> Tensor:
             tree = c.tree if given else None
             return radius_graph(
-                c.pos, 10 * radius, c.ptr, max_num_neighbors=_K, tree=tree
+                c.pos, 10 * radius, ptr=c.ptr, max_num_neighbors=_K, tree=tree
             )
 
     else:
@@ -69,7 +69,9 @@ def _workload(num: int, size: int, kind: str) -> Workload:
         }
 
         def ours(c: Clouds, given: bool) -> Tensor:
-            return radius_graph(c.pos, radius, c.ptr, tree=c.tree if given else None)
+            return radius_graph(
+                c.pos, radius, ptr=c.ptr, tree=c.tree if given else None
+            )
 
     # torch-cluster uses one thread per cloud: ten seconds for a million points.
     if size > 100_000:

@@ -21,7 +21,7 @@ _ROWS = 4096  # rows of the matrix of distances that are computed at a time
 def _on_gpu(num: int, size: int, seed: int) -> Clouds:
     # With the tree that a model of five levels needs anyway.
     c = clouds(num, size, seed=seed)
-    tree = ball_tree(c.pos, c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
+    tree = ball_tree(c.pos, ptr=c.ptr, ball_sizes=[128] * 5, strides=[2] * 4)
     return Clouds(c.pos.cuda(), c.ptr.cuda(), c.batch.cuda(), tree.to("cuda"))
 
 

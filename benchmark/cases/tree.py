@@ -22,7 +22,7 @@ _LEVELS: dict[str, Any] = {
 
 
 def _ours(**config: Any) -> Run:
-    return lambda c: ball_tree(c.pos, c.ptr, **config)
+    return lambda c: ball_tree(c.pos, ptr=c.ptr, **config)
 
 
 def _ours_order() -> Run:
@@ -182,7 +182,7 @@ class _Kernels:
 
     def prepared(self, c: Clouds) -> list[tuple[Any, tuple[Any, ...]]]:
         # The calls overwrite the tensors of an existing tree.
-        self.tree = tree = ball_tree(c.pos, c.ptr, **self.config)
+        self.tree = tree = ball_tree(c.pos, ptr=c.ptr, **self.config)
         config, dim = tree.config, c.pos.size(1)
         layout = _native.layout(config.ball_sizes, config.strides, config.layout)
         clouds = (c.ptr.data_ptr(), c.ptr.numel() - 1)

@@ -87,7 +87,7 @@ def calls() -> dict[str, Call]:
     pos, x = torch.rand(N, 3), torch.rand(N, CHANNELS)
     ptr, batch = torch.tensor([0, 12, N]), torch.tensor([0] * 12 + [1] * 8)
     edge_index = torch.stack([torch.arange(12).repeat(2), torch.arange(24) % 11])
-    tree = ball_tree(pos, ptr, ball_sizes=BALLS, strides=STRIDES)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=BALLS, strides=STRIDES)
     config = tree.config
     fine, coarse = tree.levels(pos, edge_index)
     coarse_x = torch.rand(coarse.num_rows, CHANNELS)
@@ -136,6 +136,7 @@ def calls() -> dict[str, Call]:
     other_config = an(config, "configs", names=("needed",))
     any_positions = an(pos, "positions", *MORE_ROWS, *OTHER_WIDTH, "axes swapped")
     offsets = an(ptr, "offsets", "none")
+    assignment = an(batch, "clouds", "none", names=("ptr",))
     edges = an(edge_index, "edges", *OTHER_WIDTH)
     some_edges = an(edge_index, "edges", "none", *OTHER_WIDTH)
     features = an(x, "features")
@@ -154,6 +155,7 @@ def calls() -> dict[str, Call]:
     channels, dim = count(CHANNELS), count(3)
     search = {
         "pos": any_positions,
+        "batch": assignment,
         "ptr": offsets,
         "loop": flag(),
         "flow": flow,
@@ -171,7 +173,7 @@ def calls() -> dict[str, Call]:
         "pos": positions,
         "edge_index": edges,
         "ptr": offsets,
-        "batch": an(batch, "clouds", "none", names=("ptr",)),
+        "batch": assignment,
     }
     layer = nn.BallAttention(CHANNELS, 2, 4).eval()
     block = nn.Block(
@@ -317,6 +319,7 @@ def calls() -> dict[str, Call]:
             ball_tree,
             {
                 "pos": an(pos, "positions", *OTHER_WIDTH),
+                "batch": assignment,
                 "ptr": offsets,
                 **balls,
                 "ties": choice("coordinates"),

@@ -456,7 +456,7 @@ def built(tree, **kwargs):
         **kwargs,
     }
     ptr = arguments.pop("ptr", tree.node_ptr)
-    return ball_tree(pos[: int(ptr[-1])], ptr, **arguments)
+    return ball_tree(pos[: int(ptr[-1])], ptr=ptr, **arguments)
 
 
 def step(t):

@@ -64,7 +64,7 @@ def trees(rng: Generator) -> None:
     rotate = float(rng.choice([0.0, 45.0, -30.0]))
     tree = ball_tree(
         view(rng, pos),
-        view(rng, ptr),
+        ptr=view(rng, ptr),
         **{"ball_sizes": ball_sizes, "strides": strides, "rotate": rotate},
         **{"layout": layout, "ties": ties},
     )
@@ -92,7 +92,7 @@ def neighbors(rng: Generator) -> None:
     r = spread * float(rng.choice([0.1, 0.5, 2]))
     tree = None
     if rng.integers(2):
-        tree = ball_tree(pos, ptr, ball_sizes=int(rng.integers(1, 40)), rotate=0.0)
+        tree = ball_tree(pos, ptr=ptr, ball_sizes=int(rng.integers(1, 40)), rotate=0.0)
     options = {"ptr": view(rng, ptr), "loop": loop, "tree": tree}
     found = knn_graph(view(rng, pos), k, **options)
     right = neighbor_oracle.knn(pos.numpy(), ptr.tolist(), k, loop)

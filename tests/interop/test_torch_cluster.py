@@ -33,7 +33,7 @@ def as_set(edge_index):
 def test_knn_graph(dim, loop, flow):
     pos, ptr, batch = batch_of(SIZES, dim)
     for k in (1, 6, 40):
-        ours = knn_graph(pos, k, ptr, loop=loop, flow=flow)
+        ours = knn_graph(pos, k, ptr=ptr, loop=loop, flow=flow)
         theirs = torch_cluster.knn_graph(pos, k, batch, loop=loop, flow=flow)
         assert as_set(ours) == as_set(theirs)
 
@@ -44,7 +44,7 @@ def test_knn_graph(dim, loop, flow):
 def test_radius_graph(dim, loop, flow):
     pos, ptr, batch = batch_of(SIZES, dim)
     for r in (0.2, 0.5):
-        ours = radius_graph(pos, r, ptr, loop=loop, flow=flow)
+        ours = radius_graph(pos, r, ptr=ptr, loop=loop, flow=flow)
         theirs = torch_cluster.radius_graph(
             pos, r, batch, loop=loop, flow=flow, max_num_neighbors=len(pos)
         )
@@ -56,7 +56,7 @@ def test_radius_graph_with_a_limit():
     # torch-cluster keeps arbitrary neighbours within the radius, ours keeps the
     # nearest. So only the numbers per target must be equal.
     pos, ptr, batch = batch_of(SIZES, 3)
-    ours = radius_graph(pos, 0.3, ptr, loop=True, max_num_neighbors=8)
+    ours = radius_graph(pos, 0.3, ptr=ptr, loop=True, max_num_neighbors=8)
     theirs = torch_cluster.radius_graph(pos, 0.3, batch, loop=True, max_num_neighbors=8)
     assert ours[1].bincount().equal(theirs[1].bincount())
     assert int(ours[1].bincount().max()) == 8

@@ -37,7 +37,7 @@ def normal(*shape):
 
 X, POS, WIDE, COARSE = normal(N, C), normal(N, 3), normal(N, 2 * C), normal(6, 2 * C)
 QKV, SIGMA = [normal(N, 2, 3) for _ in range(3)], normal(2)
-TREE = ball_tree(POS, PTR, ball_sizes=[4, 2], strides=[2])
+TREE = ball_tree(POS, ptr=PTR, ball_sizes=[4, 2], strides=[2])
 POOL = randomised(BallPooling(C, C, 2)).eval()
 
 

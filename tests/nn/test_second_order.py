@@ -38,10 +38,10 @@ PTR = torch.tensor([0, *SIZES]).cumsum(0)
 GENERATOR = torch.Generator().manual_seed(0)
 # In tree order, for layers that do not use a tree.
 POS = torch.randn(int(PTR[-1]), 3, generator=GENERATOR, dtype=torch.float64)
-TREE = ball_tree(POS, PTR, ball_sizes=[8, 4], strides=[2])
+TREE = ball_tree(POS, ptr=PTR, ball_sizes=[8, 4], strides=[2])
 POS = POS[TREE.global_perm()]
 TREE = TREE.update(POS)
-EDGES = knn_graph(POS, 3, PTR)
+EDGES = knn_graph(POS, 3, ptr=PTR)
 BALLS, GROUPS = TREE.ball_len[0], TREE.group_len[0]
 PERM = TREE.global_perm_rot(0)
 

@@ -61,7 +61,7 @@ def test_opcheck_of_no_points():
 def test_opcheck_of_the_order_alone(dtype, rotate, layout):
     pos, ptr = torch.rand(21, 3, dtype=dtype), torch.tensor([0, 5, 5, 21])
     rows = ball_tree(
-        pos, ptr, ball_sizes=4, strides=[2], rotate=rotate, layout=layout
+        pos, ptr=ptr, ball_sizes=4, strides=[2], rotate=rotate, layout=layout
     ).level.sum(0)
     torch.library.opcheck(
         torch.ops.erwin.ball_tree_order.default,
@@ -81,7 +81,9 @@ def test_the_order_alone_refuses_other_sizes():
 @pytest.mark.parametrize("ties", ["index", "coordinates"])
 def test_compile(ties, layout):
     def function(pos, ptr):
-        tree = ball_tree(pos, ptr, ball_sizes=4, strides=[2], layout=layout, ties=ties)
+        tree = ball_tree(
+            pos, ptr=ptr, ball_sizes=4, strides=[2], layout=layout, ties=ties
+        )
         sorted_pos = pos[tree.global_perm()] * 2.0
         return sorted_pos, tree.perm_rot[1], tree.ball_len[1], tree.batch(1)
 
@@ -216,7 +218,7 @@ def test_positions_that_are_not_finite_are_refused_in_a_compiled_graph(value):
 
 def test_offsets_beyond_the_positions_are_refused_in_a_compiled_graph():
     def function(pos, ptr):
-        return ball_tree(pos, ptr, ball_sizes=4, strides=[2]).perm
+        return ball_tree(pos, ptr=ptr, ball_sizes=4, strides=[2]).perm
 
     torch.compiler.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")

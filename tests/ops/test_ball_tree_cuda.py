@@ -177,7 +177,7 @@ def test_bounds_may_be_larger_than_the_clouds(sizes):
         *([32, 32, 16], [2, 2], 45.0, "balanced"),
     )
     expected = ball_tree(
-        pos[: sum(sizes)], ptr, ball_sizes=[32, 32, 16], strides=[2, 2]
+        pos[: sum(sizes)], ptr=ptr, ball_sizes=[32, 32, 16], strides=[2, 2]
     )
     for a, b in zip([perm, *perm_rot], [expected.perm, *expected.perm_rot]):
         assert torch.equal(a[: b.numel()], b)
@@ -262,7 +262,7 @@ def test_dimensions_beyond_the_limit_are_refused():
 @pytest.mark.parametrize("stride", [1, 2, 5])
 def test_group_lengths(sizes, stride):
     tree = ball_tree(
-        torch.rand(sum(sizes), 2), offsets(sizes), ball_sizes=4, strides=[stride]
+        torch.rand(sum(sizes), 2), ptr=offsets(sizes), ball_sizes=4, strides=[stride]
     )
     lengths = ball_tree_cuda.group_lengths(
         *tree.level.T, tree.group_len[0].numel(), stride

@@ -31,7 +31,7 @@ def valid_args() -> dict[str, tuple]:
     """A call of every operator that runs on a CPU."""
     torch.manual_seed(0)
     pos, ptr = torch.rand(12, 3), torch.tensor([0, 5, 12])
-    perm = ball_tree(pos, ptr, ball_sizes=4).perm
+    perm = ball_tree(pos, ptr=ptr, ball_sizes=4).perm
     search = pos, ptr, perm, [4], []
     qkv = torch.rand(12, 3, 2, 4)
     attention = attention_args(*qkv.unbind(1))

@@ -13,7 +13,7 @@ PTR = torch.tensor([0, 5, 5, 40])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck_of_knn(dtype, loop):
     pos = torch.rand(40, 3, dtype=dtype)
-    perm = ball_tree(pos, PTR, ball_sizes=[8, 4], strides=[2]).perm
+    perm = ball_tree(pos, ptr=PTR, ball_sizes=[8, 4], strides=[2]).perm
     args = (pos, PTR, perm, [8, 4], [2], 6, loop)
     torch.library.opcheck(torch.ops.erwin.knn.default, args)
 
@@ -22,7 +22,7 @@ def test_opcheck_of_knn(dtype, loop):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_opcheck_of_radius(dtype, cap):
     pos = torch.rand(40, 3, dtype=dtype)
-    perm = ball_tree(pos, PTR, ball_sizes=[8, 4], strides=[2]).perm
+    perm = ball_tree(pos, ptr=PTR, ball_sizes=[8, 4], strides=[2]).perm
     args = (pos, PTR, perm, [8, 4], [2], 0.3, cap, False)
     torch.library.opcheck(torch.ops.erwin.radius.default, args)
 
@@ -38,9 +38,9 @@ def test_opcheck_of_no_points():
 @pytest.mark.parametrize("given_ptr", [False, True])
 def test_compile(given_ptr, given_tree):
     def function(pos, ptr, tree):
-        near = knn_graph(pos, 3, ptr, tree=tree)
+        near = knn_graph(pos, 3, ptr=ptr, tree=tree)
         within = radius_graph(
-            pos, 0.4, ptr, max_num_neighbors=5, flow="target_to_source", tree=tree
+            pos, 0.4, ptr=ptr, max_num_neighbors=5, flow="target_to_source", tree=tree
         )
         edge_index = torch.cat([near, within], dim=1)
         return edge_index, pos[edge_index[0]] - pos[edge_index[1]]
@@ -55,7 +55,9 @@ def test_compile(given_ptr, given_tree):
     for step, sizes in enumerate(batches):
         pos = torch.rand(sum(sizes), 3)
         ptr = torch.tensor([0, *np.cumsum(sizes)]) if given_ptr else None
-        tree = ball_tree(pos, ptr, ball_sizes=4, strides=[2]) if given_tree else None
+        tree = (
+            ball_tree(pos, ptr=ptr, ball_sizes=4, strides=[2]) if given_tree else None
+        )
         with no_recompilation(step):
             actual = compiled(pos, ptr, tree)
         for a, b in zip(actual, function(pos, ptr, tree), strict=True):
@@ -63,8 +65,8 @@ def test_compile(given_ptr, given_tree):
 
 
 def searches(pos, ptr, tree):
-    near = knn_graph(pos, 6, ptr, tree=tree)
-    return torch.cat([near, radius_graph(pos, 0.5, ptr, tree=tree)], dim=1)
+    near = knn_graph(pos, 6, ptr=ptr, tree=tree)
+    return torch.cat([near, radius_graph(pos, 0.5, ptr=ptr, tree=tree)], dim=1)
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_compiled_search_refuses_positions_that_are_not_finite(
 ):
     # Values are not checked while a graph is traced; memory must stay safe.
     pos, ptr = torch.rand(200, 3, dtype=dtype), torch.tensor([0, 60, 200])
-    tree = ball_tree(pos, ptr, ball_sizes=16, strides=[]) if given_tree else None
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16, strides=[]) if given_tree else None
     assert torch.equal(compiled(pos, ptr, tree), searches(pos, ptr, tree))
     for value in (float("nan"), float("inf"), -float("inf")):
         pos[3::7] = value

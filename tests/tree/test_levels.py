@@ -60,7 +60,9 @@ def test_gradients_of_rows_and_nodes(layout, ball_sizes, strides):
 
 def test_other_numbers_of_nodes_are_refused():
     for layout in ("balanced", "perfect"):
-        tree = ball_tree(random_pos(12), offsets([5, 7]), ball_sizes=4, layout=layout)
+        tree = ball_tree(
+            random_pos(12), ptr=offsets([5, 7]), ball_sizes=4, layout=layout
+        )
         rows = 12 if layout == "balanced" else 16
         message = "'x' must have an entry for each of 12 nodes"
         for bad in (torch.zeros(11), torch.zeros(16, 3), torch.zeros(())):

@@ -20,7 +20,7 @@ def ax():
 def test_ball_of_row_counts_every_balls_points(sizes):
     ptr = torch.tensor([0, *sizes]).cumsum(0)
     pos = torch.rand(int(ptr[-1]), 3)
-    tree = ball_tree(pos, ptr, ball_sizes=[4, 4, 2], strides=[2, 3])
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=[4, 4, 2], strides=[2, 3])
     for level, span in enumerate([1, 2, 6]):
         ball = ball_of_row(tree, level)
         assert torch.equal(ball, ball.sort().values)
@@ -34,7 +34,7 @@ def test_ball_of_row_counts_every_balls_points(sizes):
 @pytest.mark.parametrize("sizes", [[100], [40, 0, 7, 53]])
 def test_points_of_a_ball_share_a_colour(sizes, layout, ax):
     pos, ptr = torch.rand(100, 3), torch.tensor([0, *sizes]).cumsum(0)
-    tree = ball_tree(pos, ptr, ball_sizes=16, layout=layout)
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=16, layout=layout)
     mask = pos[:, 2] < 0.5
     plot_ball_tree(pos, tree, mask=mask, axes=(0, 1), ax=ax)
     drawn = ax.collections[0]

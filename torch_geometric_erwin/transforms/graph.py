@@ -67,7 +67,7 @@ class TreeKNNGraph(BaseTransform):
     def forward(self, data: Union[Data, Batch]) -> Union[Data, Batch]:
         r"""Attaches the graph to a shallow copy of the data."""
         pos, ptr = _cloud(data, self)
-        edge_index = knn_graph(pos, self.k, ptr, loop=self.loop, flow=self.flow)
+        edge_index = knn_graph(pos, self.k, ptr=ptr, loop=self.loop, flow=self.flow)
         if self.force_undirected:
             edge_index = to_undirected(edge_index, num_nodes=pos.size(0))
         return _attach(data, edge_index, ptr)
@@ -133,7 +133,7 @@ class TreeRadiusGraph(BaseTransform):
         edge_index = radius_graph(
             pos,
             self.r,
-            ptr,
+            ptr=ptr,
             loop=self.loop,
             max_num_neighbors=self.max_num_neighbors,
             flow=self.flow,

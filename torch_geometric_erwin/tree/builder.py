@@ -18,14 +18,16 @@ from torch_geometric_erwin.utils.checks import (
     check_flag,
     check_pos,
     check_ptr,
+    given_ptr,
 )
 from torch_geometric_erwin.utils.rows import segment_ids
 
 
 def ball_tree(
     pos: Tensor,
-    ptr: Optional[Tensor] = None,
+    batch: Optional[Tensor] = None,
     *,
+    ptr: Optional[Tensor] = None,
     ball_sizes: Union[int, Sequence[int]],
     strides: Union[int, Sequence[int]] = (),
     rotate: float = 45.0,
@@ -50,7 +52,11 @@ def ball_tree(
     Args:
         pos: The node positions; float64 ones are compared as float64, others as
             float32.
-        ptr: The row offsets of the clouds. (default: one cloud)
+        batch: The cloud of every node, ascending, as :obj:`batch.batch` of a PyG batch.
+            The tree has clouds up to the last one that it names; if clouds after that
+            are empty, use :obj:`ptr`. (default: one cloud)
+        ptr: The row offsets of the clouds, as :obj:`batch.ptr`, in place of
+            :obj:`batch`.
         ball_sizes: The largest number of rows in a ball, one value or one per level.
         strides: The number of rows that each coarsening pools.
         rotate: The angle of the second tree, in degrees; zero for none.
@@ -65,7 +71,8 @@ def ball_tree(
 
     Shapes:
         - **pos:** :math:`(N, D)` with any :math:`D \geq 1`, in any unit of length.
-        - **ptr:** :math:`(G + 1)`.
+        - **batch:** :math:`(N)`, int64.
+        - **ptr:** :math:`(G + 1)`, int64.
 
     Raises:
         TypeError: If a tensor has another kind of dtype.
@@ -77,6 +84,7 @@ def ball_tree(
         tensor([3, 1, 2, 0])
     """
     check_flag("validate", validate)
+    ptr = given_ptr(batch, ptr, pos)
     if isinstance(runs, (list, tuple)) and len(runs) == 0:
         config = _config_of(ball_sizes, strides, rotate, layout)
     else:

@@ -77,7 +77,7 @@ def test_a_cloud_alone_and_in_a_batch(attention):
 
 def test_means_are_those_of_balls():
     pos = torch.rand(41, 2, dtype=torch.float64)
-    tree = ball_tree(pos, torch.tensor([0, 30, 30, 41]), ball_sizes=[8])
+    tree = ball_tree(pos, ptr=torch.tensor([0, 30, 30, 41]), ball_sizes=[8])
     (level,) = tree.levels(pos)
     mixer = BallMean(3, 1, 8, 2).double()
     x = torch.rand(41, 3, dtype=torch.float64)

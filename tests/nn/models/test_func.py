@@ -148,7 +148,7 @@ def test_graphs_of_samples():
     problem = Problem("messages", torch.float32)
 
     def outputs(pos):
-        edges = knn_graph(pos, 2, BATCH.ptr)
+        edges = knn_graph(pos, 2, ptr=BATCH.ptr)
         args = (problem.x, pos, edges)
         return problem.model(*args, ptr=BATCH.ptr)
 
@@ -162,7 +162,7 @@ def test_hessian_and_jacobian_of_positions():
     config = problem.model.tree_config
     tree = ball_tree(
         problem.pos,
-        BATCH.ptr,
+        ptr=BATCH.ptr,
         ball_sizes=config.ball_sizes,
         strides=config.strides,
     )
@@ -190,7 +190,7 @@ def test_samples_of_a_vmap_have_their_own_trees(dim, layout):
 
     def trees(pos):
         options = {"ball_sizes": [4, 2], "strides": [2], "layout": layout}
-        tree = ball_tree(pos, ptr, **options)
+        tree = ball_tree(pos, ptr=ptr, **options)
         return [tree, tree.update(-pos)]
 
     def orders(pos):
@@ -206,7 +206,9 @@ def test_samples_of_a_vmap_have_their_own_trees(dim, layout):
 
 def test_samples_of_a_vmap_share_tables():
     def tables(pos):
-        tree = ball_tree(pos, torch.tensor([0, 5, 9]), ball_sizes=[4, 2], strides=[2])
+        tree = ball_tree(
+            pos, ptr=torch.tensor([0, 5, 9]), ball_sizes=[4, 2], strides=[2]
+        )
         assert isinstance(tree, Tree)
         return [tree.level, *tree.ball_len, *tree.group_len]
 
@@ -219,9 +221,9 @@ def test_samples_of_a_vmap_share_tables():
 def test_nearest_neighbours_of_samples():
     generator = torch.Generator().manual_seed(0)
     pos, ptr = torch.rand(4, 12, 2, generator=generator), torch.tensor([0, 7, 7, 12])
-    actual = vmap(lambda pos: knn_graph(pos, 3, ptr))(pos)
+    actual = vmap(lambda pos: knn_graph(pos, 3, ptr=ptr))(pos)
     for edges, sample in zip(actual, pos, strict=True):
-        assert torch.equal(edges, knn_graph(sample, 3, ptr))
+        assert torch.equal(edges, knn_graph(sample, 3, ptr=ptr))
 
 
 def test_neighbours_within_a_radius_have_no_common_size():

@@ -151,7 +151,7 @@ def test_arguments_of_ball_attention_need_it(argument):
 @pytest.mark.parametrize("mp_steps", [0, 1])
 def test_the_unit_of_positions_makes_no_difference(mp_steps):
     metres = Batch.from_data_list(clouds([40, 1, 23]))
-    edges = knn_graph(metres.pos, 4, metres.ptr)
+    edges = knn_graph(metres.pos, 4, ptr=metres.ptr)
     model = erwin(mp_steps=mp_steps)
     model.set_length_scale(metres)
     expected = model(metres.x, metres.pos, edges, ptr=metres.ptr)

@@ -64,7 +64,7 @@ def test_pooling_equals_definition(stride, lengths, dim, norm):
 def test_levels_of_a_tree_equal_definition(stride, dim):
     pos = normal(23, dim)
     ptr = torch.tensor([0, 13, 13, 14, 23])
-    tree = ball_tree(pos, ptr, ball_sizes=4, strides=[stride])
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=4, strides=[stride])
     fine, coarse = tree.levels(pos)
     lengths = tree.group_len[0].tolist()
     down = randomised(BallPooling(4, 5, stride, dim)).eval()

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from torch_geometric_erwin.utils.checks import batch_to_ptr, check_pos, check_ptr
+from torch_geometric_erwin.utils.checks import (
+    batch_to_ptr,
+    check_pos,
+    check_ptr,
+    given_ptr,
+)
 
 CPU = torch.device("cpu")
 
@@ -129,3 +134,36 @@ def test_batch_to_ptr(batch, num_clouds, ptr):
 def test_bad_batch(batch, error, message):
     with pytest.raises(error, match=message):
         batch_to_ptr(batch, num_clouds=3)
+
+
+@pytest.mark.parametrize("suffix", ["", "_x"])
+def test_given_ptr(suffix):
+    pos = torch.zeros(3, 2)
+    batch, ptr = torch.tensor([0, 2, 2]), torch.tensor([0, 3])
+    assert given_ptr(None, None, pos, suffix=suffix) is None
+    assert given_ptr(None, ptr, pos, suffix=suffix) is ptr
+    assert given_ptr(batch, None, pos, suffix=suffix).tolist() == [0, 1, 1, 3]
+    for at_least, more in [(2, []), (3, []), (5, [3, 3])]:
+        padded = given_ptr(batch, None, pos, at_least, suffix)
+        assert padded.tolist() == [0, 1, 1, 3, *more]
+    none = torch.zeros(0, 2), torch.empty(0, dtype=torch.int64)
+    assert given_ptr(none[1], None, none[0], suffix=suffix).tolist() == [0]
+
+
+@pytest.mark.parametrize("suffix", ["", "_x"])
+@pytest.mark.parametrize(
+    ("batch", "ptr", "error", "message"),
+    [
+        ([0, 0, 1], [0, 3], ValueError, "'batch{0}' and 'ptr{0}' say the same"),
+        ([0, 3], None, ValueError, "each of 3 rows .got 2.; .* given as 'ptr{0}='"),
+        ([0, 0, 1, 1], None, ValueError, "'batch{0}' must have an entry for each of 3"),
+        ([1, 0, 0], None, ValueError, "'batch{0}' must be sorted .entry 1 is 0 after"),
+        ([-1, 0, 0], None, ValueError, "'batch{0}' must not be negative"),
+        ([[0], [0], [1]], None, ValueError, r"'batch{0}' .*shape \[N\] .got \[3, 1\]"),
+        ([0.0, 1.0, 1.0], None, TypeError, "'batch{0}' must be an int64 tensor"),
+    ],
+)
+def test_bad_given_ptr(batch, ptr, error, message, suffix):
+    batch, ptr = torch.tensor(batch), None if ptr is None else torch.tensor(ptr)
+    with pytest.raises(error, match=message.format(suffix)):
+        given_ptr(batch, ptr, torch.zeros(3, 2), suffix=suffix)

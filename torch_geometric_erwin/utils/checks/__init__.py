@@ -10,6 +10,7 @@ from torch_geometric_erwin.utils.checks.clouds import (
     check_pos,
     check_positions,
     check_ptr,
+    given_ptr,
 )
 from torch_geometric_erwin.utils.checks.devices import (
     check_devices,
@@ -83,6 +84,7 @@ __all__ = [
     "check_tensor",
     "check_weight",
     "flag_per_level",
+    "given_ptr",
     "has_memory",
     "is_autocast",
     "is_batched",

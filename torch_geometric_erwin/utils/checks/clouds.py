@@ -17,7 +17,7 @@ from torch_geometric_erwin.utils.checks.tensors import (
 from torch_geometric_erwin.utils.checks.values import has_memory, reads_values
 
 
-def check_pos(pos: Tensor, values: bool = True) -> Tensor:
+def check_pos(pos: Tensor, values: bool = True, name: str = "pos") -> Tensor:
     r"""Checks positions and returns them in a form that the native operators take.
 
     They are detached; float16 and bfloat16 become float32, which is exact.
@@ -25,6 +25,7 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
     Args:
         pos: The node positions.
         values: Whether to check values too; if they are on a GPU, this waits for it.
+        name: The argument's name, for messages.
 
     Shapes:
         - **pos:** :math:`(N, D)` with :math:`D \geq 1`.
@@ -38,15 +39,15 @@ def check_pos(pos: Tensor, values: bool = True) -> Tensor:
         >>> check_pos(torch.zeros(4, 3, dtype=torch.float16)).dtype
         torch.float32
     """
-    check_tensor("pos", pos)
+    check_tensor(name, pos)
     if pos.dim() != 2 or pos.size(1) < 1:
-        raise ValueError(f"'pos' must have shape [N, D] (got {list(pos.shape)})")
-    check_floating("pos", pos)
+        raise ValueError(f"'{name}' must have shape [N, D] (got {list(pos.shape)})")
+    check_floating(name, pos)
     if pos.dtype in HALF:
         pos = pos.float()
     pos = pos.detach()
     if values and not torch.compiler.is_compiling():
-        check_finite(pos)
+        check_finite(pos, name)
     return pos
 
 
@@ -187,21 +188,7 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
         >>> batch_to_ptr(torch.tensor([0, 0, 2]))
         tensor([0, 2, 2, 3])
     """
-    check_int64("batch", batch)
-    if batch.is_meta:
-        raise ValueError("'batch' is on meta, it must be where it has values")
-    if batch.dim() != 1:
-        raise ValueError(f"'batch' must have shape [N] (got {list(batch.shape)})")
-    if batch.numel() > 0:
-        descents = (batch[1:] < batch[:-1]).nonzero()
-        if descents.numel() > 0:
-            i = int(descents[0]) + 1
-            raise ValueError(
-                f"'batch' must be sorted (entry {i} is {int(batch[i])} after "
-                f"{int(batch[i - 1])}); sort the nodes by cloud first"
-            )
-        if int(batch[0]) < 0:
-            raise ValueError(f"'batch' must not be negative (got {int(batch[0])})")
+    _check_batch(batch, "batch")
     if num_clouds is not None:
         num_clouds = check_int("num_clouds", num_clouds, 0)
     if num_clouds is None:
@@ -211,5 +198,82 @@ def batch_to_ptr(batch: Tensor, num_clouds: Optional[int] = None) -> Tensor:
             f"'batch' names cloud {int(batch[-1])} of only {num_clouds} clouds: "
             "'num_clouds' must be larger"
         )
+    return _offsets(batch, num_clouds)
+
+
+def given_ptr(
+    batch: Optional[Tensor],
+    ptr: Optional[Tensor],
+    pos: Tensor,
+    at_least: int = 0,
+    suffix: str = "",
+) -> Optional[Tensor]:
+    r"""Returns the row offsets of clouds that are given in one of two ways.
+
+    Offsets are returned as they are, so that :func:`check_ptr` has to follow.
+
+    Args:
+        batch: The cloud of every row, or :obj:`None`.
+        ptr: The row offsets of the clouds, or :obj:`None`.
+        pos: The positions of the rows.
+        at_least: The number of clouds if an assignment names fewer: the last ones are
+            then empty.
+        suffix: What follows :obj:`batch` and :obj:`ptr` in the arguments' names.
+
+    Shapes:
+        - **batch:** :math:`(N)`, int64, ascending.
+        - **ptr:** :math:`(G + 1)`.
+        - **pos:** :math:`(N, D)`.
+        - **output:** :math:`(G + 1)`, or :obj:`None` if neither is given.
+
+    Raises:
+        TypeError: If the assignment is not int64.
+        ValueError: If both are given, or the assignment is malformed.
+
+    Example:
+        >>> given_ptr(torch.tensor([0, 0, 2]), None, torch.rand(3, 2))
+        tensor([0, 2, 2, 3])
+    """
+    if batch is None:
+        return ptr
+    name = f"batch{suffix}"
+    if ptr is not None:
+        raise ValueError(
+            f"'{name}' and 'ptr{suffix}' say the same, one of them must be given "
+            "(got both)"
+        )
+    _check_batch(batch, name)
+    num_rows = pos.size(0) if isinstance(pos, Tensor) and pos.dim() == 2 else -1
+    if num_rows >= 0 and batch.size(0) != num_rows:
+        raise ValueError(
+            f"'{name}' must have an entry for each of {num_rows} rows (got "
+            f"{batch.size(0)}); row offsets of clouds are given as 'ptr{suffix}='"
+        )
+    if at_least == 0 or not torch.compiler.is_compiling():
+        last = int(batch[-1]) if batch.numel() > 0 else -1
+        at_least = max(at_least, last + 1)
+    return _offsets(batch, at_least)
+
+
+def _check_batch(batch: Tensor, name: str) -> None:
+    check_int64(name, batch)
+    if batch.is_meta:
+        raise ValueError(f"'{name}' is on meta, it must be where it has values")
+    if batch.dim() != 1:
+        raise ValueError(f"'{name}' must have shape [N] (got {list(batch.shape)})")
+    if batch.numel() == 0 or torch.compiler.is_compiling():
+        return
+    descents = (batch[1:] < batch[:-1]).nonzero()
+    if descents.numel() > 0:
+        i = int(descents[0]) + 1
+        raise ValueError(
+            f"'{name}' must be sorted (entry {i} is {int(batch[i])} after "
+            f"{int(batch[i - 1])}); sort the nodes by cloud first"
+        )
+    if int(batch[0]) < 0:
+        raise ValueError(f"'{name}' must not be negative (got {int(batch[0])})")
+
+
+def _offsets(batch: Tensor, num_clouds: int) -> Tensor:
     clouds = torch.arange(num_clouds + 1, device=batch.device)
     return torch.searchsorted(batch.contiguous(), clouds)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils import _pytree as pytree
 from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.loader import DataLoader
 
 from torch_geometric_erwin import Tree, TreeConfig
 from torch_geometric_erwin.data.storage import (
@@ -11,6 +12,7 @@ from torch_geometric_erwin.data.storage import (
     is_tree_attribute,
     stored_tree,
 )
+from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.reading import store_ptr
@@ -110,7 +112,7 @@ def test_trees_of_several_configurations_need_to_be_named():
     data = BallTree(8, [2], prefix="other_")(BallTree(4)(cloud(9)))
     assert Tree.from_data(data).config == TreeConfig(4)
     assert Tree.from_data(data, prefix="other_").config == TreeConfig(8, [2])
-    with pytest.raises(ValueError, match=r"no tree with prefix='x_', but with \[''"):
+    with pytest.raises(ValueError, match="no tree with prefix='x_', it must be one"):
         Tree.from_data(data, prefix="x_")
 
 
@@ -207,3 +209,86 @@ def test_data_of_an_earlier_version():
     compiled = torch.compile(rows, fullgraph=True, backend="eager")
     with pytest.raises(Exception, match="by an earlier version; apply"):
         compiled(data)
+
+
+FOREIGN = ["perm", "level", "ball_len_0", "perm_rot_1", "tree_code", "tree_config"]
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("collated", [False, True])
+def test_foreign_attributes_are_not_overwritten(name, collated):
+    """Such as a permeability `perm`, or the refinement `level` of a mesh."""
+    data = batch_of([9, 20]) if collated else cloud(20)
+    own = torch.rand(data.num_nodes, 1)
+    data[name] = own
+    with pytest.raises(ValueError, match=f"'{name}' of the data is not of a tree"):
+        BallTree(4, [2])(data)
+    assert data[name] is own
+    out = BallTree(4, [2], prefix="ball_")(data)
+    assert out[name] is own
+    expected = tree_of(data, TreeConfig(4, [2]))
+    assert_same(Tree.from_data(out, prefix="ball_"), expected)
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+def test_a_tree_with_a_prefix_is_like_any_other(reorder):
+    kwargs = {"ball_sizes": 4, "strides": [2], "reorder": reorder}
+    clouds = [cloud(n) for n in (9, 20, 1)]
+    plain = [BallTree(**kwargs)(c) for c in clouds]
+    named = [BallTree(**kwargs, prefix="my_")(c) for c in clouds]
+    batch = Batch.from_data_list(named)
+    expected = Tree.from_data(Batch.from_data_list(plain))
+    assert_same(Tree.from_data(batch, prefix="my_"), expected)
+    assert_same(stored_tree(batch, expected.config), expected)
+    for a, b in zip(batch.to_data_list(), plain, strict=True):
+        assert_same(Tree.from_data(a, prefix="my_"), Tree.from_data(b))
+    again = BallTree(8, prefix="my_")(batch)  # replaces the tree
+    assert Tree.from_data(again, prefix="my_").config == TreeConfig(8)
+    names = [*again.keys()]
+    assert [k for k in names if "perm_rot" in k] == ["my_perm_rot_0"]
+
+
+def test_a_model_finds_the_tree_of_its_configuration():
+    torch.manual_seed(0)
+    models = [Erwin(0, [8, 8], 1, ball_sizes=b, dim=2, mp_steps=0) for b in (4, 8)]
+    data = plain = batch_of(SIZES)
+    for model, prefix in zip(models, ("small_", "large_"), strict=True):
+        c = model.tree_config
+        data = BallTree(c.ball_sizes, c.strides, prefix=prefix)(data)
+    for model in models:
+        assert torch.equal(model(data), model(plain))
+        assert stored_tree(data, model.tree_config).config == model.tree_config
+
+
+@pytest.mark.parametrize(
+    "name", ["perm", "level", "ball_len_0", "tree_node", "tree_code"]
+)
+def test_a_tree_of_which_a_part_was_left_out(name):
+    """`exclude_keys` of a loader drops attributes while it collates."""
+    clouds = [BallTree(4, [2])(cloud(n)) for n in (9, 20)]
+    batch = next(iter(DataLoader(clouds, batch_size=2, exclude_keys=[name])))
+    for read in (Tree.from_data, lambda b: Tree.from_data(b, TreeConfig(4, [2]))):
+        with pytest.raises(ValueError, match=f"'{name}'.*must be kept"):
+            read(batch)
+    with pytest.raises(ValueError, match=f"'{name}'.*must be kept"):
+        stored_tree(batch, TreeConfig(4, [2]))
+
+
+def test_a_batch_without_offsets_has_its_empty_clouds():
+    """The vector `batch` alone does not tell of clouds without nodes at the end."""
+    sizes = [9, 0, 4, 0, 0]
+    batch = BallTree(4, [2])(batch_of(sizes))
+    expected = Tree.from_data(batch)
+    del batch.ptr
+    assert store_ptr(batch).tolist() == [0, 9, 9, 13, 13, 13]
+    assert_same(Tree.from_data(batch), expected)
+    fresh = batch_of(sizes)
+    del fresh.ptr
+    assert_same(Tree.from_data(BallTree(4, [2])(fresh)), expected)
+    data = HeteroData()
+    data["atom"].pos = torch.rand(3, 2)
+    none = HeteroData()
+    none["atom"].pos = torch.rand(0, 2)
+    batch = Batch.from_data_list([data, none])
+    del batch["atom"].ptr
+    assert store_ptr(batch["atom"]).tolist() == [0, 3, 3]

@@ -7,14 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.utils.checks import has_memory
+from torch_geometric_erwin.utils.checks import HALF, has_memory
 
 if TYPE_CHECKING:
     from torch_geometric_erwin.tree.tree import Tree
 
 # Clouds of fewer nodes are not looked at: chance can put a few nodes into any order.
 _LEAST = 16
-# Pairs of rows that are looked at in a cloud, which is enough to tell order from chance.
+# How many pairs of rows are looked at in a cloud, enough to tell order from chance.
 _PAIRS = 1024
 
 
@@ -52,7 +52,7 @@ def warn_of_order(tree: "Tree", pos: Tensor, stacklevel: int = 4) -> None:
     if not (found > 0.5).any():
         return
     best = _roughness(tree.update(pos), pos)
-    lost = found - best > 0.5 * (1 - best)
+    lost = found - best > 0.5 * np.maximum(1 - best, 0.2)
     if lost.any():
         cloud = lost.argmax()
         warnings.warn(
@@ -66,17 +66,19 @@ def warn_of_order(tree: "Tree", pos: Tensor, stacklevel: int = 4) -> None:
 def _roughness(tree: "Tree", pos: Tensor) -> np.ndarray:
     # Per cloud, the sum of squared distances between rows that are next to each other,
     # over the sum that is expected in random order. Zero for small clouds.
-    lengths = tree.level[:, 0].numpy()
+    lengths = tree.level[:, 0].resolve_neg().numpy()
     first = lengths.cumsum() - lengths
-    nodes = tree.node_ptr[:-1].numpy()
-    perm = tree.perm.numpy()
+    nodes = tree.node_ptr[:-1].resolve_neg().numpy()
+    perm = tree.perm.resolve_neg().numpy()
+    # By NumPy, which starts no threads. It has no bfloat16.
+    values = (pos.float() if pos.dtype in HALF else pos).resolve_neg().numpy()
     found = np.zeros(len(lengths))
     for cloud in np.flatnonzero(lengths >= _LEAST):
         stride = max(1, lengths[cloud] // _PAIRS)
         rows = first[cloud] + np.arange(0, lengths[cloud] - 1, stride)
         pairs = nodes[cloud] + perm[[rows, rows + 1]]
-        a, b = pos[torch.from_numpy(pairs)].double().numpy()
-        spread = a.var(0).sum()
+        a, b = values[pairs].astype(np.float64)
+        spread = np.concatenate([a, b]).var(0).sum()
         if spread > 0:
             found[cloud] = np.square(a - b).sum(1).mean() / (2 * spread)
     return found

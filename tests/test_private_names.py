@@ -94,13 +94,16 @@ ATTRIBUTES = {
     # A mask that PyG's explainers set on a layer.
     "_edge_mask",
     "_apply_sigmoid",
+    # The module that `torch.compile` wrapped.
+    "_orig_mod",
 }
 
 
 def objects():
     """One object of every type whose attributes are used."""
     batch = Batch.from_data_list([Data(pos=torch.zeros(1, 3))])
-    return batch, batch.stores[0], Module(), MessagePassing(), torch.zeros(1)
+    modules = Module(), MessagePassing(), torch.compile(Module())
+    return batch, batch.stores[0], *modules, torch.zeros(1)
 
 
 def is_private(name):

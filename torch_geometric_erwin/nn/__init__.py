@@ -8,7 +8,7 @@ from torch_geometric_erwin.nn.attention import (
     make_mixer,
 )
 from torch_geometric_erwin.nn.block import Block, ErwinBlock
-from torch_geometric_erwin.nn.conv import MPNNConv
+from torch_geometric_erwin.nn.conv import HybridConv, MPNNConv
 from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.models import MPNN, Erwin, ErwinStage, MPNNEmbedding
 from torch_geometric_erwin.nn.norm import BatchNorm, GraphNorm
@@ -27,6 +27,7 @@ __all__ = [
     "ErwinBlock",
     "ErwinStage",
     "GraphNorm",
+    "HybridConv",
     "MPNNConv",
     "MPNNEmbedding",
     "SwiGLU",

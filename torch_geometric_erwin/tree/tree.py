@@ -189,19 +189,24 @@ class Tree:
         perm, rows = self.perm_rot[level], self.level[:, level]
         return perm + (rows.cumsum(0) - rows)[segment_ids(rows, perm.size(0))]
 
-    def order(self, num_nodes: Optional[int] = None) -> Order:
+    def order(
+        self, num_nodes: Optional[int] = None, levels: Optional[int] = None
+    ) -> Order:
         r"""Returns :meth:`global_perm`, and :meth:`global_perm_rot` of all levels.
 
         Args:
             num_nodes: The number of nodes, if the caller knows it. (default:
                 :attr:`num_nodes`)
+            levels: The number of levels with a rotated order, from the finest on.
+                (default: all)
         """
         # Computed in one go for all levels: on a GPU a launch for each would take
         # longer than the computation.
-        perms = (self.perm, *self.perm_rot)
-        start, level = [self.node_ptr[:-1]], self.level.t()
+        perm_rot = self.perm_rot[:levels]
+        perms = (self.perm, *perm_rot)
+        start, level = [self.node_ptr[:-1]], self.level.t()[: max(1, len(perm_rot))]
         lengths = [level[0]]
-        if self.perm_rot:
+        if perm_rot:
             start.append((level.cumsum(1) - level).flatten())
             lengths.append(level.flatten())
         sizes = [perm.size(0) for perm in perms]
@@ -327,7 +332,11 @@ class Tree:
         return unknown or count == self.num_nodes
 
     def levels_of(
-        self, order: Order, pos: Tensor, edge_index: Optional[Tensor] = None
+        self,
+        order: Order,
+        pos: Tensor,
+        edge_index: Optional[Tensor] = None,
+        levels: Optional[int] = None,
     ) -> tuple[Level, ...]:
         r"""Returns :meth:`levels` for a caller that has the :meth:`order` already.
 
@@ -335,16 +344,17 @@ class Tree:
             order: The order.
             pos: The node positions.
             edge_index: Edges between nodes.
+            levels: The number of levels, from the finest on. (default: all)
         """
         pos = order.to_rows(pos)
         if edge_index is not None:
             # Not `rows[edge_index]`, which ignores a lazy negation of the edges.
             rows = order.row_of_node().index_select(0, edge_index.flatten())
             edge_index = rows.view_as(edge_index)
-        levels = []
+        out = []
         # Computed in one go for all levels, as in `order`.
         ptrs = pad(self.level.t().cumsum(1), (1, 0)).unbind()
-        for l, size in enumerate(self.config.ball_sizes):
+        for l, size in enumerate(self.config.ball_sizes[:levels]):
             groups = children = None
             if l > 0:
                 groups = self.group_len[l - 1]
@@ -360,8 +370,8 @@ class Tree:
                     zip(self.config.runs_of(l), self.runs[l] if self.runs else ())
                 ),
             )
-            levels.append(level)
-        return tuple(levels)
+            out.append(level)
+        return tuple(out)
 
     def partition(self) -> Partition:
         r"""Returns the lengths of clouds, balls, groups and runs."""

@@ -1,7 +1,7 @@
 r"""Making mixers by name."""
 
 from collections.abc import Callable
-from typing import Union
+from typing import Any, Union
 
 from torch.nn import Module
 
@@ -15,7 +15,12 @@ MIXERS: dict[str, Callable[..., Module]] = {"ball": BallAttention}
 
 
 def make_mixer(
-    attention: Mixer, channels: int, heads: int, ball_size: int, dim: int
+    attention: Mixer,
+    channels: int,
+    heads: int,
+    ball_size: int,
+    dim: int,
+    **kwargs: Any,
 ) -> Module:
     r"""Makes a mixer by its name, or by a callable.
 
@@ -30,6 +35,7 @@ def make_mixer(
         heads: The number of heads.
         ball_size: The largest number of rows in a ball.
         dim: The number of coordinates :math:`D`.
+        **kwargs: Further arguments of the mixer, such as :obj:`distance`.
 
     Raises:
         TypeError: If it is neither, or the callable does not make a module.
@@ -53,7 +59,8 @@ def make_mixer(
             f", heads, ball_size, dim), one for every block (got {attention!r})"
         )
     what = "(channels, heads, ball_size, dim)"
-    mixer = made_by("attention", attention, what, channels, heads, ball_size, dim)
+    args = (channels, heads, ball_size, dim)
+    mixer = made_by("attention", attention, what, *args, **kwargs)
     if not isinstance(mixer, Module):
         raise TypeError(
             f"'attention' must make a module (got {type(mixer).__name__!r})"

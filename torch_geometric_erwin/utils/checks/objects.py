@@ -42,7 +42,9 @@ def check_instance(name: str, value: object, kind: Any, text: str = "") -> None:
         raise TypeError(f"'{name}' must be {text} (got {given})")
 
 
-def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
+def made_by(
+    name: str, make: Callable[..., Any], what: str, *args: Any, **kwargs: Any
+) -> Any:
     r"""Calls an argument that is callable; the error names it if it takes others.
 
     Args:
@@ -50,6 +52,7 @@ def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
         make: The callable.
         what: The arguments that it is called with, in words, for messages.
         *args: These arguments.
+        **kwargs: Further arguments, which a user chose for it.
 
     Raises:
         TypeError: If it cannot be called with them.
@@ -60,12 +63,12 @@ def made_by(name: str, make: Callable[..., Any], what: str, *args: Any) -> Any:
         1e-05
     """
     try:
-        signature(make).bind(*args)
+        signature(make).bind(*args, **kwargs)
     except TypeError as error:
         raise TypeError(f"'{name}' must take {what} (got {make}: {error})") from None
     except ValueError:  # a function written in C may have no signature
         pass
-    return make(*args)
+    return make(*args, **kwargs)
 
 
 def is_plain(module: Module, kind: type[Module]) -> bool:

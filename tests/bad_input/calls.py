@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from bad_input.kinds import ROLES, Kind
 from torch_geometric.data import Batch, Data
+from torch_geometric.nn import GPSConv, MessagePassing
 
 from torch_geometric_erwin import (
     CapturedStep,
@@ -519,6 +520,46 @@ def calls() -> dict[str, Call]:
             nn.GraphNorm(CHANNELS), {"x": features, "ptr": offsets}
         ),
         "GraphNorm.on_level": Call(nn.GraphNorm(CHANNELS).on_level, on_level),
+        "HybridConv": Call(
+            shown(nn.HybridConv),
+            {
+                "channels": channels,
+                "conv": an(nn.MPNNConv(CHANNELS), "modules", "none"),
+                "attention": an("ball", "norms"),
+                "heads": count(2),
+                "ball_size": count(4),
+                "dim": dim,
+                "rotated": flag(),
+                "dropout": number(0.5, "zero"),
+                "act": function("relu"),
+                "act_kwargs": an(None, "nothing"),
+                "norm": norm,
+                "norm_kwargs": an(None, "nothing"),
+                "attn_kwargs": an(None, "nothing"),
+            },
+        ),
+        "HybridConv.from_gps": Call(
+            shown(nn.HybridConv.from_gps),
+            {
+                "conv": an(GPSConv(CHANNELS, None, heads=2), "modules"),
+                "ball_size": count(4),
+                "dim": dim,
+                "rotated": flag(),
+            },
+        ),
+        "HybridConv.forward": Call(
+            nn.HybridConv(CHANNELS, Mean(), heads=2, ball_size=4, rotated=True).eval(),
+            {
+                **inputs,
+                "tree": an(
+                    *(tree, "trees", "none", "other config", "fewer levels"),
+                    *("perfect", "without rotation"),
+                ),
+                "edge_attr": an(
+                    torch.rand(24, 3), "features", "none", *OTHER_WIDTH, *ANY_DTYPE
+                ),
+            },
+        ),
         "MPNNConv": Call(shown(nn.MPNNConv), {"channels": channels, "dim": dim}),
         "MPNNConv.forward": Call(
             nn.MPNNConv(CHANNELS).eval(),
@@ -594,7 +635,12 @@ def calls() -> dict[str, Call]:
         ),
         "make_norm": Call(
             shown(make_norm),
-            {"norm": norm, "channels": channels, "name": an("norm", "words")},
+            {
+                "norm": norm,
+                "channels": channels,
+                "name": an("norm", "words"),
+                "kwargs": an(None, "nothing", names=("norm_kwargs",)),
+            },
         ),
         "normalise": Call(
             normalise,
@@ -698,6 +744,13 @@ def calls() -> dict[str, Call]:
             },
         ),
     }
+
+
+class Mean(MessagePassing):
+    """A layer that takes edges with features of any kind, or without."""
+
+    def forward(self, x, edge_index, edge_attr=None):
+        return self.propagate(edge_index, x=x) + (edge_attr is not None)
 
 
 def universe(**kwargs):

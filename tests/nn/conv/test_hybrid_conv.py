@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from clouds import cloud, ragged, randomised
 from compiled import no_recompilation
 from torch.nn import Linear, Module
+from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch
 from torch_geometric.nn import (
     GATv2Conv,
@@ -306,6 +307,31 @@ def test_compiled_code_needs_a_tree():
         compiled(*args_of(batch_of(dtype=torch.float32)))
 
 
+@pytest.mark.filterwarnings("ignore:.*Sparse.*")
+def test_other_forms_of_edges():
+    layer = randomised(layer_of("gcn")).eval()
+    batch = batch_of()
+    x, pos, edge_index = args_of(batch)
+    edge_index = edge_index.unique(dim=1)
+    wanted = layer(x, pos, edge_index, batch.batch)
+    n = len(x)
+    values = torch.ones(edge_index.size(1), dtype=x.dtype)
+    matrix = torch.sparse_coo_tensor(edge_index.flip(0), values, (n, n))
+    for edges in (EdgeIndex(edge_index, sparse_size=(n, n)), matrix.to_sparse_csr()):
+        out = layer(x, pos, edges, batch.batch)
+        torch.testing.assert_close(out, wanted, rtol=1e-11, atol=1e-11)
+    with pytest.raises(ValueError, match=r"'edge_index' must have shape \[61, 61\]"):
+        layer(x, pos, torch.eye(3).to_sparse())
+    with pytest.raises(TypeError, match=r"'edge_index' must be .* \(got 'list'\)"):
+        layer(x, pos, edge_index.tolist())
+    edge_attr = torch.rand(5, EDGE, dtype=x.dtype)
+    gat = layer_of("gat").double()
+    with pytest.raises(ValueError, match="'edge_attr'"):
+        gat(x, pos, edge_index, edge_attr=edge_attr)
+    with pytest.raises(TypeError, match=r"'edge_attr' is torch\.float32, 'x' is"):
+        gat(*args_of(batch), edge_attr=batch.edge_attr.float())
+
+
 def test_in_a_sequential():
     torch.manual_seed(0)
     header = "x, pos, edge_index, batch -> x"
@@ -571,22 +597,22 @@ def test_bad_inputs():
         ({"tree": tree_of(rotate=0)}, "'tree' must have a rotated tree"),
         (
             {"tree": ball_tree(batch.pos[:9], ball_sizes=B)},
-            r"'tree' must be that of 61 nodes \(got one of 9\)",
+            "the tree does not fit its data: 'perm' has 9 entries for 61 nodes",
         ),
-        ({"ptr": ptr, "batch": batch.batch}, "'ptr' and 'batch' say the same"),
+        ({"ptr": ptr, "batch": batch.batch}, "'batch' and 'ptr' say the same"),
         (
             {"ptr": ptr, "batch": batch.batch, "tree": tree_of()},
-            "'ptr' and 'batch' say the same",
+            "'batch' and 'ptr' say the same",
         ),
         (
             {"tree": tree_of(), "batch": torch.zeros_like(batch.batch)},
-            "'batch' must be the clouds that 'tree' was built for",
+            "'ptr' must be the offsets of the clouds that the tree was built for",
         ),
         (
             {"tree": tree_of(), "ptr": torch.tensor([0, 61])},
-            "'ptr' must be the clouds that 'tree' was built for",
+            "'ptr' must be the offsets of the clouds that the tree was built for",
         ),
-        ({"batch": batch.batch[1:]}, r"'batch' must have shape \[61\] \(got \[60\]\)"),
+        ({"batch": batch.batch[1:]}, "'batch' must have an entry for each of 61 rows"),
     ):
         with pytest.raises(ValueError, match=message):
             layer(*args, **more)
@@ -601,7 +627,7 @@ def test_bad_inputs():
         layer(*args, edge_attr=batch.edge_attr)
     with pytest.raises(TypeError, match="'GCNConv' needs 'edge_index'"):
         layer(x, pos)
-    with pytest.raises(TypeError, match="no 'conv' that would take 'edge_attr'"):
+    with pytest.raises(TypeError, match="there is none that takes 'edge_attr'"):
         HybridConv(C, None).double()(x, pos, edge_attr=batch.edge_attr)
     wide = HybridConv(C, GCNConv(C, 2 * C)).double()
     with pytest.raises(ValueError, match=r"'conv\(x\)' must have shape \[61, 8\]"):

@@ -1,7 +1,6 @@
 r"""Message-passing layers."""
 
-from torch_geometric_erwin.nn.conv.call import call_conv, takes_argument
 from torch_geometric_erwin.nn.conv.hybrid_conv import HybridConv
 from torch_geometric_erwin.nn.conv.mpnn_conv import MPNNConv
 
-__all__ = ["HybridConv", "MPNNConv", "call_conv", "takes_argument"]
+__all__ = ["HybridConv", "MPNNConv"]

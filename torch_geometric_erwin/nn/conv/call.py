@@ -9,9 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch_geometric.nn import Sequential
-from torch_geometric.typing import Adj
+from torch_geometric.typing import Adj, SparseTensor
 
-from torch_geometric_erwin.utils.checks import check_instance
+from torch_geometric_erwin.utils.checks import (
+    check_devices,
+    check_edges,
+    check_instance,
+)
 
 # What layers call their edges, and what no layer calls its features.
 _EDGES = ("edge_index", "adj_t", "adj")
@@ -122,6 +126,40 @@ def takes_argument(conv: Module, name: str) -> bool:
     """
     parameters = _parameters(conv)
     return parameters.is_open or name in parameters.names
+
+
+def check_adjacency(name: str, edge_index: Adj, x: Tensor) -> None:
+    r"""Checks edges in any form that PyG's layers take.
+
+    Args:
+        name: The argument's name, for messages.
+        edge_index: The edges, or a sparse adjacency matrix.
+        x: The node features.
+
+    Raises:
+        TypeError: If it is something else, or not int64.
+        ValueError: If it does not fit the nodes.
+
+    Example:
+        >>> check_adjacency("adj_t", torch.eye(2).to_sparse(), torch.rand(3, 8))
+        Traceback (most recent call last):
+        ValueError: 'adj_t' must have shape [3, 3] as a sparse matrix (got [2, 2])
+    """
+    if not isinstance(edge_index, (Tensor, SparseTensor)):
+        raise TypeError(
+            f"'{name}' must be a tensor of shape [2, E] or a sparse adjacency matrix "
+            f"(got '{type(edge_index).__name__}')"
+        )
+    if not isinstance(edge_index, Tensor):
+        return
+    if edge_index.layout is torch.strided:
+        check_edges(name, edge_index, x.size(0))
+    elif [*edge_index.shape] != [x.size(0)] * 2:
+        raise ValueError(
+            f"'{name}' must have shape {[x.size(0)] * 2} as a sparse matrix (got "
+            f"{[*edge_index.shape]})"
+        )
+    check_devices(x=x, **{name: edge_index})
 
 
 def _name(conv: Module) -> str:

@@ -9,7 +9,8 @@ from torch.nn import Identity, Module, MultiheadAttention
 from torch_geometric.nn import BatchNorm as PyGBatchNorm
 
 from torch_geometric_erwin.nn.attention import BallAttention
-from torch_geometric_erwin.nn.norm import BatchNorm, on_levels
+from torch_geometric_erwin.nn.norm import BatchNorm
+from torch_geometric_erwin.nn.norm.resolver import on_levels
 
 
 def check_attention(attention: Module) -> None:

@@ -14,7 +14,11 @@ from torch_geometric.typing import Adj
 from torch_geometric_erwin.nn.activation import Activation, make_activation
 from torch_geometric_erwin.nn.attention import BallAttention, make_mixer
 from torch_geometric_erwin.nn.attention.resolver import Mixer
-from torch_geometric_erwin.nn.conv.call import call_conv, takes_argument
+from torch_geometric_erwin.nn.conv.call import (
+    call_conv,
+    check_adjacency,
+    takes_argument,
+)
 from torch_geometric_erwin.nn.conv.gps import (
     check_attention,
     copied_norm,
@@ -30,23 +34,19 @@ from torch_geometric_erwin.tree import Level, Tree, ball_tree
 from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     LIMIT,
-    batch_to_ptr,
     check_devices,
-    check_edges,
     check_flag,
     check_instance,
     check_int,
-    check_int64,
     check_positions,
     check_probability,
-    check_ptr,
     check_rows,
+    check_shape,
     check_tensor,
     check_weight,
+    given_ptr,
     is_autocast,
-    is_readable,
 )
-from torch_geometric_erwin.utils.rows import segment_ids
 
 
 class HybridConv(Module):
@@ -243,13 +243,12 @@ class HybridConv(Module):
                 or does not take one that was given.
             ValueError: If a tensor or the tree does not fit.
         """
-        self._check(x, pos, edge_index)
-        self._check_unused(edge_attr, **kwargs)
+        self._check(x, pos)
+        self._check_edges(x, edge_index, edge_attr, **kwargs)
         if tree is None:
-            tree = self._tree(pos, _offsets(pos, batch, ptr))
+            tree = self._tree(pos, batch, ptr)
         else:
-            self._check_tree(tree, pos)
-            _check_clouds(tree, pos, batch, ptr)
+            self._check_tree(tree, pos, batch, ptr)
         if is_autocast(x.device):  # the sums of layers are in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         order = tree.order(x.size(0), levels=int(self.rotated))
@@ -276,7 +275,7 @@ class HybridConv(Module):
     def _dropped(self, h: Tensor) -> Tensor:
         return F.dropout(h, self.dropout, self.training)
 
-    def _check(self, x: Tensor, pos: Tensor, edge_index: Optional[Adj]) -> None:
+    def _check(self, x: Tensor, pos: Tensor) -> None:
         check_tensor("x", x)
         check_rows("x", x, x.size(0) if x.dim() > 0 else 0, self.channels)
         weight = next(self.mlp.parameters(), None)
@@ -285,17 +284,36 @@ class HybridConv(Module):
         check_tensor("pos", pos)
         check_positions("pos", pos, x.size(0), self.dim)
         check_devices(x=x, pos=pos)
-        if isinstance(edge_index, Tensor) and edge_index.layout is torch.strided:
-            check_edges("edge_index", edge_index, x.size(0))
-            check_devices(x=x, edge_index=edge_index)
 
-    def _check_unused(self, edge_attr: Optional[Tensor], **kwargs: Any) -> None:
+    def _check_edges(
+        self,
+        x: Tensor,
+        edge_index: Optional[Adj],
+        edge_attr: Optional[Tensor],
+        **kwargs: Any,
+    ) -> None:
         given = {"edge_attr": edge_attr, **kwargs}
         names = [name for name, value in given.items() if value is not None]
         if self.conv is None and names:
-            raise TypeError(f"there is no 'conv' that would take '{names[0]}'")
+            raise TypeError(f"'conv' is None, there is none that takes '{names[0]}'")
+        if edge_index is not None:
+            check_adjacency("edge_index", edge_index, x)
+        if edge_attr is None:
+            return
+        check_tensor("edge_attr", edge_attr)
+        check_devices(x=x, edge_attr=edge_attr)
+        is_other = edge_attr.is_floating_point() and edge_attr.dtype != x.dtype
+        if is_other and not is_autocast(x.device):
+            raise TypeError(
+                f"'edge_attr' is {edge_attr.dtype}, 'x' is {x.dtype}: convert one of "
+                "them"
+            )
+        if isinstance(edge_index, Tensor) and edge_index.layout is torch.strided:
+            check_shape("edge_attr", edge_attr, (edge_index.size(1),))
 
-    def _tree(self, pos: Tensor, ptr: Optional[Tensor]) -> Tree:
+    def _tree(
+        self, pos: Tensor, batch: Optional[Tensor], ptr: Optional[Tensor]
+    ) -> Tree:
         if torch.compiler.is_compiling():
             raise ValueError(
                 "'tree' is missing, and compiled code cannot build one: build it "
@@ -303,22 +321,29 @@ class HybridConv(Module):
             )
         return ball_tree(
             pos,
+            batch,
             ptr=ptr,
             ball_sizes=self.ball_size,
             rotate=45.0 if self.rotated else 0.0,
             runs=[self._runs] if self._runs else (),
         )
 
-    def _check_tree(self, tree: Tree, pos: Tensor) -> None:
+    def _check_tree(
+        self,
+        tree: Tree,
+        pos: Tensor,
+        batch: Optional[Tensor],
+        ptr: Optional[Tensor],
+    ) -> None:
         check_tree("tree", tree)
-        check_devices(pos=pos, tree=tree.perm)
+        check_devices(pos=pos, tree=tree.node_ptr)
         config = tree.config
         if config.ball_sizes[0] > self.ball_size:
             raise ValueError(
                 f"'tree' must have balls of at most 'ball_size={self.ball_size}' nodes "
                 f"on level 0 (got {config.ball_sizes[0]})"
             )
-        if self.rotated and not tree.perm_rot:
+        if self.rotated and not config.rotate:
             raise ValueError(
                 "'tree' must have a rotated tree for a layer with 'rotated=True': "
                 "build it with 'rotate=45'"
@@ -328,12 +353,11 @@ class HybridConv(Module):
                 f"'tree' must have the runs that the mixer requires, 'runs=["
                 f"{[*self._runs]}]' (got {[*config.runs_of(0)]} on level 0)"
             )
-        unknown = tree.mask is not None and torch.compiler.is_compiling()
-        if not unknown and tree.num_nodes != pos.size(0):
-            raise ValueError(
-                f"'tree' must be that of {pos.size(0)} nodes (got one of "
-                f"{tree.num_nodes})"
-            )
+        # Values on a GPU are not read, so that the layer does not wait for it.
+        values = pos.device.type == "cpu" and not torch.compiler.is_compiling()
+        if values:
+            ptr = given_ptr(batch, ptr, pos, tree.node_ptr.size(0) - 1)
+        tree.validate(pos.size(0), config, ptr, values)
 
     @property
     def _runs(self) -> tuple[int, ...]:
@@ -344,46 +368,6 @@ class HybridConv(Module):
         if self.rotated:
             parts.append("rotated=True")
         return f"{self.__class__.__name__}({', '.join(parts)})"
-
-
-def _offsets(
-    pos: Tensor, batch: Optional[Tensor], ptr: Optional[Tensor]
-) -> Optional[Tensor]:
-    if batch is None:
-        return ptr
-    if ptr is not None:
-        raise ValueError("'ptr' and 'batch' say the same: give one of them")
-    _check_batch(batch, pos)
-    return batch_to_ptr(batch)
-
-
-def _check_clouds(
-    tree: Tree, pos: Tensor, batch: Optional[Tensor], ptr: Optional[Tensor]
-) -> None:
-    # The tree has the clouds. If they are given too, they must be the same.
-    if batch is not None:
-        if ptr is not None:
-            raise ValueError("'ptr' and 'batch' say the same: give one of them")
-        _check_batch(batch, pos)
-        own, given, name = None, batch, "batch"
-        if is_readable(batch):
-            own = segment_ids(tree.node_ptr.diff(), pos.size(0))
-    elif ptr is not None:
-        own, name = tree.node_ptr, "ptr"
-        given = check_ptr(ptr, pos.size(0), pos.device, is_readable(pos))
-    else:
-        return
-    if own is not None and is_readable(given) and not torch.equal(own, given):
-        raise ValueError(f"'{name}' must be the clouds that 'tree' was built for")
-
-
-def _check_batch(batch: Tensor, pos: Tensor) -> None:
-    check_int64("batch", batch)
-    if batch.shape != pos.shape[:1]:
-        raise ValueError(
-            f"'batch' must have shape [{pos.size(0)}] (got {[*batch.shape]})"
-        )
-    check_devices(pos=pos, batch=batch)
 
 
 def _clouds(tree: Tree, level: Level, pos: Tensor) -> Level:

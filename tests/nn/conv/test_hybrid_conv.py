@@ -312,7 +312,7 @@ def test_other_forms_of_edges():
     layer = randomised(layer_of("gcn")).eval()
     batch = batch_of()
     x, pos, edge_index = args_of(batch)
-    edge_index = edge_index.unique(dim=1)
+    edge_index = edge_index.unique(dim=1).contiguous()
     wanted = layer(x, pos, edge_index, batch.batch)
     n = len(x)
     values = torch.ones(edge_index.size(1), dtype=x.dtype)

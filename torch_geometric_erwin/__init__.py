@@ -2,6 +2,9 @@ r"""Erwin, the ball-tree transformer, as a plugin for PyTorch Geometric."""
 
 from importlib.metadata import version
 
+# Importing `nn` registers every operator `torch.ops.erwin`, so that a program that
+# `torch.export.save` wrote loads in a process that imports only the package.
+from torch_geometric_erwin import data, datasets, nn, transforms, visualization
 from torch_geometric_erwin.cuda_graph import CapturedStep
 from torch_geometric_erwin.data.padding import masked_mean, pad_batch
 from torch_geometric_erwin.data.reorder import to_original
@@ -18,9 +21,14 @@ __all__ = [
     "TreeConfig",
     "ball_tree",
     "batch_to_ptr",
+    "data",
+    "datasets",
     "knn_graph",
     "masked_mean",
+    "nn",
     "pad_batch",
     "radius_graph",
     "to_original",
+    "transforms",
+    "visualization",
 ]

@@ -1,7 +1,9 @@
 r"""Layers and models for batches of clouds of any size."""
 
 from torch_geometric_erwin.nn.attention import (
+    AttentionWeights,
     BallAttention,
+    attention_weights,
     ball_attention,
     choose_backend,
     explain_backends,
@@ -10,6 +12,7 @@ from torch_geometric_erwin.nn.attention import (
 from torch_geometric_erwin.nn.block import Block, ErwinBlock
 from torch_geometric_erwin.nn.conv import HybridConv, MPNNConv
 from torch_geometric_erwin.nn.drop_path import DropPath
+from torch_geometric_erwin.nn.explain import explainable
 from torch_geometric_erwin.nn.models import MPNN, Erwin, ErwinStage, MPNNEmbedding
 from torch_geometric_erwin.nn.norm import BatchNorm, GraphNorm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
@@ -17,6 +20,7 @@ from torch_geometric_erwin.nn.swiglu import SwiGLU
 
 __all__ = [
     "MPNN",
+    "AttentionWeights",
     "BallAttention",
     "BallPooling",
     "BallUnpooling",
@@ -31,8 +35,10 @@ __all__ = [
     "MPNNConv",
     "MPNNEmbedding",
     "SwiGLU",
+    "attention_weights",
     "ball_attention",
     "choose_backend",
     "explain_backends",
+    "explainable",
     "make_mixer",
 ]

@@ -64,14 +64,16 @@ class Level:
             a child.
         real: :obj:`False` for the rows that :meth:`Tree.pad` added.
         edge_index: Edges between rows.
+        node: On level 0 of a tree, the node of every row.
         runs: For every size in :attr:`TreeConfig.runs`, the number of rows of every run
             of at most that many rows.
 
     Shapes:
         - **pos**, **offset**, **offset_rot:** :math:`(N, D)`; **ptr:**
           :math:`(G + 1)`; **ball_len:** :math:`(K)`; **perm**, **perm_rot**,
-          **group_len**, **real:** :math:`(N)`; **children:** :math:`(N, s, D)`;
-          **edge_index:** :math:`(2, E)`; **runs:** :math:`(K_m)` each.
+          **group_len**, **real**, **node:** :math:`(N)`; **children:**
+          :math:`(N, s, D)`; **edge_index:** :math:`(2, E)`; **runs:** :math:`(K_m)`
+          each.
 
     Example:
         >>> import torch
@@ -95,6 +97,7 @@ class Level:
     children: Optional[Tensor] = None
     real: Optional[Tensor] = None
     edge_index: Optional[Tensor] = None
+    node: Optional[Tensor] = None
     runs: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -342,6 +345,10 @@ def _check_fields(name: str, level: Level) -> None:
     if level.real is not None:
         check_mask(f"{name}.real", level.real, rows[0])
         others["real"] = level.real
+    if level.node is not None:
+        check_int64(f"{name}.node", level.node)
+        check_shape(f"{name}.node", level.node, (rows[0],))
+        others["node"] = level.node
     check_instance(f"{name}.runs", level.runs, dict, "a dict of sizes")
     for size, lengths in level.runs.items():
         check_int(f"{name}.runs", size, 1)
@@ -407,7 +414,7 @@ def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> Non
 
 _TENSORS = (
     *("pos", "ptr", "ball_len", "offset", "offset_rot", "perm", "perm_rot"),
-    *("group_len", "children", "real", "edge_index"),
+    *("group_len", "children", "real", "edge_index", "node"),
 )
 
 

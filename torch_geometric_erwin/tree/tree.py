@@ -366,6 +366,7 @@ class Tree:
                 children=children,
                 real=self.real_rows(l),
                 edge_index=edge_index if l == 0 else None,
+                node=order.perm if l == 0 else None,
                 runs=dict(
                     zip(self.config.runs_of(l), self.runs[l] if self.runs else ())
                 ),

@@ -9,10 +9,16 @@ from torch_geometric_erwin.nn.attention.ball_attention import (
     ball_attention,
 )
 from torch_geometric_erwin.nn.attention.resolver import Mixer, make_mixer
+from torch_geometric_erwin.nn.attention.weights import (
+    AttentionWeights,
+    attention_weights,
+)
 
 __all__ = [
+    "AttentionWeights",
     "BallAttention",
     "Mixer",
+    "attention_weights",
     "ball_attention",
     "choose_backend",
     "explain_backends",

@@ -1,6 +1,6 @@
 r"""Attention inside the balls of a ball tree."""
 
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -9,13 +9,15 @@ from torch.nn import Parameter
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.ops.ball_attention import BACKENDS
-from torch_geometric_erwin.ops.ball_attention.rows import QKV
+from torch_geometric_erwin.ops.ball_attention.reference import dense_weights
+from torch_geometric_erwin.ops.ball_attention.rows import QKV, in_tree_order
 from torch_geometric_erwin.tree import Level
 from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_devices,
     check_finite_number,
+    check_flag,
     check_floating,
     check_int,
     check_lengths,
@@ -25,6 +27,7 @@ from torch_geometric_erwin.utils.checks import (
     check_tensor,
     check_weight,
 )
+from torch_geometric_erwin.utils.rows import row_mask, to_dense
 
 
 def ball_attention(
@@ -225,8 +228,59 @@ class BallAttention(torch.nn.Module):
         # The same distribution as in the reference implementation.
         torch.nn.init.normal_(self.sigma, mean=-1.0, std=0.01)
 
-    def forward(self, x: Tensor, level: Level) -> Tensor:
-        r"""Runs the forward pass on the balls of a level, main or rotated."""
+    def forward(
+        self,
+        x: Tensor,
+        level: Level,
+        return_attention_weights: Optional[bool] = None,
+    ) -> Union[Tensor, tuple[Tensor, tuple[Tensor, Tensor]]]:
+        r"""Runs the forward pass on the balls of a level, main or rotated.
+
+        Args:
+            x: The rows.
+            level: Their level.
+            return_attention_weights: Whether to return the pair of the output and
+                :meth:`attention_weights`. The output has the same bits in both cases.
+        """
+        qkv, pos = self._project(x, level)
+        weighted = return_attention_weights is not None and check_flag(
+            "return_attention_weights", return_attention_weights
+        )
+        out = _attend(
+            *(qkv, pos, level.ball_len, self.sigma, level.perm),
+            *(level.ball_size, None, self.backend),
+        )
+        out = self.lin_out(out.flatten(1))
+        return (out, self._weights(qkv, pos, level)) if weighted else out
+
+    def attention_weights(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        r"""Returns the weights with which rows attend to the rows of their ball.
+
+        They are computed by the reference implementation. Both results have an entry
+        for every pair of rows in a ball, up to :math:`B` for every row, which is more
+        memory than the layer itself takes.
+
+        Args:
+            x: The rows.
+            level: Their level, main or rotated.
+
+        Shapes:
+            - **x:** :math:`(N, C)`; **output:** the pairs :math:`(2, E)` of the row
+              that is attended to and the row that attends, as PyG's
+              :obj:`"source_to_target"`, and the weights :math:`(E, H)` in float32 or
+              float64. The weights of one target sum to one.
+
+        Example:
+            >>> layer = BallAttention(channels=16, heads=2, ball_size=2)
+            >>> level = Level.build(torch.rand(3, 3), torch.tensor([2, 1]), ball_size=2)
+            >>> edge_index, alpha = layer.attention_weights(torch.rand(3, 16), level)
+            >>> edge_index.tolist(), alpha.shape
+            ([[0, 1, 0, 1, 2], [0, 0, 1, 1, 2]], torch.Size([5, 2]))
+        """
+        return self._weights(*self._project(x, level), level)
+
+    def _project(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        # Returns queries, keys and values, and the positions in the layer's unit.
         check_level("level", level)
         check_rows("x", x, level.num_rows, self.channels)
         check_rows("level.offset", level.offset, level.num_rows, self.dim)
@@ -238,17 +292,31 @@ class BallAttention(torch.nn.Module):
             )
         check_weight("x", x, self.sigma)
         relative = self.distance == "relative"
+        # Offsets can replace positions, because the distances inside a ball are the
+        # same.
         pos = level.relative_offset if relative else level.offset
         x = x + self.lin_pos(pos.to(x.dtype))
-        qkv = self.lin_qkv(x).unflatten(-1, (3, self.heads, -1))
         # Queries, keys and values are passed as one tensor, so that a backend can also
-        # write their gradients into one. Offsets can replace positions, because the
-        # distances inside a ball are the same.
-        out = _attend(
-            *(qkv, pos, level.ball_len, self.sigma, level.perm),
-            *(level.ball_size, None, self.backend),
+        # write their gradients into one.
+        return self.lin_qkv(x).unflatten(-1, (3, self.heads, -1)), pos
+
+    def _weights(
+        self, qkv: Tensor, pos: Tensor, level: Level
+    ) -> tuple[Tensor, Tensor]:
+        q, k, _, pos = in_tree_order(qkv, pos, level.perm)
+        weight = dense_weights(
+            *(q, k, pos, level.ball_len, self.sigma),
+            *(level.ball_size, q.size(-1) ** -0.5),
         )
-        return self.lin_out(out.flatten(1))
+        width, perm = weight.size(-1), level.perm
+        if perm is None:
+            perm = torch.arange(level.num_rows, device=pos.device)
+        row = to_dense(perm, level.ball_len, width)  # [K, B]
+        is_row = row_mask(level.ball_len, width)
+        is_pair = is_row[:, :, None] & is_row[:, None, :]  # [K, B, B]
+        source = row[:, None, :].expand_as(is_pair)[is_pair]
+        target = row[:, :, None].expand_as(is_pair)[is_pair]
+        return torch.stack([source, target]), weight.movedim(1, -1)[is_pair]
 
     def __repr__(self) -> str:
         given = {"backend": self.backend, "distance": self.distance}

@@ -1,0 +1,94 @@
+r"""Models for PyG's explainers."""
+
+from inspect import signature
+from typing import Any, Optional
+
+from torch import Tensor
+from torch.nn import Module
+
+from torch_geometric_erwin.utils.checks import check_instance
+
+
+class Explainable(Module):
+    r"""The model that :func:`explainable` returns: the same, called differently.
+
+    Args:
+        model: The model.
+
+    Example:
+        >>> from torch_geometric_erwin.nn import MPNN
+        >>> Explainable(MPNN(1, 8, 2, num_layers=1))
+        Explainable(MPNN(1, 8, 2, num_layers=1))
+    """
+
+    def __init__(self, model: Module) -> None:
+        super().__init__()
+        check_instance("model", model, Module, "a module")
+        taken = signature(model.forward).parameters.values()
+        names = [p.name for p in taken]
+        if all(p.kind is not p.VAR_KEYWORD for p in taken):
+            for name in ("pos", "edge_index"):
+                if name not in names:
+                    raise TypeError(
+                        f"'model' must take 'pos' and 'edge_index' by name (got "
+                        f"{model.__class__.__name__!r}, which takes {names})"
+                    )
+        self.model = model
+
+    def forward(
+        self,
+        x: Optional[Tensor],
+        edge_index: Optional[Tensor],
+        pos: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> Any:
+        r"""Calls the model as :obj:`model(x, pos=pos, edge_index=edge_index)`.
+
+        Args:
+            x: The node features.
+            edge_index: The edges.
+            pos: The node positions.
+            **kwargs: Further arguments of the model.
+        """
+        if pos is None:
+            raise ValueError(
+                "'pos' is missing: give it to the explainer by name, as "
+                "'explainer(x, edge_index, pos=pos)'"
+            )
+        return self.model(x, pos=pos, edge_index=edge_index, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{self.__class__.__name__}({self.model!r})"
+
+
+def explainable(model: Module) -> Module:
+    r"""Adapts a model to :class:`torch_geometric.explain.Explainer`.
+
+    Explainers call :obj:`model(x, edge_index, **kwargs)`, whereas layers on points take
+    :obj:`(x, pos, edge_index)`. The result shares the model's weights. Everything after
+    :obj:`edge_index` is given to the explainer by name: :obj:`pos`, and what the model
+    takes besides, such as :obj:`batch` and :obj:`tree`.
+
+    Args:
+        model: :class:`~torch_geometric_erwin.nn.Erwin`,
+            :class:`~torch_geometric_erwin.nn.MPNN`, or any module whose arguments are
+            features first and, by name, :obj:`pos` and :obj:`edge_index`.
+
+    Raises:
+        TypeError: If it is not a module, or takes no :obj:`pos` or :obj:`edge_index`.
+
+    Example:
+        >>> import torch
+        >>> from torch_geometric.explain import Explainer, GNNExplainer
+        >>> from torch_geometric_erwin.nn import MPNN
+        >>> explainer = Explainer(
+        ...     explainable(MPNN(2, 8, 1, num_layers=1)),
+        ...     GNNExplainer(epochs=2), explanation_type="model",
+        ...     node_mask_type="object", edge_mask_type="object",
+        ...     model_config=dict(mode="regression", task_level="node"))
+        >>> edge_index = torch.tensor([[0, 1], [1, 2]])
+        >>> out = explainer(torch.rand(3, 2), edge_index, pos=torch.rand(3, 3))
+        >>> out.node_mask.shape, out.edge_mask.shape
+        (torch.Size([3, 1]), torch.Size([2]))
+    """
+    return Explainable(model)

@@ -1,6 +1,6 @@
 import sys
 from inspect import signature
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def plain_weights(layer, x, level):
     order = range(len(x)) if level.perm is None else level.perm.tolist()
     ends = [0, *accumulate(level.ball_len.tolist())]
     pairs, weights = [], []
-    for start, end in zip(ends, ends[1:]):
+    for start, end in pairwise(ends):
         ball = [*order[start:end]]
         pos = level.pos[ball]
         pos = pos - pos.mean(0)
@@ -169,7 +169,9 @@ def test_pairs_of_a_model_are_nodes_on_level_0(layout):
         order = torch.arange(tree.num_rows(l))
         if layer.level.perm is not None:
             order = tree.global_perm_rot(l)
-        rows = [(r, ball) for ball in order.split(tree.ball_len[l].tolist()) for r in ball]
+        rows = [
+            (r, ball) for ball in order.split(tree.ball_len[l].tolist()) for r in ball
+        ]
         expected = [
             (int(s), int(t)) if l else (int(node[s]), int(node[t]))
             for t, ball in rows
@@ -191,7 +193,9 @@ def test_weights_of_nodes_reproduce_the_first_layer(layout):
     data = model.tree_transform()(ragged(SIZES))
     tree = read_tree(data, model.tree_config)
     layer, calls = model.encoder[0].blocks[0].attention, []
-    hook = layer.register_forward_hook(lambda m, args, out: calls.append((args[0], out)))
+    hook = layer.register_forward_hook(
+        lambda m, args, out: calls.append((args[0], out))
+    )
     weights = attention_weights(model, data)[0]
     hook.remove()
     ((x, out),) = calls

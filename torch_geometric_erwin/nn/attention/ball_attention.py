@@ -300,9 +300,7 @@ class BallAttention(torch.nn.Module):
         # write their gradients into one.
         return self.lin_qkv(x).unflatten(-1, (3, self.heads, -1)), pos
 
-    def _weights(
-        self, qkv: Tensor, pos: Tensor, level: Level
-    ) -> tuple[Tensor, Tensor]:
+    def _weights(self, qkv: Tensor, pos: Tensor, level: Level) -> tuple[Tensor, Tensor]:
         q, k, _, pos = in_tree_order(qkv, pos, level.perm)
         weight = dense_weights(
             *(q, k, pos, level.ball_len, self.sigma),

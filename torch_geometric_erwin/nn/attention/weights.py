@@ -74,9 +74,7 @@ def attention_weights(
     for name, module in model.named_modules():
         if callable(getattr(module, "attention_weights", None)):
 
-            def observe(
-                module: Any, args: Any, kwargs: Any, name: str = name
-            ) -> None:
+            def observe(module: Any, args: Any, kwargs: Any, name: str = name) -> None:
                 # Only what is called with a level is a mixer.
                 level = kwargs.get("level", args[-1] if args else None)
                 if isinstance(level, Level):

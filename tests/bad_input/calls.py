@@ -217,6 +217,7 @@ def calls() -> dict[str, Call]:
                 "children": an(None, "nothing"),
                 "real": an(None, "nothing"),
                 "edge_index": some_edges,
+                "node": an(None, "nothing"),
                 "runs": an({}, "nothing"),
             },
         ),
@@ -334,6 +335,7 @@ def calls() -> dict[str, Call]:
                 "num_clouds": count(4, "none"),
             },
         ),
+        "explainable": Call(shown(nn.explainable), {"model": an(mpnn, "modules")}),
         "knn_graph": Call(knn_graph, {**search, "k": count(3, "above int32")}),
         "masked_mean": Call(
             masked_mean,
@@ -399,7 +401,11 @@ def calls() -> dict[str, Call]:
                 "distance": choice("absolute"),
             },
         ),
-        "BallAttention.forward": Call(layer, on_level),
+        "BallAttention.attention_weights": Call(layer.attention_weights, on_level),
+        "BallAttention.forward": Call(
+            layer,
+            {**on_level, "return_attention_weights": flag(False, "none")},
+        ),
         "BallPooling": Call(shown(nn.BallPooling), pooling),
         "BallPooling.forward": Call(
             nn.BallPooling(CHANNELS, 8, 2).eval(),
@@ -589,6 +595,10 @@ def calls() -> dict[str, Call]:
         "SwiGLU.forward": Call(
             nn.SwiGLU(CHANNELS, 8),
             {"x": an(x, "features", *MORE_ROWS, *ANY_SHAPE)},
+        ),
+        "attention_weights": Call(
+            lambda model: nn.attention_weights(model, x, fine)[0].alpha,
+            {"model": an(layer, "modules")},
         ),
         "ball_attention": Call(
             nn.ball_attention,
@@ -780,6 +790,7 @@ HIDDEN = {"self", "cls", "edges"}
 
 #: Public names that do not check their arguments, and why.
 TRUSTED = {
+    "AttentionWeights": "is what a function returns",
     "Level.of": "takes tensors that are known to fit",
     "Tree.levels_of": "takes an order that the tree itself gave",
     "Tree.order": "takes the number of nodes, where it is known",

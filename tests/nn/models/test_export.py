@@ -1,4 +1,6 @@
 import io
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -68,3 +70,48 @@ def test_exported_model_runs_on_other_sizes(config):
             out = exported.module()(*args, **kwargs)
             # float32 sums have another order.
             assert (out - expected).norm() <= 1e-5 * expected.norm()
+
+
+def small():
+    torch.manual_seed(0)
+    depths = {"enc_depths": [2, 1], "dec_depths": 1, "mp_steps": 1}
+    return Erwin(2, [8, 16], 3, ball_sizes=8, **depths).eval()
+
+
+def exported(model):
+    _, args, kwargs = arguments(model, [30, 17, 41])
+    shapes = dynamic_shapes(kwargs["tree"])
+    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+
+
+def assert_runs_in_a_new_process(load, path, model, folder):
+    """A process that knows only PyTorch and the package's name runs a program."""
+    batch, args, kwargs = arguments(model, [21, 13, 0, 50, 1])
+    torch.save((args, kwargs), folder / "inputs.pt")
+    script = f"""
+import torch, torch_geometric_erwin
+args, kwargs = torch.load({str(folder / "inputs.pt")!r})
+run = {load.format(repr(str(path)))}
+torch.save(run(*args, **kwargs), {str(folder / "out.pt")!r})
+"""
+    subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", script], check=True
+    )
+    out, expected = torch.load(folder / "out.pt"), model(batch)
+    # float32 sums have another order.
+    assert (out - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_saved_program_runs_in_a_new_process(tmp_path):
+    model, path = small(), tmp_path / "model.pt2"
+    torch.export.save(exported(model), path)
+    load = "torch.export.load({}).module()"
+    assert_runs_in_a_new_process(load, path, model, tmp_path)
+
+
+@pytest.mark.slow
+def test_compiled_package_runs_in_a_new_process(tmp_path):
+    model, path = small(), str(tmp_path / "model.pt2")
+    torch._inductor.aoti_compile_and_package(exported(model), package_path=path)
+    load = "torch._inductor.aoti_load_package({})"
+    assert_runs_in_a_new_process(load, path, model, tmp_path)

@@ -63,6 +63,9 @@ ELSEWHERE = {
     "torch._subclasses.FakeTensorMode",
     # Observes every operator, also in a backward pass.
     "torch.utils._python_dispatch.TorchDispatchMode",
+    # Compiles an exported program ahead of time; PyTorch documents both.
+    "torch._inductor.aoti_compile_and_package",
+    "torch._inductor.aoti_load_package",
     # Keeps a GPU busy while the next launches are queued.
     "torch.cuda._sleep",
     "torch.utils._pytree.keystr",

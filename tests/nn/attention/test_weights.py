@@ -7,7 +7,6 @@ import torch
 from clouds import ragged, randomised
 
 from torch_geometric_erwin import Level, Tree, ball_tree
-from torch_geometric_erwin.data.storage import read_tree
 from torch_geometric_erwin.nn import BallAttention, Erwin, attention_weights
 
 B, HEADS, CHANNELS = 4, 2, 6
@@ -161,7 +160,7 @@ def test_layers_of_a_model_in_the_order_of_calls():
 def test_pairs_of_a_model_are_nodes_on_level_0(layout):
     model = erwin(layout=layout)
     data = model.tree_transform()(ragged(SIZES))
-    tree = read_tree(data, model.tree_config)
+    tree = Tree.from_data(data)
     node, n = tree.global_perm(), data.num_nodes
     first = {int(m): r for r, m in reversed([*enumerate(node)])}
     for layer in attention_weights(model, data):
@@ -191,7 +190,7 @@ def test_pairs_of_a_model_are_nodes_on_level_0(layout):
 def test_weights_of_nodes_reproduce_the_first_layer(layout):
     model = erwin(layout=layout)
     data = model.tree_transform()(ragged(SIZES))
-    tree = read_tree(data, model.tree_config)
+    tree = Tree.from_data(data)
     layer, calls = model.encoder[0].blocks[0].attention, []
     hook = layer.register_forward_hook(
         lambda m, args, out: calls.append((args[0], out))

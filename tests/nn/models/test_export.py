@@ -110,6 +110,7 @@ def test_saved_program_runs_in_a_new_process(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_compiled_package_runs_in_a_new_process(tmp_path):
     model, path = small(), str(tmp_path / "model.pt2")
     torch._inductor.aoti_compile_and_package(exported(model), package_path=path)

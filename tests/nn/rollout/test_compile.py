@@ -1,0 +1,34 @@
+import pytest
+import torch
+from compiled import no_recompilation
+from torch_geometric.data import Batch, Data
+
+from torch_geometric_erwin.nn import Erwin, Rollout
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+def batch_of(model, sizes):
+    transform = model.tree_transform()
+    clouds = [Data(pos=torch.rand(n, 3), states=torch.rand(n, 3, 3)) for n in sizes]
+    return Batch.from_data_list([transform(data) for data in clouds])
+
+
+@pytest.mark.parametrize("moving", [False, True], ids=["fixed", "moving"])
+def test_one_graph_of_the_model_serves_all_steps_and_batches(moving):
+    torch.manual_seed(0)
+    model = Erwin(3, [8], 3, ball_sizes=8, enc_depths=1, mp_steps=0)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
+    eager, fast = (Rollout(m, moving=moving).eval() for m in (model, compiled))
+    with torch.no_grad():
+        for step, sizes in enumerate([[40, 27, 0, 5, 61], [21, 13, 50], [9, 12]]):
+            data = batch_of(model, sizes)
+            expected = eager.rollout(data, 3)
+            with no_recompilation(step):
+                path = fast.rollout(data, 3)
+            assert (path - expected).norm() <= 1e-5 * expected.norm()

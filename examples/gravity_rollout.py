@@ -18,11 +18,13 @@ from torch_geometric.loader import DataLoader
 from tqdm import tqdm
 from training import count_parameters, fit, table
 
-from torch_geometric_erwin import Tree, read_tree
+from torch_geometric_erwin import Tree
 from torch_geometric_erwin.nn import Erwin, Rollout
+from torch_geometric_erwin.transforms import BallTree
 
 SOFTENING = 0.3  # softening length of the force, in units of the cloud's radius
 INTERVAL = 0.04  # time between two steps; a free fall takes about 1.1
+
 
 def parse_arguments() -> argparse.Namespace:
     r"""The options of the command line."""
@@ -96,10 +98,11 @@ def collapse(start: Tensor, steps: int) -> Data:
     return Data(pos=start, states=torch.stack([path[0], start, *path], dim=1))
 
 
-def samples(args: argparse.Namespace, model: Rollout) -> list[Data]:
+def samples(
+    args: argparse.Namespace, model: Rollout, transform: BallTree
+) -> list[Data]:
     r"""Every other step of simulated collapses, with the positions that follow."""
     generator = torch.Generator().manual_seed(args.seed)
-    transform = model.model.tree_transform()
     data: list[Data] = []
     for _ in tqdm(range(args.clouds), desc="simulate", unit="cloud"):
         path = collapse(cloud(args.points, generator), args.horizon + 1)
@@ -123,7 +126,7 @@ def main() -> None:
         3, [32, 64, 64], out_channels=3, ball_sizes=128, strides=4, mp_steps=0
     )
     model = Rollout(network, history=0, moving=True, features=torch.nn.Identity())
-    data = samples(args, model)
+    data = samples(args, model, network.tree_transform())
     model.set_statistics(data)
     run = fit(
         model,
@@ -149,7 +152,7 @@ def main() -> None:
         begin = clock(start)
         path = model.rollout(truth, args.horizon)
         whole = clock(start) - begin
-        tree = read_tree(truth, network.tree_config)
+        tree = Tree.from_data(truth)
         begin = clock(start)
         for pos in path.unbind(1):
             tree = tree.update(pos)

@@ -68,7 +68,7 @@ def shown(make: Callable[..., Any]) -> Callable[..., str]:
 
 # Names that messages use for data and its tree.
 OF_DATA = ("data", "tree", "batch", "positions", "edge_index")
-OF_STATES = (*OF_DATA, "states", "x", "pos", "ptr")
+OF_STATES = (*OF_DATA, "states", "boundary_mask", "x", "pos", "ptr")
 NOT_LOOKED_AT = (
     *("pos short", "pos a list", "pos on meta", "x short", "x a list", "x int"),
     *("x one axis", "x on meta", "ptr int32", "ptr short", "ptr beyond"),
@@ -641,11 +641,7 @@ def calls() -> dict[str, Call]:
         ),
         "Rollout.set_statistics": Call(
             lambda source: rollout_of(mpnn).set_statistics(source).state_dict(),
-            {
-                "source": an(
-                    path, "trajectories", *NOT_LOOKED_AT, names=("data", *OF_STATES)
-                )
-            },
+            {"source": an(path, "trajectories", *NOT_LOOKED_AT, names=OF_STATES)},
         ),
         "SwiGLU": Call(
             shown(nn.SwiGLU), {"channels": channels, "hidden_channels": channels}

@@ -19,6 +19,18 @@ def batch_of(model, sizes):
     return Batch.from_data_list([transform(data) for data in clouds])
 
 
+def test_a_compiled_model_gets_what_others_get():
+    class Linear(torch.nn.Module):
+        def forward(self, x, pos, edge_index=None, edge_attr=None, *, ptr, tree=None):
+            return 0.1 * x - pos * ptr.size(0)
+
+    compiled = torch.compile(Linear(), fullgraph=True, dynamic=True, backend="eager")
+    data = Data(states=torch.rand(9, 2, 3), ptr=torch.tensor([0, 4, 9]))
+    expected = Rollout(Linear(), moving=True).rollout(data, 3)
+    assert torch.allclose(Rollout(compiled, moving=True).rollout(data, 3), expected)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moving", [False, True], ids=["fixed", "moving"])
 def test_one_graph_of_the_model_serves_all_steps_and_batches(moving):
     torch.manual_seed(0)

@@ -1,11 +1,12 @@
 import copy
 import pickle
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from clouds import randomised, ragged
+from clouds import ragged, randomised
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.nn import GCN
 
@@ -53,7 +54,7 @@ def plain_loop(model, data, steps, *, moving):
     weight = model.model.weight
     for _ in range(steps):
         if moving:
-            speeds = [b - a for a, b in zip(states, states[1:])]
+            speeds = [b - a for a, b in pairwise(states)]
             seen = [*speeds[len(speeds) - model.history :], states[-1]]
             new_speed = speeds[-1] + torch.cat(seen, dim=-1) @ weight
             states.append(states[-1] + new_speed)
@@ -213,7 +214,7 @@ def test_gradients_through_steps_are_those_of_a_loop(detach_every, moving):
     truth = [start[:, -1], *later.unbind(1)]
     for step in range(3):
         if moving:
-            speeds = [b - a for a, b in zip(states, states[1:])]
+            speeds = [b - a for a, b in pairwise(states)]
             if detach_every and step % detach_every == 0 and step > 0:
                 speeds = [speed.detach() for speed in speeds]
             new = speeds[-1] + torch.cat([*speeds, states[-1]], -1) @ model.model.weight
@@ -306,7 +307,7 @@ def test_the_tree_of_every_step_is_one_built_anew(carried):
     places = [data.states[:, -1], *path.unbind(1)]
     for pos, call in zip(places, calls):
         close(call["pos"], pos)
-        new = ball_tree(pos, data.ptr, ball_sizes=[4, 4], strides=[2])
+        new = ball_tree(pos, ptr=data.ptr, ball_sizes=[4, 4], strides=[2])
         for a, b in zip(call["tree"].tensors(), new.tensors(), strict=True):
             assert torch.equal(a, b)
     assert not torch.equal(calls[0]["tree"].perm, calls[2]["tree"].perm)
@@ -444,18 +445,23 @@ def test_a_node_store_is_data_too():
     assert torch.equal(model.loss(hetero["atom"]), model.loss(data))
 
 
-@pytest.mark.parametrize("make", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, pickled])
 def test_copies_predict_the_same(make):
-    inner = Erwin(3, [8], 3, ball_sizes=4, mp_steps=1)
-    graph = partial(knn_graph, k=2)
-    model = Rollout(inner, moving=True, graph=graph).double()
-    data = sample(6)
+    def new():
+        inner = Erwin(3, [8], 3, ball_sizes=4, mp_steps=1)
+        return Rollout(inner, moving=True, graph=partial(knn_graph, k=2)).double()
+
+    model, data = new(), sample(6)
     model.set_statistics(data)
     other = make(model)
     expected = model.rollout(data, 2)
     assert torch.equal(other.rollout(data, 2), expected)
-    fresh = Rollout(Erwin(3, [8], 3, ball_sizes=4, mp_steps=1), moving=True, graph=graph)
-    fresh.double().load_state_dict(model.state_dict())
+    fresh = new()
+    fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh.rollout(data, 2), expected)
     fresh.reset_parameters()
     assert not torch.equal(fresh.rollout(data, 2), expected)
@@ -502,6 +508,18 @@ def test_bad_data_is_named(name):
         data[key] = value
     with pytest.raises((TypeError, ValueError), match=message):
         Rollout(Spy(3), moving=True)(data)
+
+
+def test_what_functions_return_is_checked():
+    model = Rollout(Spy(3), features=lambda pos: pos[:9])
+    with pytest.raises(
+        ValueError, match=r"'features\(pos\)' must have shape \[10, 3\]"
+    ):
+        model.rollout(sample(1), 1)
+    data = sample(1)
+    del data.pos
+    with pytest.raises(ValueError, match="'pos' is missing"):
+        model.rollout(data, 1)
 
 
 def test_what_the_model_returns_is_checked():

@@ -3,21 +3,25 @@ r"""Autoregressive prediction of a field on fixed points, or of points that move
 import copy
 from collections.abc import Callable, Iterable
 from inspect import Parameter, signature
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 from torch_geometric.data import Data
-from torch_geometric.data.storage import NodeStorage
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.data.padding import masked_mean
-from torch_geometric_erwin.data.storage import Nodes, store_ptr, stored_tree
+from torch_geometric_erwin.nn.rollout.inputs import (
+    Scene,
+    each_data,
+    free_nodes,
+    read_scene,
+    read_states,
+)
 from torch_geometric_erwin.nn.rollout.noise import random_walk
 from torch_geometric_erwin.nn.rollout.standardise import Moments, Standardise
-from torch_geometric_erwin.tree import Tree, TreeConfig
-from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_finite_number,
@@ -25,10 +29,10 @@ from torch_geometric_erwin.utils.checks import (
     check_floating,
     check_instance,
     check_int,
-    check_mask,
     check_rows,
     check_shape,
     check_tensor,
+    has_memory,
 )
 
 
@@ -65,15 +69,19 @@ class Rollout(Module):
     In training, the window gets the noise of a random walk, with the deviation
     :obj:`noise` for the last state (velocity), so that the model learns to undo errors
     like its own: the target is the change that leads from the noisy state (velocity) to
-    the true one. Boundary nodes get no noise.
+    the true one. Boundary nodes get no noise. If data has several states after the
+    window, the model is trained through as many steps, each from its own prediction.
 
-    If the data carries its tree and :obj:`graph` is not used, nothing is read from a
-    GPU in any step.
+    Trajectories have the layout of :obj:`states`, not one frame after the other: then
+    they can be compared with it, cut by :obj:`ptr` and stored in data as they are. If
+    the data carries its tree and :obj:`graph` is not used, nothing is read from a GPU
+    in any step.
 
     Args:
-        model: The model, called with :math:`H C + F` features, positions, and of
-            :obj:`edge_index`, :obj:`edge_attr`, :obj:`batch`, :obj:`ptr` and
-            :obj:`tree` what its :meth:`forward` names. It returns :math:`C` features.
+        model: The model. Its first argument are :math:`H C + F` features; of
+            :obj:`pos`, :obj:`edge_index`, :obj:`edge_attr`, :obj:`batch`, :obj:`ptr`
+            and :obj:`tree` it gets what its :meth:`forward` names. It returns
+            :math:`C` features.
         history: The number :math:`H` of states, or velocities, that the model gets.
             Zero is allowed for points that move: then they have a velocity, but the
             model does not see it, which suits forces that depend on positions alone.
@@ -166,10 +174,12 @@ class Rollout(Module):
             tensor([3.])
         """
         state, change = Moments(), Moments()
-        for data in _each(source):
-            series, free = self._series(self._states(data, 1)), _free(data)
-            real = getattr(data, "node_mask", None)
-            changes = series.diff(dim=1)
+        for data in each_data(source):
+            states = self._states(data, 1)
+            if not has_memory(states):
+                raise ValueError("'states' must have values (got a tensor without)")
+            series, free = self._series(states), free_nodes(data)
+            real, changes = getattr(data, "node_mask", None), series.diff(dim=1)
             state.add((series if real is None else series[real]).flatten(0, 1))
             change.add((changes if free is None else changes[free]).flatten(0, 1))
         if change.count == 0:
@@ -225,7 +235,8 @@ class Rollout(Module):
 
         Args:
             data: The data, with at least one state after the window.
-            generator: The source of the noise. (default: PyTorch's)
+            generator: The source of the noise, on the device of the states. (default:
+                PyTorch's)
 
         Shapes:
             - **output:** :math:`(N, T, C)` each, for :math:`T` states after the window.
@@ -236,9 +247,11 @@ class Rollout(Module):
         """
         if generator is not None:
             check_instance("generator", generator, torch.Generator)
-        states, scene = self._states(data, 1), self._scene(data)
+        states = self._states(data, 1)
+        pos = self._position(states, data)
+        scene = read_scene(data, states, pos, self.model)
         series, start = self._series(states), self.window - self.moving
-        known, pos = series[:, :start], self._position(states, data)
+        known = series[:, :start]
         if self.training and self.noise > 0:
             walk = random_walk(known, self.noise, generator)
             if scene.boundary is not None:
@@ -271,7 +284,7 @@ class Rollout(Module):
             - **output:** a scalar.
         """
         out, target = self(data, generator)
-        free = _free(data)
+        free = free_nodes(data)
         if free is None:
             free = torch.ones(out.size(0), dtype=torch.bool, device=out.device)
         return masked_mean((out - target).square(), free)
@@ -302,8 +315,9 @@ class Rollout(Module):
             [4.0, 2.0, 1.0]
         """
         steps = check_int("steps", steps, 1)
-        states, scene = self._states(data), self._scene(data)
-        known = states[:, : self.window]
+        states = self._states(data)
+        pos = self._position(states, data)
+        scene = read_scene(data, states, pos, self.model)
         if boundary is not None:
             wanted = (states.size(0), steps, states.size(2))
             check_shape("boundary", boundary, wanted)
@@ -315,8 +329,7 @@ class Rollout(Module):
                     "must say for which nodes it is"
                 )
             boundary = boundary.to(states.dtype)
-        recent = [*self._series(known).unbind(1)]
-        pos, path = self._position(states, data), []
+        recent, path = [*self._series(states[:, : self.window]).unbind(1)], []
         for step in range(steps):
             given = None if boundary is None else boundary[:, step]
             _, recent, pos = self._step(recent, pos, scene, given)
@@ -324,21 +337,7 @@ class Rollout(Module):
         return torch.stack(path, 1)
 
     def _states(self, data: Nodes, more: int = 0) -> Tensor:
-        # Returns the states of data, of which some must follow after the window.
-        check_instance("data", data, (Data, NodeStorage), "Data, or a batch of it")
-        states = getattr(data, "states", None)
-        if states is None:
-            raise ValueError("the data has no states: 'data.states' is missing")
-        check_tensor("states", states)
-        check_floating("states", states)
-        least = self.window + more
-        if states.dim() != 3 or states.size(1) < least:
-            raise ValueError(
-                f"'states' must have shape [N, W, C] with at least {least} states W, "
-                f"{self.window} that are known and {more} after them (got "
-                f"{[*states.shape]})"
-            )
-        return states
+        return read_states(data, self.window, more)
 
     def _series(self, states: Tensor) -> Tensor:
         # What the model sees: states or velocities.
@@ -350,50 +349,11 @@ class Rollout(Module):
             return states[:, self.window - 1]
         return getattr(data, "pos", None)
 
-    def _scene(self, data: Nodes) -> "_Scene":
-        states = data.states
-        num_nodes, pos = states.size(0), getattr(data, "pos", None)
-        if pos is not None:
-            dim = states.size(2) if self.moving else pos.dim() - 1
-            check_shape("pos", pos, (num_nodes, dim)[: 2 if self.moving else 1])
-            check_devices(states=states, pos=pos)
-        x = getattr(data, "x", None)
-        if x is not None:
-            check_tensor("x", x)
-            check_rows("x", x, num_nodes, x.size(-1) if x.dim() > 0 else 0)
-            check_devices(states=states, x=x)
-        for name in ("boundary_mask", "node_mask"):
-            if (mask := getattr(data, name, None)) is not None:
-                check_mask(name, mask, num_nodes)
-                check_devices(**{"states": states, name: mask})
-        boundary, ptr = getattr(data, "boundary_mask", None), store_ptr(data)
-        return _Scene(
-            x=x,
-            edge_index=getattr(data, "edge_index", None),
-            edge_attr=getattr(data, "edge_attr", None),
-            batch=getattr(data, "batch", None),
-            ptr=ptr,
-            tree=self._tree(data, self._position(states, data), ptr),
-            boundary=None if boundary is None else boundary[:, None],
-        )
-
-    def _tree(
-        self, data: Nodes, pos: Optional[Tensor], ptr: Optional[Tensor]
-    ) -> Optional[Tree]:
-        config = getattr(self.model, "tree_config", None)
-        if getattr(data, "tree_node", None) is not None:
-            text = data.tree_config
-            text = text[0] if isinstance(text, list) else text
-            return stored_tree(data, config or TreeConfig.parse(text))
-        if config is None or pos is None:
-            return None
-        return build_tree(pos, ptr, config)
-
     def _step(
         self,
         recent: list[Tensor],
         pos: Any,
-        scene: "_Scene",
+        scene: Scene,
         given: Optional[Tensor],
     ) -> tuple[Tensor, list[Tensor], Any]:
         # Returns the prediction, the recent states (velocities) and the positions. New
@@ -413,7 +373,7 @@ class Rollout(Module):
             new = torch.where(mask, last if given is None else given, new)
         return out, [*recent[1:], new], pos
 
-    def _predict(self, recent: list[Tensor], pos: Any, scene: "_Scene") -> Tensor:
+    def _predict(self, recent: list[Tensor], pos: Any, scene: Scene) -> Tensor:
         tree, edge_index, edge_attr = scene.tree, scene.edge_index, scene.edge_attr
         if self.moving and tree is not None:
             tree = tree.update(pos)
@@ -427,9 +387,12 @@ class Rollout(Module):
         if scene.x is not None:
             parts.append(scene.x)
         if self.features is not None:
-            parts.append(self.features(pos))
-            check_tensor("features(pos)", parts[-1])
-            check_rows("features(pos)", parts[-1], pos.size(0), parts[-1].size(-1))
+            if pos is None:
+                raise ValueError("'pos' is missing, which 'features' needs")
+            more = self.features(pos)
+            check_tensor("features(pos)", more)
+            check_rows("features(pos)", more, pos.size(0), more.shape[-1:].numel())
+            parts.append(more)
         given = {
             "pos": pos,
             "edge_index": edge_index,
@@ -450,45 +413,13 @@ class Rollout(Module):
         )
 
 
-class _Scene(NamedTuple):
-    # What stays the same from step to step.
-    x: Optional[Tensor]
-    edge_index: Optional[Tensor]
-    edge_attr: Optional[Tensor]
-    batch: Optional[Tensor]
-    ptr: Optional[Tensor]
-    tree: Optional[Tree]
-    boundary: Optional[Tensor]  # [N, 1]
-
-
 def _keywords(model: Module) -> tuple[str, ...]:
     # What a model is called with by name. A compiled model, whose arguments cannot be
     # looked up, takes what Erwin does.
     known = ("pos", "edge_index", "edge_attr", "batch", "ptr", "tree")
     parameters = signature(model.forward).parameters
     if any(p.kind == Parameter.VAR_KEYWORD for p in parameters.values()):
-        return ("pos", "edge_index", "ptr", "tree")
+        return tuple(name for name in known if name != "batch")
     names = tuple(name for name in known if name in parameters)
     # Offsets and clouds say the same.
     return tuple(n for n in names if n != "batch" or "ptr" not in names)
-
-
-def _free(data: Nodes) -> Optional[Tensor]:
-    # Which nodes have a target: those that are real and not on the boundary.
-    boundary = getattr(data, "boundary_mask", None)
-    real = getattr(data, "node_mask", None)
-    if boundary is None:
-        return real
-    return ~boundary if real is None else real & ~boundary
-
-
-def _each(source: Any) -> Iterable[Nodes]:
-    if isinstance(source, (Data, NodeStorage)):
-        return [source]
-    try:
-        return iter(source)
-    except TypeError:
-        raise TypeError(
-            "'source' must be data with states, or an iterable of it (got "
-            f"'{type(source).__name__}')"
-        ) from None

@@ -323,6 +323,64 @@ def test_the_tree_of_fixed_points_stays():
 
 
 @both
+def test_gradients_go_through_the_positions_of_erwin(moving):
+    erwin = randomised(Erwin(3, [8], 3, ball_sizes=4, mp_steps=0))
+    model = Rollout(erwin, moving=moving).eval()
+    data = batch_of([9, 0, 6], model.window + 3)
+    loss = model.loss(data)
+    actual = torch.autograd.grad(loss, [*erwin.parameters()])
+
+    def predict(x, pos):
+        tree = ball_tree(pos.detach(), ptr=data.ptr, ball_sizes=4)
+        return erwin(x, pos, tree=tree)
+
+    error = 0
+    if moving:
+        pos = data.states[:, 1]
+        speed = pos - data.states[:, 0]
+    else:
+        field = data.states[:, 0]
+    series = data.states.diff(dim=1) if moving else data.states
+    for true in series[:, 1:].unbind(1):
+        if moving:
+            speed = speed + predict(speed, pos)
+            pos = pos + speed
+            error = error + (speed - true).square().mean() / 3
+        else:
+            field = field + predict(field, data.pos)
+            error = error + (field - true).square().mean() / 3
+    close(loss, error)
+    for a, b in zip(actual, torch.autograd.grad(error, [*erwin.parameters()])):
+        close(a, b, 1e-10)
+
+
+@both
+def test_sorted_nodes_have_the_same_path(moving):
+    erwin, _ = recording_erwin(1)
+    model = Rollout(erwin, moving=moving).eval()
+    data = sample(model.window, 20, boundary_mask=torch.arange(20) % 5 == 0)
+    config = erwin.tree_config
+    rows = BallTree(config.ball_sizes, config.strides, reorder=True)(data)
+    assert not torch.equal(rows.states, data.states)
+    path = model.rollout(data, 3)
+    close(model.rollout(rows, 3), path[rows.original_node], 1e-10)
+
+
+@both
+def test_windows_share_a_tree(moving):
+    erwin, calls = recording_erwin(1)
+    model = Rollout(erwin, moving=moving).eval()
+    windows = model.windows(erwin.tree_transform()(sample(6, 20)))
+    batch = Batch.from_data_list(windows[1:])
+    path = model.rollout(batch, 1)
+    pos = batch.states[:, 1] if moving else batch.pos
+    anew = ball_tree(pos, ptr=batch.ptr, ball_sizes=[4, 4], strides=[2])
+    assert torch.equal(calls[-1]["tree"].perm, anew.perm)
+    alone = [model.rollout(Data(pos=w.pos, states=w.states), 1) for w in windows[1:]]
+    close(path, torch.cat(alone), 1e-10)
+
+
+@both
 def test_a_model_gets_any_tree_that_data_carries(moving):
     spy = Spy(3)
     data = BallTree(8)(sample(2))

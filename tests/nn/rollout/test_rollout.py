@@ -467,6 +467,7 @@ def test_models_of_pyg_get_what_they_name():
     model = Rollout(inner)
     data = batch_of([5, 4], 1)
     data.edge_index = torch.tensor([[0, 1, 5, 6], [1, 0, 6, 5]])
+    data.edge_attr = torch.rand(4, 2)  # GCN takes none
     path = model.rollout(data, 2)
     one = data.states[:, 0] + inner(data.states[:, 0], data.edge_index)
     close(path, torch.stack([one, one + inner(one, data.edge_index)], 1))
@@ -491,6 +492,9 @@ def test_edge_features_are_passed_on_unless_edges_are_searched():
     Rollout(inner, moving=True).rollout(data, 1)
     assert inner.seen is data.edge_attr
     Rollout(inner, moving=True, graph=partial(knn_graph, k=1)).rollout(data, 1)
+    assert inner.seen is None
+    inner.edge_dim = 0  # as models say that they take none
+    Rollout(inner, moving=True).rollout(data, 1)
     assert inner.seen is None
 
 

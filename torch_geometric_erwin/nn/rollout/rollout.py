@@ -416,7 +416,10 @@ class Rollout(Module):
 def _keywords(model: Module) -> tuple[str, ...]:
     # What a model is called with by name. A compiled model, whose arguments cannot be
     # looked up, takes what Erwin does.
-    known = ("pos", "edge_index", "edge_attr", "batch", "ptr", "tree")
+    known = ["pos", "edge_index", "edge_attr", "batch", "ptr", "tree"]
+    takes_edges = getattr(model, "supports_edge_attr", True)  # False in PyG's GCN
+    if getattr(model, "edge_dim", None) == 0 or not takes_edges:
+        known.remove("edge_attr")  # which the data may have all the same
     parameters = signature(model.forward).parameters
     if any(p.kind == Parameter.VAR_KEYWORD for p in parameters.values()):
         return tuple(name for name in known if name != "batch")

@@ -168,3 +168,17 @@ def test_recorded_steps_learn_what_others_do():
     # float32 sums in another order, over six steps, cause small differences.
     (apart,) = re.findall(r"differ by ([\d.]+) % at most", out)
     assert float(apart) < 0.1
+
+
+def test_balls_beside_a_graph_convolution():
+    out = run("hybrid_layers.py", "--points", 150, "--clouds", 8, "--steps", 2)
+    rows = re.findall(r"^(GCN|GCN \+ balls)  +([\d,]+)  +[\d.]+  +([\d.]+)$", out, re.M)
+    assert [name for name, *_ in rows] == ["GCN", "GCN + balls"]
+    assert all(0 < float(error) < 10 for *_, error in rows)
+
+
+@pytest.mark.slow
+def test_balls_see_farther_than_a_graph_convolution():
+    out = run("hybrid_layers.py", "--points", 600, "--clouds", 24, "--steps", 60)
+    local, balls = map(float, re.findall(r"([\d.]+)$", out, re.M)[-2:])
+    assert balls < 0.8 * local

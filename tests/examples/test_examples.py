@@ -179,6 +179,6 @@ def test_balls_beside_a_graph_convolution():
 
 @pytest.mark.slow
 def test_balls_see_farther_than_a_graph_convolution():
-    out = run("hybrid_layers.py", "--points", 600, "--clouds", 24, "--steps", 60)
+    out = run("hybrid_layers.py")
     local, balls = map(float, re.findall(r"([\d.]+)$", out, re.M)[-2:])
     assert balls < 0.8 * local

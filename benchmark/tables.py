@@ -383,6 +383,27 @@ def norms() -> str:
 
 
 @_table
+def hybrids() -> str:
+    r"""A GPS layer with balls, and with all pairs."""
+    names = [
+        *("GPSConv, multihead", "GPSConv, performer"),
+        *("ours, tree given", "ours, tree built"),
+    ]
+    rows = []
+    for time in records("hybrids", measure="time"):
+        memory = record("hybrids", measure="memory", workload=time["workload"])
+        row = [time["workload"].removesuffix(" nodes")]
+        for name in names:
+            cell = "–"
+            if _ran(time, name) and _ran(memory, name):
+                cell = f"{seconds(of(time, name))}, {gigabytes(of(memory, name))}"
+            row.append(cell)
+        rows.append(row)
+    labels = [*names[:2], "`HybridConv`, tree given", "tree built"]
+    return markdown(["nodes", *labels], rows, "hybrids")
+
+
+@_table
 def demo() -> str:
     r"""The results that ``make demo`` prints at its end."""
     names = {"model": "model", "parameters": "parameters", "s/step": "seconds per step"}

@@ -453,3 +453,25 @@ def test_levels_compile(layout):
         tree = ball_tree(pos, ball_sizes=8, strides=[2], layout=layout)
         for one, other in zip(compiled(tree, pos), positions(tree, pos), strict=True):
             torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotated", [0, 1, None])
+def test_some_of_the_levels(layout, rotated):
+    pos = torch.rand(50, 3, dtype=torch.float64)
+    ptr = torch.tensor([0, 20, 20, 50])
+    tree = ball_tree(pos, ptr=ptr, ball_sizes=8, strides=[2, 2], layout=layout)
+    whole, order = tree.order(), tree.order(50, levels=rotated)
+    assert torch.equal(order.perm, whole.perm)
+    assert len(order.perm_rot) == (3 if rotated is None else rotated)
+    assert all(map(torch.equal, order.perm_rot, whole.perm_rot))
+    expected = tree.levels_of(whole, pos)
+    for count in (1, 2, 3):
+        levels = tree.levels_of(whole, pos, levels=count)
+        assert len(levels) == count
+        for own, right in zip(levels, expected):
+            for a, b in zip(pytree.tree_leaves(own), pytree.tree_leaves(right)):
+                assert (a is None and b is None) or torch.equal(a, b)
+    (flat,) = tree.levels_of(tree.order(levels=0), pos, levels=1)
+    assert flat.perm_rot is None
+    assert flat.rotated() is flat

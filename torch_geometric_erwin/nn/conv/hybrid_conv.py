@@ -77,7 +77,8 @@ class HybridConv(Module):
         conv: Any message-passing layer with as many input and output channels, see
             :func:`~torch_geometric_erwin.nn.conv.call_conv`; or :obj:`None`.
         attention: The mixer, a name or a callable, see
-            :func:`~torch_geometric_erwin.nn.make_mixer`.
+            :func:`~torch_geometric_erwin.nn.make_mixer`. The level that it gets has a
+            rotated tree only if :obj:`rotated` is true.
         heads: The number of heads; it divides :obj:`channels`.
         ball_size: The largest number of nodes in a ball.
         dim: The number of coordinates :math:`D`.

@@ -28,7 +28,7 @@
 extern "C" {
 #endif
 
-#define ERWIN_ABI_VERSION 7
+#define ERWIN_ABI_VERSION 8
 #define ERWIN_MAX_LEVELS 16
 #define ERWIN_MAX_DIM 16777216  // coordinates of a point
 #define ERWIN_DEVICE_ALIGNMENT 64  // bytes
@@ -141,42 +141,58 @@ ERWIN_API int32_t erwin_tree_build_device(const erwin_context* context, const er
 // in ascending order; sources and targets are rows of the whole batch. `box` is reserved for periodic boxes ([dim] edge
 // lengths) and must be NULL.
 //
+// Targets are the queries: the points whose neighbours are searched. Sources are the points of the tree. If `queries`
+// is NULL, the queries are these same points, and `loop` tells whether a point is its own neighbour; otherwise `loop`
+// is not read. A tree of the queries makes the search fast, but has no effect on the result.
+//
 // `ptr` is a host pointer on every device. Calls on a CUDA device return before their work is done. If only a kernel
 // can see that an argument is invalid or a position is not finite, the status is ERWIN_OK, and the kernel sets the
 // first int32_t of `workspace` to 1; otherwise it is 0.
 
+// Points with a balanced tree, as many clouds as in the tree that is searched. The neighbours of the points of cloud i
+// are in cloud i.
+typedef struct {
+  const erwin_layout* layout;
+  const void* pos;      // [points, dim] in the call's dtype
+  const int64_t* ptr;   // [clouds + 1], a host pointer on every device
+  const int64_t* perm;  // [points]: the order of the tree
+} erwin_queries;
+
+// Reads no arrays but offsets, of `queries` too.
 ERWIN_API int32_t erwin_neighbors_workspace(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
-                                            const int64_t* ptr, int64_t clouds, int64_t dim, int64_t* bytes);
+                                            const int64_t* ptr, int64_t clouds, int64_t dim,
+                                            const erwin_queries* queries, int64_t* bytes);
 
 // Every target gets k edges, or one for each possible neighbour in its cloud if these are fewer. `source` and `target`
 // have room for the edges of all targets.
 ERWIN_API int32_t erwin_knn(const erwin_context* context, const erwin_layout* layout, int32_t dtype, const void* pos,
-                            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm, const void* box,
-                            int64_t k, int32_t loop, void* workspace, int64_t workspace_bytes, int64_t* source,
-                            int64_t* target);
+                            const int64_t* ptr, int64_t clouds, int64_t dim, const int64_t* perm,
+                            const erwin_queries* queries, const void* box, int64_t k, int32_t loop, void* workspace,
+                            int64_t workspace_bytes, int64_t* source, int64_t* target);
 
-// The result of a radius search on the host, in memory of the library: about 4 bytes per edge and 16 per point.
+// The result of a radius search on the host, in memory of the library: about 4 bytes per edge and 16 per query.
 typedef struct erwin_found erwin_found;
 ERWIN_API void erwin_found_free(erwin_found* found);  // `found` may be NULL
 
-// First pass. `degree` [points]: the number of neighbours with squared distance <= radius * radius (radius >= 0). If
+// First pass. `degree` [queries]: the number of neighbours with squared distance <= radius * radius (radius >= 0). If
 // `cap` >= 0, only the nearest `cap` of them count, the same ones as in a k-NN search. On the host the edges are kept
 // in `found`, which the caller must free; on a device `found` becomes NULL, and `workspace` keeps the search structure.
 // After an error `found` is NULL. If there are certainly too many edges for the memory, the call returns
 // ERWIN_OUT_OF_MEMORY at once.
 ERWIN_API int32_t erwin_radius_count(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                      const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
-                                     const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
-                                     void* workspace, int64_t workspace_bytes, int64_t* degree, erwin_found** found);
+                                     const int64_t* perm, const erwin_queries* queries, const void* box, double radius,
+                                     int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
+                                     int64_t* degree, erwin_found** found);
 
-// Second pass, after erwin_radius_count with the same arguments: writes the `degree[i]` edges of every point. A
+// Second pass, after erwin_radius_count with the same arguments: writes the `degree[i]` edges of every query. A
 // `degree` that the first pass did not give is an invalid argument. Then the host writes no edges; a device writes none
 // if a degree is negative, above `cap` or above the number of points. The host reads `found` and not `workspace`.
 ERWIN_API int32_t erwin_radius_fill(const erwin_context* context, const erwin_layout* layout, int32_t dtype,
                                     const void* pos, const int64_t* ptr, int64_t clouds, int64_t dim,
-                                    const int64_t* perm, const void* box, double radius, int64_t cap, int32_t loop,
-                                    void* workspace, int64_t workspace_bytes, const int64_t* degree,
-                                    const erwin_found* found, int64_t* source, int64_t* target);
+                                    const int64_t* perm, const erwin_queries* queries, const void* box, double radius,
+                                    int64_t cap, int32_t loop, void* workspace, int64_t workspace_bytes,
+                                    const int64_t* degree, const erwin_found* found, int64_t* source, int64_t* target);
 
 // ---- The instruction set of the host kernels ------------------------------------------------------------------------
 typedef enum { ERWIN_CPU_BASELINE = 0, ERWIN_CPU_AVX2 = 1, ERWIN_CPU_AVX512 = 2 } erwin_cpu_isa_kind;

@@ -9,19 +9,27 @@
 
 namespace erwin {
 
+// The points of a batch, with the order of a tree.
+struct Points {
+  Layout layout;
+  const void* pos;
+  const int64_t* ptr;
+  const int64_t* perm;
+};
+
 // The arguments that all searches have in common.
 struct NeighborsCall {
   const erwin_context* context;
-  Layout layout;
   int32_t dtype;
-  const void* pos;
-  const int64_t* ptr;
   int64_t clouds, dim;
-  const int64_t* perm;
+  Points points;   // among which neighbours are searched
+  Points queries;  // whose neighbours are searched
+  bool within;     // whether the queries are the points themselves
   void* workspace;
 };
 
-// The searches of a device. All but the first return an erwin_status.
+// The searches of a device. All but the first return an erwin_status. `loop` tells whether a query may be its own
+// neighbour; it is true if the queries are other points.
 struct NeighborsKernels {
   // Returns bytes, or kTooLarge if the number does not fit.
   int64_t (*workspace)(const NeighborsCall&);
@@ -32,7 +40,7 @@ struct NeighborsKernels {
                          const int64_t* degree, int64_t* source, int64_t* target);
 };
 
-// The neighbours that every point of a cloud gets in a k-NN search: k, or fewer in a small cloud.
+// The neighbours that every query gets in a k-NN search: k, or fewer in a cloud of few points.
 inline int64_t most_neighbors(int64_t points, int64_t k, bool loop) {
   return std::max<int64_t>(0, std::min(k, points - (loop ? 0 : 1)));
 }

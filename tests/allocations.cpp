@@ -126,7 +126,7 @@ struct Batch {
     int64_t bytes = 0;
     ERWIN_ENTRY(erwin_tree_workspace)(&layout, dtype, ptr.data(), clouds, dim, &bytes);
     tree_space.resize(static_cast<size_t>(bytes));
-    ERWIN_ENTRY(erwin_neighbors_workspace)(&context, &layout, dtype, ptr.data(), clouds, dim, &bytes);
+    ERWIN_ENTRY(erwin_neighbors_workspace)(&context, &layout, dtype, ptr.data(), clouds, dim, nullptr, &bytes);
     search_space.resize(static_cast<size_t>(bytes));
   }
 
@@ -142,15 +142,15 @@ struct Batch {
   int32_t knn(const Indices& perm, Indices* result) {
     constexpr int64_t k = 5;
     result->resize(static_cast<size_t>(2 * k * points), -1);
-    return ERWIN_ENTRY(erwin_knn)(&context, &layout, dtype, pos.data(), ptr.data(), clouds, dim, perm.data(), nullptr, k,
-                                  0, search_space.data(), size(search_space), result->data(),
+    return ERWIN_ENTRY(erwin_knn)(&context, &layout, dtype, pos.data(), ptr.data(), clouds, dim, perm.data(), nullptr,
+                                  nullptr, k, 0, search_space.data(), size(search_space), result->data(),
                                   result->data() + k * points);
   }
 
   int32_t count(const Indices& perm, int64_t cap, Indices* degree, erwin_found** found) {
     degree->resize(static_cast<size_t>(points), -1);
     return ERWIN_ENTRY(erwin_radius_count)(&context, &layout, dtype, pos.data(), ptr.data(), clouds, dim, perm.data(),
-                                           nullptr, kRadius, cap, 0, search_space.data(), size(search_space),
+                                           nullptr, nullptr, kRadius, cap, 0, search_space.data(), size(search_space),
                                            degree->data(), found);
   }
 
@@ -159,7 +159,7 @@ struct Batch {
     for (const int64_t d : degree) edges += d;
     result->resize(static_cast<size_t>(2 * edges), -1);
     return ERWIN_ENTRY(erwin_radius_fill)(&context, &layout, dtype, pos.data(), ptr.data(), clouds, dim, perm.data(),
-                                          nullptr, kRadius, cap, 0, search_space.data(), size(search_space),
+                                          nullptr, nullptr, kRadius, cap, 0, search_space.data(), size(search_space),
                                           degree.data(), found, result->data(), result->data() + edges);
   }
 

@@ -22,6 +22,7 @@ C_TYPES = {
     "double": ctypes.c_double,
     "const erwin_context*": ctypes.POINTER(_native.Context),
     "const erwin_layout*": ctypes.POINTER(_native.Layout),
+    "const erwin_queries*": ctypes.POINTER(_native.Queries),
     "const erwin_tree_bounds*": ctypes.POINTER(_native.TreeBounds),
     "const erwin_attention*": ctypes.POINTER(_native.Attention),
     "const erwin_heads*": ctypes.POINTER(_native.Heads),
@@ -106,6 +107,7 @@ def test_structs_are_those_of_the_header():
     for struct, name in [
         (_native.Context, "erwin_context"),
         (_native.Layout, "erwin_layout"),
+        (_native.Queries, "erwin_queries"),
         (_native.TreeBounds, "erwin_tree_bounds"),
         (_native.Message, "erwin_message"),
     ]:
@@ -193,9 +195,10 @@ EMULATED = emulated.Context()
     ],
 )
 def test_an_unknown_dtype_is_an_error(name, context, dtype):
+    queries = [None] if context else []
     layout, ptr = _native.layout([8], [], "balanced"), torch.tensor([0, 5])
     with pytest.raises(RuntimeError, match=f"{name}: invalid argument"):
-        _native.size_of(name, *context, layout, dtype, ptr.data_ptr(), 1, 3)
+        _native.size_of(name, *context, layout, dtype, ptr.data_ptr(), 1, 3, *queries)
 
 
 @pytest.mark.parametrize("strides", [[], [2] * 4, [1, 2], [3, 1]])
@@ -290,7 +293,7 @@ def test_a_device_that_there_is_none_of_is_an_error(device):
     if device >= 0 and _native.library().erwin_has_cuda():
         pytest.skip("sizes need no device, and searches need memory there")
     layout, ptr = _native.layout([8], [], "balanced"), torch.tensor([0, 5])
-    args = (_native.Context(device, 1, None), layout, 0, ptr.data_ptr(), 1, 3)
+    args = (_native.Context(device, 1, None), layout, 0, ptr.data_ptr(), 1, 3, None)
     match = "erwin_neighbors_workspace: not supported by this build"
     with pytest.raises(RuntimeError, match=match):
         _native.size_of("erwin_neighbors_workspace", *args)
@@ -322,7 +325,7 @@ class Radius:
         self.pos, self.ptr = torch.rand(5, 3), torch.tensor([0, 5])
         self.perm = torch.arange(5)
         self.layout = _native.layout([8], [], "balanced")
-        sizes = (self.context, self.layout, 0, self.ptr.data_ptr(), 1, 3)
+        sizes = (self.context, self.layout, 0, self.ptr.data_ptr(), 1, 3, None)
         self.bytes = _native.size_of("erwin_neighbors_workspace", *sizes)
         self.workspace = torch.empty(self.bytes, dtype=torch.uint8)
         self.edges = torch.full((2, 25), -1)
@@ -333,7 +336,7 @@ class Radius:
         space = (self.workspace.data_ptr(), workspace_bytes)
         out = [t.data_ptr() if isinstance(t, torch.Tensor) else t for t in outputs]
         first = (self.context, self.layout, 0)
-        _native.call(name, *first, *clouds, None, 9.0, -1, 1, *space, *out)
+        _native.call(name, *first, *clouds, None, None, 9.0, -1, 1, *space, *out)
 
     def count(self, found):
         self.call("erwin_radius_count", [self.degree, found], self.bytes)

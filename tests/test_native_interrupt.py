@@ -89,14 +89,14 @@ def test_searches_stop(name, clouds, threads):
     layout, asked = _native.layout([16], [], "balanced"), Asked()
     first = (asked.context(threads), layout, 0)
     sizes = (ptr.data_ptr(), clouds, 3)
-    size = _native.size_of("erwin_neighbors_workspace", *first, *sizes)
+    size = _native.size_of("erwin_neighbors_workspace", *first, *sizes, None)
     space, edges = torch.empty(size, dtype=torch.uint8), torch.empty(2, 3 * points)
     edges = edges.long()
     scalars, outputs, found = {
         "erwin_knn": ((3,), edges, []),
         "erwin_radius_count": ((0.1, -1), edges[:1], [ctypes.c_void_p()]),
     }[name]
-    args = (*first, pos.data_ptr(), *sizes, perm.data_ptr(), None, *scalars, 0)
+    args = (*first, pos.data_ptr(), *sizes, perm.data_ptr(), None, None, *scalars, 0)
     out = [x.data_ptr() for x in outputs]
     call = _native._function(name)
     assert call(*args, space.data_ptr(), size, *out, *found) == INTERRUPTED

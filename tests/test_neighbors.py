@@ -362,7 +362,7 @@ def test_no_left_out_point_is_nearer(cloud, k, loop):
     ptr, pos = cloud
     edge_index = knn_graph(torch.from_numpy(pos), k, ptr=ptr, loop=loop)
     for start, stop in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
-        distances = oracle.squared_distances(pos[start:stop])
+        distances = oracle.squared_distances(pos[start:stop], pos[start:stop])
         for i in range(stop - start):
             sources = edge_index[0, edge_index[1] == start + i].numpy() - start
             others = np.setdiff1d(np.arange(stop - start), [] if loop else [i])

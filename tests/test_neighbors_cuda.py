@@ -205,3 +205,49 @@ def test_bad_input_on_a_gpu(graph):
     pos[3] = np.nan
     with pytest.raises(ValueError, match=r"row 3 is \[nan"):
         graph(pos, 1)
+
+
+def run(device, operator, *args):
+    """An operator's result by the kernels; on the CPU."""
+    if device == "cuda":
+        args = pytree.tree_map_only(torch.Tensor, lambda t: t.cuda(), args)
+        return operator(*args).cpu()
+    with emulated.calls(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_native, "context", lambda tensor: emulated.Context())
+        return operator(*args)
+
+
+@devices
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["normal", "grid", "equal"])
+def test_two_sets(kind, dim, dtype, device):
+    # Clouds are empty in one set only, and in both; queries lie at points and far away.
+    sizes, other_sizes = [1100, 0, 3, 40, 0, 33], [30, 5, 0, 60, 0, 1]
+    ptr_x, ptr_y = offsets(sizes), offsets(other_sizes)
+    x = points(kind, sum(sizes), dim, dtype)
+    y = 1.5 * points("normal", sum(other_sizes), dim, dtype)
+    y[::3] = x[: len(y[::3])]
+    perm_x, perm_y = (
+        ball_tree(pos, ptr=ptr, ball_sizes=16).perm
+        for pos, ptr in ((x, ptr_x), (y, ptr_y))
+    )
+    sets = x, ptr_x, perm_x, [16], [], y, ptr_y, perm_y
+    for name, args in [
+        *[("cross_knn", (k,)) for k in (1, 16, 200)],
+        *[("cross_radius", args) for args in [(0.4, -1), (2.0, 5), (0.0, -1)]],
+    ]:
+        operator = getattr(torch.ops.erwin, name)
+        actual = run(device, operator, *sets, *args)
+        assert torch.equal(actual, operator(*sets, *args)), (name, args)
+
+
+@devices
+@pytest.mark.parametrize("spoiled", ["x", "y"])
+def test_an_order_of_two_sets_that_is_wrong(spoiled, device):
+    x, y, ptr = torch.rand(200, 3), torch.rand(90, 3), torch.tensor([0, 200])
+    perms = {"x": torch.arange(200), "y": torch.arange(90)}
+    perms[spoiled][7] = perms[spoiled][60]
+    args = (x, ptr, perms["x"], [16], [], y, torch.tensor([0, 90]), perms["y"], 4)
+    with pytest.raises(RuntimeError, match="erwin_knn: invalid argument"):
+        run(device, torch.ops.erwin.cross_knn, *args)

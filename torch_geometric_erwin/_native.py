@@ -29,7 +29,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-ABI_VERSION = 7
+ABI_VERSION = 8
 MAX_LEVELS = 16
 LAYOUTS = {"balanced": 0, "perfect": 1}
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
@@ -126,13 +126,28 @@ class Message(Structure):
     ]
 
 
+class Queries(Structure):
+    r"""Points whose neighbours are searched (``erwin_queries``)."""
+
+    _fields_ = [
+        ("layout", POINTER(Layout)),
+        ("pos", c_void_p),
+        ("ptr", c_void_p),
+        ("perm", c_void_p),
+    ]
+
+
 _CONTEXT, _LAYOUT, _POINTERS = POINTER(Context), POINTER(Layout), POINTER(c_void_p)
 _ATTENTION, _HEADS = POINTER(Attention), POINTER(Heads)
 _MESSAGE, _BOUNDS = POINTER(Message), POINTER(TreeBounds)
+_QUERIES = POINTER(Queries)
 # Defined once, because ctypes would create these types again in every call.
 _PER_LEVEL, _TOTAL = c_void_p * MAX_LEVELS, c_int64 * (2 * MAX_LEVELS)
 _CLOUDS = [c_void_p, c_int64]  # ptr, clouds
-_SEARCH = [_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p, c_void_p]
+_SEARCH = [
+    *[_CONTEXT, _LAYOUT, c_int32, c_void_p, *_CLOUDS, c_int64, c_void_p],
+    *[_QUERIES, c_void_p],
+]
 _SIGNATURES = {
     "erwin_is_finite": [c_int32, c_void_p, c_int64, c_void_p],
     "erwin_permutations": [
@@ -153,7 +168,7 @@ _SIGNATURES = {
         *[c_void_p, c_void_p, c_int64, c_void_p, c_void_p, _POINTERS],
     ],
     "erwin_neighbors_workspace": [
-        *[_CONTEXT, _LAYOUT, c_int32, *_CLOUDS, c_int64, c_void_p]
+        *[_CONTEXT, _LAYOUT, c_int32, *_CLOUDS, c_int64, _QUERIES, c_void_p]
     ],
     "erwin_knn": [*_SEARCH, c_int64, c_int32, c_void_p, c_int64, c_void_p, c_void_p],
     "erwin_radius_count": [

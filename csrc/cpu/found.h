@@ -45,16 +45,16 @@ class alignas(64) Lists {
 }  // namespace erwin
 
 struct erwin_found {
-  erwin_found(int64_t points, int32_t num_threads) : neighbors(static_cast<size_t>(points)) {
-    // Each thread's first block is large enough for its points at the usual number of neighbours, up to 8 MB. A larger
+  erwin_found(int64_t queries, int32_t num_threads) : neighbors(static_cast<size_t>(queries)) {
+    // Each thread's first block is large enough for its queries at the usual number of neighbours, up to 8 MB. A larger
     // block would not be faster, because from this size on large pages are used.
     constexpr int64_t kUsual = 16, kMostNumbers = int64_t{2} << 20;
     lists.reserve(static_cast<size_t>(num_threads));
-    for (int32_t i = 0; i < num_threads; ++i) lists.emplace_back(std::min(kUsual * points / num_threads, kMostNumbers));
+    for (int32_t i = 0; i < num_threads; ++i) lists.emplace_back(std::min(kUsual * queries / num_threads, kMostNumbers));
   }
 
-  std::vector<int64_t> degree;            // [points], set when the search has ended
-  std::vector<const int32_t*> neighbors;  // [points]: rows of their cloud, nearest first
+  std::vector<int64_t> degree;            // [queries], set when the search has ended
+  std::vector<const int32_t*> neighbors;  // [queries]: rows of their cloud, nearest first
   std::vector<erwin::Lists> lists;        // of every thread
 };
 

@@ -11,7 +11,6 @@
 #include "../arena.h"
 #include "../arguments.h"
 #include "../devices.h"
-#include "../layout.h"
 #include "../neighbors.h"
 #include "../scalars.h"
 #include "../sizes.h"
@@ -19,17 +18,16 @@
 #include "isa.h"
 #include "pages.h"
 #include "parallel.h"
-#include "permutations.h"
 #include "search.h"
+#include "search_tree.h"
 
 namespace erwin {
 namespace {
 
-constexpr int64_t kLeavesAtOnce = 8;      // search leaves that a thread fills at a time
 constexpr int64_t kListBytes = 64 << 10;  // bytes of the candidate lists that a thread keeps at a time
 constexpr int64_t kManyEdges = 1 << 28;   // edges of 4 GiB: with as many, a search first checks that memory can be had
 constexpr int64_t kMostKeys = 8;          // most keys in a vector
-constexpr int64_t kPointsAtOnce = 512;    // points whose edges a thread writes at a time
+constexpr int64_t kQueriesAtOnce = 512;   // queries whose edges a thread writes at a time
 constexpr int64_t kListsAhead = 16;       // how many lists ahead lists are prefetched
 
 template <typename T>
@@ -37,17 +35,6 @@ const Kernels<T>& kernels(int64_t dim) {
   const KernelTable& table = *geometry_kernels().search;
   if constexpr (std::is_same_v<T, double>) return table.of_double[dim <= 3 ? dim : 0];
   else return table.of_float[dim <= 3 ? dim : 0];
-}
-
-int64_t count_leaves(const Layout& layout, const Node& node) {
-  if (node.points <= kLeaf) return node.points > 0;
-  const Children children = layout.split(node);
-  return count_leaves(layout, children.left) + count_leaves(layout, children.right);
-}
-
-// The group that an item belongs to. `first` [groups + 1]: the first item of each group.
-int64_t owner(const int64_t* first, int64_t groups, int64_t number) {
-  return std::upper_bound(first, first + groups + 1, number) - first - 1;
 }
 
 // Whether the system may have memory for this number of edges.
@@ -60,198 +47,81 @@ bool has_memory(int64_t edges) {
 
 // Not many more threads than groups of queries, because each thread has scratch memory of its own.
 int32_t threads_for(const NeighborsCall& call) {
-  const int64_t points = call.ptr[call.clouds];
-  if (points < kSerialPoints) return 1;
-  return static_cast<int32_t>(std::min<int64_t>(call.context->num_threads, points / (kGroupLeaves * kLeaf / 2)));
+  const int64_t items = std::max(call.points.ptr[call.clouds], call.queries.ptr[call.clouds]);
+  if (items < kSerialPoints) return 1;
+  return static_cast<int32_t>(std::min<int64_t>(call.context->num_threads, items / (kGroupLeaves * kLeaf / 2)));
 }
 
 template <typename T>
-class SearchTree {
+class HostSearch {
  public:
-  explicit SearchTree(const NeighborsCall& call)
-      : layout_(call.layout),
-        pos_(static_cast<const T*>(call.pos)),
-        ptr_(call.ptr),
+  explicit HostSearch(const NeighborsCall& call)
+      : points_(call.points, call.clouds, call.dim, Arena::aligned(call.workspace)),
+        others_(call.queries, call.clouds, call.dim,
+                call.within ? nullptr
+                            : Arena::aligned(call.workspace) +
+                                  SearchTree<T>::bytes(call.points, call.clouds, call.dim)),
+        queries_(call.within ? points_ : others_),
         clouds_(call.clouds),
         dim_(static_cast<int32_t>(call.dim)),
-        perm_(call.perm),
-        workspace_(Arena::aligned(call.workspace)),
         num_threads_(threads_for(call)),
         kernels_(kernels<T>(call.dim)),
         interrupts_(*call.context) {}
+  HostSearch(const HostSearch&) = delete;
 
   // The workspace may start anywhere.
-  static int64_t bytes(const Layout& layout, const int64_t* ptr, int64_t clouds, int64_t dim) {
-    int64_t leaves = 0;
-    for (int64_t g = 0; g < clouds; ++g) leaves += count_leaves(layout, layout.root(ptr[g + 1] - ptr[g]));
-    return Arrays(nullptr, clouds, leaves, dim).bytes;
+  static int64_t bytes(const NeighborsCall& call) {
+    Arena arena{nullptr};
+    arena.take<char>(SearchTree<T>::bytes(call.points, call.clouds, call.dim));
+    if (!call.within) arena.take<char>(SearchTree<T>::bytes(call.queries, call.clouds, call.dim));
+    return arena.bytes_anywhere();
   }
 
-  // Returns false if `perm` is not a permutation of the points of every cloud, for example if it is from an outdated
-  // tree.
+  // Returns false if an order is not a permutation of the points of every cloud.
   bool build() {
-    if (!valid_perm()) return false;
-    const std::vector<int64_t> first_leaf = find_leaves();
-    at_ = Arrays(workspace_, clouds_, first_leaf.back(), dim_);
-    std::copy(first_leaf.begin(), first_leaf.end(), at_.first_leaf);
-    parallel_for(interrupts_, num_threads_, clouds_, 1, [this](int32_t, int64_t g) {
-      if (ptr_[g + 1] == ptr_[g]) return;
-      int32_t nodes = 0, leaves = 0;
-      number(layout_.root(ptr_[g + 1] - ptr_[g]), at_.nodes + 2 * at_.first_leaf[g],
-             at_.leaves + at_.first_leaf[g], &nodes, &leaves);
-    });
-    parallel_for(interrupts_, num_threads_, at_.first_leaf[clouds_], kLeavesAtOnce,
-                 [this](int32_t, int64_t leaf) { fill_leaf(leaf); });
-    parallel_for(interrupts_, num_threads_, clouds_, 1, [this](int32_t, int64_t g) { merge_boxes(g); });
-    return true;
+    return points_.build(interrupts_, num_threads_) &&
+           (&queries_ == &points_ || others_.build(interrupts_, num_threads_));
   }
 
   void knn(int64_t k, bool loop, int64_t* source, int64_t* target) {
     // The first edge of every cloud.
     std::vector<int64_t> first_edge(static_cast<size_t>(clouds_ + 1), 0);
-    for (int64_t g = 0; g < clouds_; ++g)
-      first_edge[g + 1] = first_edge[g] + (ptr_[g + 1] - ptr_[g]) * most(k, g, loop);
+    for (int64_t g = 0; g < clouds_; ++g) first_edge[g + 1] = first_edge[g] + queries_.points(g) * most(k, g, loop);
     use_large_pages(source, first_edge[clouds_]);
     use_large_pages(target, first_edge[clouds_]);
     for_each_group(kListLeaves, 0, k, [&](int32_t, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
       const int64_t neighbors = most(k, g, loop);
       if (neighbors == 0) return;
-      kernels_.knn(cloud(g), dim_, first, last, {neighbors, loop, source + first_edge[g], target + first_edge[g]}, own);
+      const KnnSearch<T> search{neighbors, loop, source + first_edge[g], target + first_edge[g]};
+      kernels_.knn(points_.cloud(g), queries_.cloud(g), dim_, first, last, search, own);
     });
   }
 
   void radius(T limit, int64_t cap, bool loop, int64_t* degree, erwin_found* found) {
     const int64_t sure = sure_edges(limit, cap, loop);
     if (sure >= kManyEdges && !has_memory(sure)) throw std::bad_alloc();
-    if (cap == 0) {
-      std::fill_n(degree, ptr_[clouds_], int64_t{0});
+    const int64_t largest = points_.largest_cloud();
+    if (cap == 0 || largest == 0) {
+      std::fill_n(degree, queries_.all_points(), int64_t{0});
     } else {
-      const int64_t kept = cap < largest_cloud() ? cap : 0;  // neighbours kept per query; 0: all
-      for_each_group(largest_cloud(), largest_cloud(), kept,
+      const int64_t kept = cap < largest ? cap : 0;  // neighbours kept per query; 0: all
+      for_each_group(largest, largest, kept,
                      [&](int32_t worker, const Scratch<T>& own, int64_t g, int32_t first, int32_t last) {
         const RadiusSearch<T> search{limit,
                                      loop,
                                      cap < most(kNoCap, g, loop) ? cap : kNoCap,
-                                     degree + ptr_[g],
-                                     found->neighbors.data() + ptr_[g],
+                                     degree + queries_.row(g),
+                                     found->neighbors.data() + queries_.row(g),
                                      &found->lists[worker],
                                      [](Lists* lists, int64_t count) { return lists->take(count); }};
-        kernels_.radius(cloud(g), dim_, first, last, search, own);
+        kernels_.radius(points_.cloud(g), queries_.cloud(g), dim_, first, last, search, own);
       });
     }
-    found->degree.assign(degree, degree + ptr_[clouds_]);
+    found->degree.assign(degree, degree + queries_.all_points());
   }
 
  private:
-  // The search structure in the workspace.
-  struct Arrays {
-    int64_t* first_leaf;  // [clouds + 1]
-    SearchNode* nodes;    // [2 leaves]
-    T* boxes;             // [2 leaves, 2, dim]
-    int32_t* leaves;      // [leaves]: their nodes
-    T* coords;            // [leaves, dim, kLeaf]
-    int32_t* index;       // [leaves, kLeaf]
-    int64_t bytes;
-
-    Arrays() = default;
-    Arrays(char* workspace, int64_t clouds, int64_t num_leaves, int64_t dim) {
-      Arena arena{workspace};
-      first_leaf = arena.take<int64_t>(clouds + 1);
-      nodes = arena.take<SearchNode>(2 * num_leaves);
-      boxes = arena.take<T>(num_leaves, dim, 4);
-      leaves = arena.take<int32_t>(num_leaves);
-      coords = arena.take<T>(num_leaves, dim, kLeaf);
-      index = arena.take<int32_t>(num_leaves, kLeaf);
-      bytes = arena.bytes_anywhere();
-    }
-  };
-
-  int64_t most(int64_t k, int64_t g, bool loop) const { return most_neighbors(ptr_[g + 1] - ptr_[g], k, loop); }
-
-  bool valid_perm() {
-    std::vector<uint8_t> seen(static_cast<size_t>(ceil_div(largest_cloud(), 8)));
-    for (int64_t g = 0; g < clouds_; ++g) {
-      const auto look = [this] { interrupts_.check(); };
-      if (!is_permutation(perm_ + ptr_[g], ptr_[g + 1] - ptr_[g], seen.data(), look)) return false;
-    }
-    return true;
-  }
-
-  // The first leaf of every cloud, and at the end the number of all leaves.
-  std::vector<int64_t> find_leaves() const {
-    std::vector<int64_t> first_leaf(static_cast<size_t>(clouds_ + 1), 0);
-    for (int64_t g = 0; g < clouds_; ++g)
-      first_leaf[g + 1] = first_leaf[g] + count_leaves(layout_, layout_.root(ptr_[g + 1] - ptr_[g]));
-    return first_leaf;
-  }
-
-  void number(const Node& node, SearchNode* nodes, int32_t* leaves, int32_t* num_nodes, int32_t* num_leaves) const {
-    const int32_t id = (*num_nodes)++;
-    nodes[id].leaf = *num_leaves;
-    nodes[id].points = static_cast<int32_t>(node.points);
-    nodes[id].index = static_cast<int32_t>(node.begin);  // for a leaf: its first place, until its points are filled in
-    if (node.points <= kLeaf) {
-      leaves[(*num_leaves)++] = id;
-    } else {
-      const Children children = layout_.split(node);
-      number(children.left, nodes, leaves, num_nodes, num_leaves);
-      number(children.right, nodes, leaves, num_nodes, num_leaves);
-    }
-    nodes[id].next = *num_nodes;
-  }
-
-  SearchCloud<T> cloud(int64_t g) const {
-    const int64_t first = at_.first_leaf[g];
-    return {ptr_[g],
-            ptr_[g + 1] - ptr_[g],
-            static_cast<int32_t>(2 * (at_.first_leaf[g + 1] - first) - 1),
-            at_.nodes + 2 * first,
-            at_.boxes + 2 * first * 2 * dim_,
-            at_.leaves + first,
-            at_.coords + first * dim_ * kLeaf,
-            at_.index + first * kLeaf};
-  }
-
-  // Gathers the points of a leaf and their box.
-  void fill_leaf(int64_t leaf) const {
-    const int64_t g = owner(at_.first_leaf, clouds_, leaf);
-    const int64_t id = 2 * at_.first_leaf[g] + at_.leaves[leaf];
-    SearchNode& node = at_.nodes[id];
-    const int64_t* const perm = perm_ + ptr_[g] + node.index;
-    T* const low = at_.boxes + id * 2 * dim_;
-    T* const high = low + dim_;
-    T* const coords = at_.coords + leaf * dim_ * kLeaf;
-    int32_t* const index = at_.index + leaf * kLeaf;
-    for (int32_t i = 0; i < node.points; ++i) index[i] = static_cast<int32_t>(perm[i]);
-    std::fill(index + node.points, index + kLeaf, std::numeric_limits<int32_t>::max());
-    node.index = *std::min_element(index, index + node.points);
-    for (int32_t a = 0; a < dim_; ++a) {
-      T* const x = coords + a * kLeaf;
-      for (int32_t i = 0; i < node.points; ++i) x[i] = pos_[(ptr_[g] + index[i]) * dim_ + a];
-      std::fill(x + node.points, x + kLeaf, std::numeric_limits<T>::quiet_NaN());
-      low[a] = high[a] = x[0];
-      for (int32_t i = 1; i < node.points; ++i) {
-        low[a] = x[i] < low[a] ? x[i] : low[a];
-        high[a] = x[i] > high[a] ? x[i] : high[a];
-      }
-    }
-  }
-
-  void merge_boxes(int64_t g) const {
-    SearchNode* const nodes = at_.nodes + 2 * at_.first_leaf[g];
-    T* const boxes = at_.boxes + 2 * at_.first_leaf[g] * 2 * dim_;
-    const int64_t num_nodes = 2 * (at_.first_leaf[g + 1] - at_.first_leaf[g]) - 1;
-    for (int64_t id = num_nodes - 1; id >= 0; --id) {
-      if (nodes[id].next == id + 1) continue;
-      const int64_t left_id = id + 1, right_id = nodes[left_id].next;
-      nodes[id].index = std::min(nodes[left_id].index, nodes[right_id].index);
-      const T* const left = boxes + left_id * 2 * dim_;
-      const T* const right = boxes + right_id * 2 * dim_;
-      T* const low = boxes + id * 2 * dim_;
-      for (int32_t a = 0; a < dim_; ++a) low[a] = std::min(left[a], right[a]);
-      for (int32_t a = dim_; a < 2 * dim_; ++a) low[a] = std::max(left[a], right[a]);
-    }
-  }
+  int64_t most(int64_t k, int64_t g, bool loop) const { return most_neighbors(points_.points(g), k, loop); }
 
   // A bound of the squared distance between points of two boxes: the largest one if `at_most`, else the smallest.
   T apart(const T* a, const T* b, bool at_most) const {
@@ -270,42 +140,40 @@ class SearchTree {
     const auto is_small = [](const SearchNode& node) { return node.points <= kGroupLeaves * kLeaf; };
     int64_t edges = 0;
     for (int64_t g = 0; g < clouds_; ++g) {
-      const SearchCloud<T> own = cloud(g);
-      const auto box = [&](int32_t id) { return own.boxes + static_cast<int64_t>(id) * 2 * dim_; };
-      if (own.points * most(cap, g, loop) < kManyEdges) continue;
-      for (int32_t id = 0; id < own.num_nodes && is_count(edges);) {
-        if (!is_small(own.nodes[id])) {
+      const SearchCloud<T> points = points_.cloud(g), queries = queries_.cloud(g);
+      const auto box = [&](const SearchCloud<T>& cloud, int32_t id) {
+        return cloud.boxes + static_cast<int64_t>(id) * 2 * dim_;
+      };
+      if (queries.points * most(cap, g, loop) < kManyEdges) continue;
+      for (int32_t id = 0; id < queries.num_nodes && is_count(edges);) {
+        const SearchNode& own = queries.nodes[id];
+        if (!is_small(own)) {
           ++id;
           continue;
         }
         interrupts_.check();
         int64_t within = 0;
-        for (int32_t other = 0; other < own.num_nodes;) {
-          const bool inside = apart(box(id), box(other), true) <= limit;
-          if (inside) within += own.nodes[other].points;
-          const bool done = inside || is_small(own.nodes[other]) || apart(box(id), box(other), false) > limit;
-          other = done ? own.nodes[other].next : other + 1;
+        for (int32_t other = 0; other < points.num_nodes;) {
+          const T *const here = box(queries, id), *const there = box(points, other);
+          const bool inside = apart(here, there, true) <= limit;
+          if (inside) within += points.nodes[other].points;
+          const bool done = inside || is_small(points.nodes[other]) || apart(here, there, false) > limit;
+          other = done ? points.nodes[other].next : other + 1;
         }
-        edges += own.nodes[id].points * std::clamp<int64_t>(within - (loop ? 0 : 1), 0, cap);
-        id = own.nodes[id].next;
+        edges += own.points * std::clamp<int64_t>(within - (loop ? 0 : 1), 0, cap);
+        id = own.next;
       }
     }
     return edges;
   }
 
-  int64_t largest_cloud() const {
-    int64_t largest = 0;
-    for (int64_t g = 0; g < clouds_; ++g) largest = std::max(largest, ptr_[g + 1] - ptr_[g]);
-    return largest;
-  }
-
-  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves. The scratch memory holds `room`
-  // leaves around a group, `candidates` candidates of a query, and lists of the `nearest` ones of some queries.
+  // Calls body(worker, scratch, cloud, first leaf, last leaf) for groups of leaves of queries. The scratch memory holds
+  // `room` leaves around a group, `candidates` candidates of a query, and lists of the `nearest` ones of some queries.
   template <typename F>
   void for_each_group(int64_t room, int64_t candidates, int64_t nearest, const F& body) {
     int64_t width = 0, batch = 0;
     if (nearest > 0) {
-      width = std::max(ceil_pow2(std::min(nearest, std::max<int64_t>(largest_cloud(), 1))), kMostKeys);
+      width = std::max(ceil_pow2(std::min(nearest, std::max<int64_t>(points_.largest_cloud(), 1))), kMostKeys);
       const int64_t key_bytes = 2 * static_cast<int64_t>(sizeof(T));
       batch = std::clamp<int64_t>(kListBytes / (width * key_bytes * kLeaf), 1, kGroupLeaves);
       candidates = std::max(candidates, 2 * width + 3 * kLeaf);
@@ -313,9 +181,8 @@ class SearchTree {
     std::vector<int64_t> first_group(static_cast<size_t>(clouds_ + 1), 0);
     int64_t leaves = 0;
     for (int64_t g = 0; g < clouds_; ++g) {
-      const int64_t of_cloud = at_.first_leaf[g + 1] - at_.first_leaf[g];
-      first_group[g + 1] = first_group[g] + ceil_div(of_cloud, kGroupLeaves);
-      leaves = std::max(leaves, of_cloud);
+      first_group[g + 1] = first_group[g] + ceil_div(queries_.leaves(g), kGroupLeaves);
+      leaves = std::max(leaves, points_.leaves(g));
     }
     room = std::min(room, leaves);
     const auto lay_out = [&](char* base, Scratch<T>* own) {
@@ -355,56 +222,54 @@ class SearchTree {
     parallel_for(interrupts_, num_threads_, first_group[clouds_], 1, [&](int32_t worker, int64_t group) {
       const int64_t g = owner(first_group.data(), clouds_, group);
       const int64_t first = (group - first_group[g]) * kGroupLeaves;
-      const int64_t last = std::min(first + kGroupLeaves, at_.first_leaf[g + 1] - at_.first_leaf[g]);
+      const int64_t last = std::min(first + kGroupLeaves, queries_.leaves(g));
       body(worker, scratch[worker], g, static_cast<int32_t>(first), static_cast<int32_t>(last));
     });
   }
 
-  const Layout& layout_;
-  const T* pos_;
-  const int64_t* ptr_;
+  SearchTree<T> points_;
+  SearchTree<T> others_;
+  const SearchTree<T>& queries_;  // one of these two
   int64_t clouds_;
   int32_t dim_;
-  const int64_t* perm_;
-  char* workspace_;
   int32_t num_threads_;
   const Kernels<T>& kernels_;
   Interrupts interrupts_;
-  Arrays at_;
 };
 
-// Calls f with a search tree. f returns false if it finds an invalid argument.
+// Calls f with a search. f returns false if it finds an invalid argument.
 template <typename F>
 int32_t search(const NeighborsCall& call, const F& f) {
   const bool valid = with_scalar(call.dtype, [&](auto scalar) {
-    SearchTree<decltype(scalar)> tree(call);
-    return f(tree, scalar);
+    HostSearch<decltype(scalar)> own(call);
+    return f(own, scalar);
   });
   return valid ? ERWIN_OK : ERWIN_INVALID_ARGUMENT;
 }
 
-// Writes the edges that were found. Returns false if `degree` is not the number of neighbours found for every point.
+// Writes the edges that were found. Returns false if `degree` is not the number of neighbours found for every query.
 bool write_edges(const NeighborsCall& call, const erwin_found& found, const int64_t* degree, int64_t* source,
                  int64_t* target) {
-  const int64_t points = call.ptr[call.clouds];
-  if (!std::equal(found.degree.begin(), found.degree.end(), degree, degree + points)) return false;
-  std::vector<int64_t> first_edge(static_cast<size_t>(points + 1), 0);
-  for (int64_t i = 0; i < points; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
-  const int64_t edges = first_edge[points];
+  const int64_t* const ptr = call.queries.ptr;
+  const int64_t queries = ptr[call.clouds];
+  if (!std::equal(found.degree.begin(), found.degree.end(), degree, degree + queries)) return false;
+  std::vector<int64_t> first_edge(static_cast<size_t>(queries + 1), 0);
+  for (int64_t i = 0; i < queries; ++i) first_edge[i + 1] = first_edge[i] + degree[i];
+  const int64_t edges = first_edge[queries];
   if (!is_given(source, edges) || !is_given(target, edges)) return false;
   use_large_pages(source, edges);
   use_large_pages(target, edges);
   Interrupts interrupts(*call.context);
-  parallel_for(interrupts, threads_for(call), ceil_div(points, kPointsAtOnce), 1, [&](int32_t, int64_t part) {
-    const int64_t end = std::min((part + 1) * kPointsAtOnce, points);
-    int64_t g = owner(call.ptr, call.clouds, part * kPointsAtOnce);
-    for (int64_t i = part * kPointsAtOnce; i < end; ++i) {
+  parallel_for(interrupts, threads_for(call), ceil_div(queries, kQueriesAtOnce), 1, [&](int32_t, int64_t part) {
+    const int64_t end = std::min((part + 1) * kQueriesAtOnce, queries);
+    int64_t g = owner(ptr, call.clouds, part * kQueriesAtOnce);
+    for (int64_t i = part * kQueriesAtOnce; i < end; ++i) {
       // Lists lie in memory in the order of the tree, so the processor cannot predict where the next one is: prefetch
       // it.
       const int64_t ahead = std::min(i + kListsAhead, end - 1);
       for (int64_t j = 0; j < std::min<int64_t>(degree[ahead], 64); j += 16) __builtin_prefetch(found.neighbors[ahead] + j);
-      while (call.ptr[g + 1] <= i) ++g;
-      const int64_t first = first_edge[i], count = degree[i], row = call.ptr[g];
+      while (ptr[g + 1] <= i) ++g;
+      const int64_t first = first_edge[i], count = degree[i], row = call.points.ptr[g];
       const int32_t* const neighbors = found.neighbors[i];
       for (int64_t j = 0; j < count; ++j) source[first + j] = row + neighbors[j];
       std::fill_n(target + first, count, i);
@@ -416,22 +281,22 @@ bool write_edges(const NeighborsCall& call, const erwin_found& found, const int6
 constexpr NeighborsKernels kKernels = {
     [](const NeighborsCall& call) {
       return with_scalar(call.dtype, [&](auto scalar) {
-        return SearchTree<decltype(scalar)>::bytes(call.layout, call.ptr, call.clouds, call.dim);
+        return HostSearch<decltype(scalar)>::bytes(call);
       });
     },
     [](const NeighborsCall& call, int64_t k, bool loop, int64_t* source, int64_t* target) {
-      return search(call, [&](auto& tree, auto) {
-        if (!tree.build()) return false;
-        tree.knn(k, loop, source, target);
+      return search(call, [&](auto& own, auto) {
+        if (!own.build()) return false;
+        own.knn(k, loop, source, target);
         return true;
       });
     },
     [](const NeighborsCall& call, double radius, int64_t cap, bool loop, int64_t* degree, erwin_found** found) {
-      auto own = std::make_unique<erwin_found>(call.ptr[call.clouds], threads_for(call));
-      return search(call, [&](auto& tree, auto scalar) {
-        if (!tree.build()) return false;
-        tree.radius(squared<decltype(scalar)>(radius), cap < 0 ? kNoCap : cap, loop, degree, own.get());
-        *found = own.release();
+      auto edges = std::make_unique<erwin_found>(call.queries.ptr[call.clouds], threads_for(call));
+      return search(call, [&](auto& own, auto scalar) {
+        if (!own.build()) return false;
+        own.radius(squared<decltype(scalar)>(radius), cap < 0 ? kNoCap : cap, loop, degree, edges.get());
+        *found = edges.release();
         return true;
       });
     },

@@ -64,7 +64,7 @@ template <typename T>
 struct KnnSearch {
   int64_t k;  // neighbours per query, at most the points that a query can have
   bool loop;
-  int64_t* source;  // the edges of the cloud
+  int64_t* source;  // the edges of the cloud's queries
   int64_t* target;
 };
 
@@ -75,18 +75,20 @@ struct RadiusSearch {
   T limit;  // squared radius
   bool loop;
   int64_t most;  // how many of the nearest neighbours are kept, or kNoCap
-  int64_t* degree;            // of the cloud
-  const int32_t** neighbors;  // of the cloud
+  int64_t* degree;            // of the cloud's queries
+  const int32_t** neighbors;  // of the cloud's queries
   Lists* lists;
   int32_t* (*take)(Lists*, int64_t count);  // a pointer, because files for wider instruction sets must not compile it
 };
 
-// Searches for the points of the leaves `first` to `last` of a cloud.
+// Searches a cloud for the neighbours of the points in the leaves `first` to `last` of a cloud of queries. If both
+// clouds have the same nodes in memory, they are the same cloud.
 template <typename T>
 struct Kernels {
-  void (*knn)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const KnnSearch<T>&, const Scratch<T>&);
-  void (*radius)(const SearchCloud<T>&, int32_t dim, int32_t first, int32_t last, const RadiusSearch<T>&,
-                 const Scratch<T>&);
+  void (*knn)(const SearchCloud<T>&, const SearchCloud<T>& queries, int32_t dim, int32_t first, int32_t last,
+              const KnnSearch<T>&, const Scratch<T>&);
+  void (*radius)(const SearchCloud<T>&, const SearchCloud<T>& queries, int32_t dim, int32_t first, int32_t last,
+                 const RadiusSearch<T>&, const Scratch<T>&);
 };
 
 // Indexed by the dimension, 1 to 3; entry 0 is for any dimension.

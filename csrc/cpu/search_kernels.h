@@ -1,4 +1,5 @@
-// Exact search for the neighbours of the points of a few consecutive leaves.
+// Exact search for the neighbours of the points of a few consecutive leaves. These are leaves of the cloud that is
+// searched, or of another cloud; both are called leaves below, and the points whose neighbours are searched, queries.
 //
 // The leaves that are near enough to any of these points are listed once. For the points of each leaf the list is
 // narrowed, and each point is compared only with the points of leaves whose boxes are near it. Pruning is exact: the
@@ -28,13 +29,13 @@ constexpr int64_t kCrowdedGroup = 4;  // leaves near a group, not counting its o
 template <typename T, int D>
 class Search {
  public:
-  Search(const SearchCloud<T>& cloud, int32_t dim, const Scratch<T>& own)
-      : cloud_(cloud), runtime_dim_(dim), own_(own) {}
+  Search(const SearchCloud<T>& cloud, const SearchCloud<T>& queries, int32_t dim, const Scratch<T>& own)
+      : cloud_(cloud), queries_(queries), runtime_dim_(dim), own_(own) {}
 
   void knn(int32_t first, int32_t last, const KnnSearch<T>& search) {
     struct Queries {
       const KnnSearch<T>& search;
-      int64_t row;  // the cloud's first row
+      int64_t row, own_row;  // the first rows of the cloud and of the queries
       int64_t k = search.k;
       T farthest = std::numeric_limits<T>::infinity();
 
@@ -50,10 +51,10 @@ class Search {
         int64_t* const source = search.source + point * k;
         int64_t* const target = search.target + point * k;
         for (int64_t j = 0; j < k; ++j) source[j] = row + Keys<T>::index(nearest.keys(), j);
-        for (int64_t j = 0; j < k; ++j) target[j] = row + point;
+        for (int64_t j = 0; j < k; ++j) target[j] = own_row + point;
       }
     };
-    find_nearest(first, last, search.loop, Queries{search, cloud_.first});
+    find_nearest(first, last, search.loop, Queries{search, cloud_.first, queries_.first});
   }
 
   // A query sorts all points within the radius. With a cap these may be far more than are kept: if many leaves are
@@ -83,6 +84,18 @@ class Search {
   const int32_t* index(int32_t leaf) const { return cloud_.index + static_cast<int64_t>(leaf) * kLeaf; }
   int32_t size(int32_t leaf) const { return cloud_.nodes[cloud_.leaves[leaf]].points; }
 
+  // The same of leaves of queries.
+  const T* query_box(int32_t leaf) const {
+    return queries_.boxes + static_cast<int64_t>(queries_.leaves[leaf]) * 2 * dim();
+  }
+  const T* query(int32_t leaf, int32_t lane) const {
+    return queries_.coords + static_cast<int64_t>(leaf) * dim() * kLeaf + lane;
+  }
+  int32_t query_index(int32_t leaf, int32_t lane) const {
+    return queries_.index[static_cast<int64_t>(leaf) * kLeaf + lane];
+  }
+  int32_t num_queries(int32_t leaf) const { return queries_.nodes[queries_.leaves[leaf]].points; }
+
   // distance[j] = sum over axes a of difference(a, j) squared, for kLeaf lanes. Compilers vectorise these loops. Both
   // orders of the loops give the same sums.
   template <typename F>
@@ -110,9 +123,9 @@ class Search {
   }
 
   // Squared distances from a query to the points of a leaf.
-  void leaf_distances(const T* query, int64_t stride, int32_t leaf, T* __restrict distance) const {
+  void leaf_distances(const T* at, int64_t stride, int32_t leaf, T* __restrict distance) const {
     const T* const x = coords(leaf);
-    sum_squares(distance, [=](int32_t a, int32_t j) { return x[a * kLeaf + j] - query[a * stride]; });
+    sum_squares(distance, [=](int32_t a, int32_t j) { return x[a * kLeaf + j] - at[a * stride]; });
   }
 
   // Squared distances from kLeaf boxes of the list to the box with the corners `from` and `to`.
@@ -130,12 +143,12 @@ class Search {
     });
   }
 
-  // Writes the box that encloses consecutive leaves to `low` [2, dim].
+  // Writes the box that encloses consecutive leaves of queries to `low` [2, dim].
   void enclose(int32_t first, int32_t last, T* low) const {
     T* const high = low + dim();
-    std::copy_n(box(cloud_.leaves[first]), 2 * dim(), low);
+    std::copy_n(query_box(first), 2 * dim(), low);
     for (int32_t leaf = first + 1; leaf < last; ++leaf) {
-      const T* const other = box(cloud_.leaves[leaf]);
+      const T* const other = query_box(leaf);
       for (int32_t a = 0; a < dim(); ++a) {
         low[a] = std::min(low[a], other[a]);
         high[a] = std::max(high[a], other[dim() + a]);
@@ -175,10 +188,10 @@ class Search {
     return id;
   }
 
-  // Finds the leaves in `around` within a limit of a leaf. Returns their number; their distances and places in `around`
+  // Finds the leaves in `around` within a limit of a leaf of queries. Returns their number; their distances and places in `around`
   // are written to the scratch memory.
   int64_t narrow(int32_t leaf, T limit) const {
-    const T* const from = box(cloud_.leaves[leaf]);
+    const T* const from = query_box(leaf);
     T distance[kLeaf];
     int32_t place[kLeaf];
     int64_t count = 0;
@@ -204,14 +217,14 @@ class Search {
 
   // Calls body(distances, leaf) for every leaf in `near` that is within the limit of a query.
   template <typename F>
-  void visit(const T* query, int64_t near, T limit, const F& body) const {
+  void visit(const T* at, int64_t near, T limit, const F& body) const {
     T box_distance[kLeaf], distance[kLeaf];
     for (int64_t first = 0; first < near; first += kLeaf) {
-      box_distances(own_.near, first, query, query, kLeaf, box_distance);
+      box_distances(own_.near, first, at, at, kLeaf, box_distance);
       uint32_t lanes = lanes_within(box_distance, limit) & lanes_below(near - first);
       for (; lanes != 0; lanes &= lanes - 1) {
         const int32_t leaf = own_.near.leaf[first + __builtin_ctz(lanes)];
-        leaf_distances(query, kLeaf, leaf, distance);
+        leaf_distances(at, kLeaf, leaf, distance);
         body(distance, leaf);
       }
     }
@@ -254,40 +267,55 @@ class Search {
       }
       for (int64_t i = 0; i < near; ++i) copy_near(i, own_.found[0].index[i]);
       const int32_t excluded = search.loop ? -1 : leaf;
-      for (int32_t i = 0; i < size(leaf); ++i) {
+      for (int32_t i = 0; i < num_queries(leaf); ++i) {
         const Candidates<T>& found = own_.found[0];
         int64_t count = 0;
-        visit(coords(leaf) + i, near, search.limit, [&](const T* distance, int32_t other) {
+        visit(query(leaf, i), near, search.limit, [&](const T* distance, int32_t other) {
           count += append(distance, other, search.limit, other == excluded ? ~(1u << i) : ~0u, found, count);
         });
         sort_keys(keys, pack(found.distance, found.index, count, keys));
-        keep(search, index(leaf)[i], keys, std::min(count, search.most));
+        keep(search, query_index(leaf, i), keys, std::min(count, search.most));
       }
     }
     return crowded;
   }
 
-  // The smallest node that holds the leaf and at least `points` points.
+  // A small node near a leaf of queries, of at least `points` points unless the cloud has fewer. Of a leaf of the same
+  // cloud: the smallest node that holds it.
   int32_t find_home(int32_t leaf, int64_t points) const {
+    const bool within = queries_.nodes == cloud_.nodes;
     int32_t id = 0;
     while (cloud_.nodes[id].next != id + 1) {
-      const int32_t right = cloud_.nodes[id + 1].next;
-      const int32_t child = leaf < cloud_.nodes[right].leaf ? id + 1 : right;
+      const int32_t left = id + 1, right = cloud_.nodes[left].next;
+      const bool goes_left = within ? leaf < cloud_.nodes[right].leaf : apart(leaf, left) <= apart(leaf, right);
+      const int32_t child = goes_left ? left : right;
       if (cloud_.nodes[child].points < points) break;
       id = child;
     }
     return id;
   }
 
+  // The squared distance from the centre of a leaf of queries to that of a node, times 4. Boxes of nodes may overlap,
+  // so that distances between boxes would often be equal.
+  T apart(int32_t leaf, int32_t node) const {
+    const T *const a = query_box(leaf), *const b = box(node);
+    T sum = 0;
+    for (int32_t axis = 0; axis < dim(); ++axis) {
+      const T d = (a[axis] - b[axis]) + (a[dim() + axis] - b[dim() + axis]);
+      sum += d * d;
+    }
+    return sum;
+  }
+
   // Fills the list of a query with the nearest points of a node. The point at `lane` of `leaf`, the query itself, is
   // left out; a negative lane leaves out none.
-  void start(Nearest<T>& nearest, const T* query, const SearchNode& home, int32_t leaf, int32_t lane) const {
+  void start(Nearest<T>& nearest, const T* at, const SearchNode& home, int32_t leaf, int32_t lane) const {
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     constexpr T infinity = std::numeric_limits<T>::infinity();
     T distance[kLeaf];
     int64_t count = 0;
     for (int32_t other = home.leaf, left = home.points; left > 0; left -= size(other++)) {
-      leaf_distances(query, kLeaf, other, distance);
+      leaf_distances(at, kLeaf, other, distance);
       const int32_t excluded = other == leaf ? lane : -1;
       const int32_t* indices = index(other);
       int32_t without_self[kLeaf];
@@ -328,7 +356,7 @@ class Search {
     const auto for_each = [&](const auto& f) {
       for (int32_t leaf = begin; leaf < end; ++leaf) {
         if (!queries.wants(leaf)) continue;
-        for (int32_t i = 0; i < size(leaf); ++i) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
+        for (int32_t i = 0; i < num_queries(leaf); ++i) f(leaf, i, nearest[(leaf - begin) * kLeaf + i]);
       }
     };
     bool any = false;
@@ -337,7 +365,7 @@ class Search {
       any = true;
       own.reset(keys, queries.k, queries.farthest);
       keys += own.width();
-      start(own, coords(leaf) + i, cloud_.nodes[home[leaf - begin]], leaf, loop ? -1 : i);
+      start(own, query(leaf, i), cloud_.nodes[home[leaf - begin]], leaf, loop ? -1 : i);
     });
     if (!any) return;
     enclose(begin, end, own_.box);
@@ -349,7 +377,7 @@ class Search {
       for (int32_t leaf = begin; leaf < end; ++leaf)
         if (queries.wants(leaf)) look_around(leaf, home[leaf - begin], nearest + (leaf - begin) * kLeaf, queries);
     }
-    for_each([&](int32_t leaf, int32_t i, const Nearest<T>& own) { queries.keep(index(leaf)[i], own); });
+    for_each([&](int32_t leaf, int32_t i, const Nearest<T>& own) { queries.keep(query_index(leaf, i), own); });
   }
 
   // Raises the bound (limit, last) to the bound of a query if that is larger.
@@ -359,12 +387,12 @@ class Search {
     *limit = nearest.limit();
   }
 
-  // Searches the leaves around a leaf, nearest ones first, for points that are nearer to its queries.
+  // Searches the leaves around a leaf of queries, nearest ones first, for points that are nearer to its queries.
   template <typename Q>
   void look_around(int32_t leaf, int32_t home, Nearest<T>* nearest, const Q& queries) {
     T limit = -1;
     int32_t last = 0;
-    for (int32_t i = 0; i < size(leaf); ++i) widen(nearest[i], &limit, &last);
+    for (int32_t i = 0; i < num_queries(leaf); ++i) widen(nearest[i], &limit, &last);
     const int64_t within = narrow(leaf, limit);
     auto* const keys = static_cast<Keys<T>*>(own_.keys);
     sort_keys(keys, pack(own_.found[0].distance, own_.found[0].index, within, keys));
@@ -384,23 +412,23 @@ class Search {
     Nearest<T>* before = nullptr;
     int64_t left = 0;
     int32_t turn = 0;
-    for (int32_t i = 0; i < size(leaf); ++i) {
-      const T* const query = coords(leaf) + i;
+    for (int32_t i = 0; i < num_queries(leaf); ++i) {
+      const T* const at = query(leaf, i);
       const Candidates<T>& found = own_.found[turn];
       turn = 1 - turn;
       Nearest<T>& own = nearest[i];
-      queries.expect(index(leaf)[i]);
+      queries.expect(query_index(leaf, i));
       const int64_t enough = std::max<int64_t>(own.width() * kKeyLanes, kLeaf);
       int64_t count = 0;
       for (int64_t first = 0; first < near; first += kLeaf) {
-        box_distances(own_.near, first, query, query, kLeaf, box_distance);
+        box_distances(own_.near, first, at, at, kLeaf, box_distance);
         uint32_t lanes = lanes_within(box_distance, own.limit()) & lanes_below(near - first);
         for (; lanes != 0; lanes &= lanes - 1) {
           const int j = __builtin_ctz(lanes);
           if (box_distance[j] > own.limit()) continue;
           if (box_distance[j] == own.limit() && own_.near.index[first + j] > own.last()) continue;
           const int32_t other = own_.near.leaf[first + j];
-          leaf_distances(query, kLeaf, other, distance);
+          leaf_distances(at, kLeaf, other, distance);
           count += append(distance, other, own.limit(), ~0u, found, count);
           if (count >= enough) {
             settle(own, found, count);
@@ -416,6 +444,7 @@ class Search {
   }
 
   const SearchCloud<T>& cloud_;
+  const SearchCloud<T>& queries_;
   const int32_t runtime_dim_;
   const Scratch<T>& own_;
   int64_t count_ = 0;  // leaves in `around`
@@ -423,10 +452,12 @@ class Search {
 
 template <typename T, int D>
 constexpr Kernels<T> make_kernels() {
-  return {[](const SearchCloud<T>& cloud, int32_t dim, int32_t first, int32_t last, const KnnSearch<T>& search,
-             const Scratch<T>& own) { Search<T, D>(cloud, dim, own).knn(first, last, search); },
-          [](const SearchCloud<T>& cloud, int32_t dim, int32_t first, int32_t last, const RadiusSearch<T>& search,
-             const Scratch<T>& own) { Search<T, D>(cloud, dim, own).radius(first, last, search); }};
+  return {[](const SearchCloud<T>& cloud, const SearchCloud<T>& queries, int32_t dim, int32_t first, int32_t last,
+             const KnnSearch<T>& search,
+             const Scratch<T>& own) { Search<T, D>(cloud, queries, dim, own).knn(first, last, search); },
+          [](const SearchCloud<T>& cloud, const SearchCloud<T>& queries, int32_t dim, int32_t first, int32_t last,
+             const RadiusSearch<T>& search,
+             const Scratch<T>& own) { Search<T, D>(cloud, queries, dim, own).radius(first, last, search); }};
 }
 
 constexpr KernelTable make_table() {

@@ -1,8 +1,8 @@
 // Exact search over the tree of neighbors_tree.h: a warp answers a query.
 //
 // The 32 lanes compare the query with the boxes of a group of 32 nodes, or with the 32 points of a leaf, at once. The
-// search goes from the root down and visits the nodes that contain the query first. So the first leaf is the query's
-// own, and its points give a bound on the distance of the neighbours. Then the leaves of a group are visited in order
+// search goes from the root down and visits the nodes above the query's home first: its own leaf, or a leaf near a query
+// that is not in the tree. The points of that leaf give a bound on the distance of the neighbours. Then the leaves of a group are visited in order
 // of distance. Pruning is exact: the distance to a box is computed with the same operations, in the same order of axes,
 // as the distance to a point; rounding is monotonic, so the distance to a box is never larger than that to a point
 // inside it.
@@ -166,16 +166,35 @@ class Counter {
   int64_t count_ = 0;
 };
 
-// A point of the tree whose neighbours are searched. D is the dimension, or 0 where it is known at run time only.
-template <typename T, int D>
+// The tree that is searched, and the tree of the queries. The search of a tree for the neighbours of its own points is
+// compiled separately, because it needs fewer registers.
+template <typename T, bool Within>
+struct Trees {
+  WarpTree<T> tree;
+
+  __device__ const WarpTree<T>& queries() const { return tree; }
+};
+
+template <typename T>
+struct Trees<T, false> {
+  WarpTree<T> tree, others;
+
+  __device__ const WarpTree<T>& queries() const { return others; }
+};
+
+// A point whose neighbours are searched. D is the dimension, or 0 where it is known at run time only.
+template <typename T, int D, bool Within>
 class Query {
  public:
-  // The query is the point at a place of a leaf of the cloud. It is a candidate for itself only if `loop`.
-  __device__ Query(const WarpTree<T>& tree, const WarpCloud& cloud, int32_t leaf, int32_t place, bool loop)
-      : tree_(tree), cloud_(cloud), leaf_(leaf), at_(tree.coords + cloud.row + place) {
-    self_ = tree.index[cloud.row + place];
+  // The query is the point at a place of a leaf in the tree of queries; `own` is its cloud there. It is a candidate for
+  // itself only if `loop`.
+  __device__ Query(const Trees<T, Within>& trees, const WarpCloud& cloud, const WarpCloud& own, int32_t leaf,
+                   int32_t place, bool loop)
+      : trees_(trees), tree_(trees.tree), cloud_(cloud), at_(trees.queries().coords + own.row + place) {
+    self_ = trees.queries().index[own.row + place];
     excluded_ = loop ? kNoIndex : self_;
-    for (int32_t axis = 0; axis < D; ++axis) x_[axis] = at_[axis * tree.points];
+    for (int32_t axis = 0; axis < D; ++axis) x_[axis] = at_[axis * trees.queries().points];
+    leaf_ = Within ? leaf : find_home();
   }
 
   __device__ int32_t self() const { return self_; }
@@ -217,7 +236,19 @@ class Query {
 
  private:
   __device__ int32_t dim() const { return D > 0 ? D : tree_.dim; }
-  __device__ T x(int32_t axis) const { return D > 0 ? x_[axis] : at_[axis * tree_.points]; }
+  __device__ T x(int32_t axis) const { return D > 0 ? x_[axis] : at_[axis * trees_.queries().points]; }
+
+  // A leaf near the query: below the nearest node of every level.
+  __device__ int32_t find_home() const {
+    int32_t home = 0;
+    for (int32_t level = cloud_.top(); level >= 0; --level) {
+      const int32_t node = home * kWarpLanes + lane();
+      const bool here = node < cloud_.nodes(level);
+      const Key<T> box = here ? box_key(level, node) : no_limit<T>();
+      home = home * kWarpLanes + nearest(box.distance, ~0u);
+    }
+    return home;
+  }
 
   // The squared distance to a box, and the lowest index of the points inside.
   __device__ Key<T> box_key(int32_t level, int32_t node) const {
@@ -265,37 +296,40 @@ class Query {
     taker.take(key, here && key.index != excluded_);
   }
 
+  const Trees<T, Within>& trees_;
   const WarpTree<T>& tree_;
   const WarpCloud& cloud_;
-  const int32_t leaf_;
   const T* const at_;
+  int32_t leaf_;  // the home
   T x_[D > 0 ? D : 1];
   int32_t self_, excluded_;
 };
 
-// Calls body(query, cloud) for those queries of a leaf that belong to this warp.
-template <typename T, int D, typename F>
-__device__ void each_query(const WarpTree<T>& tree, int64_t warp, bool loop, const F& body) {
+// Calls body(query, cloud, the query's cloud) for those queries of a leaf that belong to this warp.
+template <int D, typename T, bool Within, typename F>
+__device__ void each_query(const Trees<T, Within>& trees, int64_t warp, bool loop, const F& body) {
+  const WarpTree<T>&tree = trees.tree, &queries = trees.queries();
   // After a fault nothing is searched: a NaN is near nothing, so its search would visit all leaves. Other warps may
   // write the fault at the same time, so it is read as volatile.
   if (__ballot_sync(kWarp, read_volatile(tree.fault) != 0) != 0) return;
   const int64_t leaf = warp / kWarpsPerLeaf;
-  const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
-  const auto number = static_cast<int32_t>(leaf - cloud.first[0]);
-  const int32_t end = tree.end(cloud, number);
+  const int64_t g = queries.owner(leaf, 0);
+  const WarpCloud &cloud = tree.clouds[g], &own = queries.clouds[g];
+  const auto number = static_cast<int32_t>(leaf - own.first[0]);
+  const int32_t end = queries.end(own, number);
   const auto share = static_cast<int32_t>(warp % kWarpsPerLeaf);
-  for (int32_t place = tree.begin(cloud, number) + share; place < end; place += kWarpsPerLeaf) {
-    const Query<T, D> query(tree, cloud, number, place, loop);
-    if (tree.place[cloud.row + query.self()] != place) *tree.fault = 1;  // a point is listed twice in `perm`
-    body(query, cloud);
+  for (int32_t place = queries.begin(own, number) + share; place < end; place += kWarpsPerLeaf) {
+    const Query<T, D, Within> query(trees, cloud, own, number, place, loop);
+    if (queries.place[own.row + query.self()] != place) *tree.fault = 1;  // a point is listed twice in `perm`
+    body(query, cloud, own);
   }
 }
 
 // Writes the `count` nearest neighbours of a query before `limit`. If they do not fit in one list, several passes are
 // made. Returns false if there are fewer.
-template <typename T, int D>
-__device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, int64_t count,
-                                const Key<T>& limit, int64_t* source, int64_t* target) {
+template <typename T, int D, bool Within>
+__device__ bool write_nearest(const Query<T, D, Within>& query, const WarpCloud& cloud, const WarpCloud& own, int64_t count,
+                              const Key<T>& limit, int64_t* source, int64_t* target) {
   constexpr int64_t room = kListRows * kWarpLanes;
   Key<T> after{-1, -1};
   for (int64_t done = 0; done < count; done += room) {
@@ -309,7 +343,7 @@ __device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, 
       const int32_t i = row * kWarpLanes + lane();
       if (i >= most) break;
       source[done + i] = cloud.row + list.index(row);
-      target[done + i] = cloud.row + query.self();
+      target[done + i] = own.row + query.self();
     }
   }
   return true;
@@ -317,37 +351,38 @@ __device__ bool write_nearest(const Query<T, D>& query, const WarpCloud& cloud, 
 
 // ---- Passes ---------------------------------------------------------------------------------------------------------
 
-template <typename T, int D>
+template <typename T, int D, bool Within>
 struct FindNearest {
-  WarpTree<T> tree;
+  Trees<T, Within> trees;
   int64_t k;
   bool loop;
   int64_t* source;
   int64_t* target;
 
   __device__ void operator()(int64_t warp) const {
-    each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
+    each_query<D>(trees, warp, loop, [&](const auto& query, const WarpCloud& cloud, const WarpCloud& own) {
       const int64_t others = cloud.points - (loop ? 0 : 1), count = k < others ? k : others;
-      const int64_t edge = cloud.edge + query.self() * count;
-      if (!write_nearest(query, cloud, count, no_limit<T>(), source + edge, target + edge)) *tree.fault = 1;
+      const int64_t edge = own.edge + query.self() * count;
+      if (!write_nearest(query, cloud, own, count, no_limit<T>(), source + edge, target + edge))
+        *trees.tree.fault = 1;
     });
   }
 };
 
-template <typename T, int D>
+template <typename T, int D, bool Within>
 struct CountWithin {
-  WarpTree<T> tree;
+  Trees<T, Within> trees;
   T limit;  // squared radius
   int64_t cap;  // < 0: none
   bool loop;
   int64_t* degree;
 
   __device__ void operator()(int64_t warp) const {
-    each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
+    each_query<D>(trees, warp, loop, [&](const auto& query, const WarpCloud& cloud, const WarpCloud& own) {
       const int64_t most = cap < 0 ? cloud.points : cap;
       Counter<T> counter({limit, kNoIndex}, most);
       query.walk(counter);
-      if (lane() == 0) degree[cloud.row + query.self()] = counter.count() < most ? counter.count() : most;
+      if (lane() == 0) degree[own.row + query.self()] = counter.count() < most ? counter.count() : most;
     });
   }
 };
@@ -364,7 +399,7 @@ __device__ inline void sum_before(const int64_t* x, int64_t count, int64_t& tota
 // writes outside the arrays, so degrees are checked here, before any edge is written.
 template <typename T>
 struct SumDegrees {
-  WarpTree<T> tree;
+  WarpTree<T> tree;  // of the queries
   int64_t most;
   const int64_t* degree;
 
@@ -382,7 +417,7 @@ struct SumDegrees {
 // Writes the first edge of every chunk. One warp does all.
 template <typename T>
 struct SumChunks {
-  WarpTree<T> tree;
+  WarpTree<T> tree;  // of the queries
   bool given;  // whether the caller gave arrays for edges
 
   __device__ void operator()(int64_t) const {
@@ -394,9 +429,9 @@ struct SumChunks {
   }
 };
 
-template <typename T, int D>
+template <typename T, int D, bool Within>
 struct FillWithin {
-  WarpTree<T> tree;
+  Trees<T, Within> trees;
   T limit;
   bool loop;
   const int64_t* degree;
@@ -404,10 +439,12 @@ struct FillWithin {
   int64_t* target;
 
   __device__ void operator()(int64_t warp) const {
-    each_query<T, D>(tree, warp, loop, [&](const Query<T, D>& query, const WarpCloud& cloud) {
-      const int64_t point = cloud.row + query.self();
-      const int64_t edge = tree.chunk_edge[point / kEdgeChunk] + tree.edge[point];
-      if (!write_nearest(query, cloud, degree[point], {limit, kNoIndex}, source + edge, target + edge)) *tree.fault = 1;
+    each_query<D>(trees, warp, loop, [&](const auto& query, const WarpCloud& cloud, const WarpCloud& own) {
+      const int64_t point = own.row + query.self();
+      const WarpTree<T>& queries = trees.queries();
+      const int64_t edge = queries.chunk_edge[point / kEdgeChunk] + queries.edge[point];
+      if (!write_nearest(query, cloud, own, degree[point], {limit, kNoIndex}, source + edge, target + edge))
+        *trees.tree.fault = 1;
     });
   }
 };

@@ -17,6 +17,7 @@
 
 #include "../arena.h"
 #include "../layout.h"
+#include "../neighbors.h"
 #include "runtime.h"
 
 namespace erwin::cuda {
@@ -63,8 +64,7 @@ struct WarpTree {
   int64_t first[kSearchLevels + 1];  // node of every level
   int32_t dim;
 
-  int64_t lay_out(char* workspace) {
-    Arena arena{workspace};
+  void lay_out(Arena& arena) {
     fault = arena.take<int32_t>(1);
     clouds = arena.take<WarpCloud>(num_clouds);
     coords = arena.take<T>(points, dim);
@@ -75,7 +75,6 @@ struct WarpTree {
     lowest = arena.take<int32_t>(nodes);
     edge = arena.take<int64_t>(points);
     chunk_edge = arena.take<int64_t>(ceil_div(points, kEdgeChunk));
-    return arena.used;
   }
 
   // The cloud of a node.
@@ -133,8 +132,8 @@ inline int32_t longest_path(const Layout& layout, int64_t points, int32_t most) 
 
 // The clouds of a batch, and the sizes of the tree.
 template <typename T>
-std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int64_t num_clouds, int64_t dim,
-                                     WarpTree<T>* tree) {
+std::vector<WarpCloud> plan_search(const Points& points, int64_t num_clouds, int64_t dim, WarpTree<T>* tree) {
+  const int64_t* const ptr = points.ptr;
   const Layout plain = plain_layout();
   std::vector<WarpCloud> clouds(static_cast<size_t>(num_clouds));
   int64_t total[kSearchLevels] = {};
@@ -146,7 +145,7 @@ std::vector<WarpCloud> plan_search(const Layout& layout, const int64_t* ptr, int
       cloud.points = static_cast<int32_t>(ptr[g + 1] - ptr[g]);
       // If strides are not powers of two, a few paths may be long, and there would be very many empty leaves.
       const int32_t least = longest_path(plain, cloud.points, 30);
-      cloud.depth = longest_path(layout, cloud.points, least + 2);
+      cloud.depth = longest_path(points.layout, cloud.points, least + 2);
       cloud.plain = cloud.depth < 0;
       if (cloud.plain) cloud.depth = least;
     }
@@ -256,6 +255,21 @@ struct FillLeaf {
     if (!here) return;
     tree.index[place] = static_cast<int32_t>(i);
     tree.place[cloud.row + i] = begin + lane();
+  }
+};
+
+// Checks that no point is listed twice in `perm`, for a tree whose points are not queries; those of queries are checked
+// when they are searched.
+template <typename T>
+struct CheckPlaces {
+  WarpTree<T> tree;
+
+  __device__ void operator()(int64_t leaf) const {
+    const WarpCloud& cloud = tree.clouds[tree.owner(leaf, 0)];
+    const auto number = static_cast<int32_t>(leaf - cloud.first[0]);
+    const int32_t place = tree.begin(cloud, number) + lane();
+    if (place < tree.end(cloud, number) && tree.place[cloud.row + tree.index[cloud.row + place]] != place)
+      *tree.fault = 1;
   }
 };
 

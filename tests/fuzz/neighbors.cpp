@@ -20,25 +20,31 @@ struct Search {
   const void *pos = nullptr, *box = nullptr;
   int64_t *ptr = nullptr, *perm = nullptr;
   int64_t clouds = 0, dim = 0, k = 1, cap = -1;
+  erwin_layout other_layout = {};
+  erwin_queries others = {};                // points whose neighbours are searched, or
+  const erwin_queries* queries = nullptr;  // NULL: the points themselves
   double radius = 0;
   int32_t loop = 0;
   void* workspace = nullptr;
   int64_t workspace_bytes = 0;
   int64_t *bytes = nullptr, *degree = nullptr, *source = nullptr, *target = nullptr;
 
-  int32_t size() const { return erwin_neighbors_workspace(context_at, layout_at, dtype, ptr, clouds, dim, bytes); }
+  int32_t size() const { return erwin_neighbors_workspace(context_at, layout_at, dtype, ptr, clouds, dim, queries, bytes); }
   int32_t knn() const {
-    return erwin_knn(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, box, k, loop, workspace,
+    return erwin_knn(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, queries, box, k, loop, workspace,
                      workspace_bytes, source, target);
   }
   int32_t count(erwin_found** found) const {
-    return erwin_radius_count(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, box, radius, cap, loop,
-                              workspace, workspace_bytes, degree, found);
+    return erwin_radius_count(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, queries, box, radius, cap,
+                              loop, workspace, workspace_bytes, degree, found);
   }
   int32_t fill(const erwin_found* found) const {
-    return erwin_radius_fill(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, box, radius, cap, loop,
-                             workspace, workspace_bytes, degree, found, source, target);
+    return erwin_radius_fill(context_at, layout_at, dtype, pos, ptr, clouds, dim, perm, queries, box, radius, cap,
+                             loop, workspace, workspace_bytes, degree, found, source, target);
   }
+  const int64_t* query_ptr() const { return queries == nullptr ? ptr : queries->ptr; }
+  const void* query_pos() const { return queries == nullptr ? pos : queries->pos; }
+  bool has_self() const { return queries != nullptr || loop != 0; }  // whether no candidate is left out
 };
 
 // The result of the first pass of a radius search.
@@ -47,16 +53,26 @@ struct Found {
   ~Found() { erwin_found_free(at); }
 };
 
-template <typename T>
-Guarded<int64_t> build_perm(const Search& search, int32_t threads) {
-  Guarded<int64_t> perm(search.ptr[search.clouds]);
+Guarded<int64_t> build_perm(const Search& search, const erwin_layout& layout, const void* pos, const int64_t* ptr) {
+  Guarded<int64_t> perm(ptr[search.clouds]);
   int64_t bytes = 0;
-  const erwin_context context = host(threads);
-  expect_ok("tree", erwin_tree_workspace(&search.layout, search.dtype, search.ptr, search.clouds, search.dim, &bytes));
+  const erwin_context context = host(1);
+  expect_ok("tree", erwin_tree_workspace(&layout, search.dtype, ptr, search.clouds, search.dim, &bytes));
   Guarded<char> workspace(bytes);
-  expect_ok("tree", erwin_tree_build(&context, &search.layout, search.dtype, search.pos, search.ptr, search.clouds,
-                                     search.dim, nullptr, workspace.data(), bytes, perm.data(), nullptr, nullptr));
+  expect_ok("tree", erwin_tree_build(&context, &layout, search.dtype, pos, ptr, search.clouds, search.dim, nullptr,
+                                     workspace.data(), bytes, perm.data(), nullptr, nullptr));
   return perm;
+}
+
+// Sizes of as many clouds as there are in `ptr`, some of them empty.
+Guarded<int64_t> make_query_ptr(Choices& choices, const Guarded<int64_t>& ptr) {
+  Guarded<int64_t> query_ptr(ptr.size());
+  query_ptr[0] = 0;
+  for (int64_t g = 1; g < ptr.size(); ++g) {
+    const int64_t size = choices.of<int64_t>({0, 1, 2, 15, 16, 17, 33, 100, 300});
+    query_ptr[g] = query_ptr[g - 1] + (ptr.size() > 20 ? size % 7 : size);
+  }
+  return query_ptr;
 }
 
 template <typename T>
@@ -69,13 +85,13 @@ T squared_distance(const T* x, const T* y, int64_t dim) {
   return sum;
 }
 
-// The rows of a cloud, sorted by distance from one of them, then by index.
+// The rows of a cloud except one, sorted by distance from a query, then by index.
 template <typename T>
-std::vector<std::pair<T, int64_t>> nearest(const T* pos, int64_t dim, int64_t first, int64_t last, int64_t row,
-                                           bool loop) {
+std::vector<std::pair<T, int64_t>> nearest(const T* query, const T* pos, int64_t dim, int64_t first, int64_t last,
+                                           int64_t excluded) {
   std::vector<std::pair<T, int64_t>> found;
   for (int64_t i = first; i < last; ++i) {
-    if (loop || i != row) found.emplace_back(squared_distance(pos + row * dim, pos + i * dim, dim), i);
+    if (i != excluded) found.emplace_back(squared_distance(query, pos + i * dim, dim), i);
   }
   std::sort(found.begin(), found.end());
   return found;
@@ -85,14 +101,15 @@ std::vector<std::pair<T, int64_t>> nearest(const T* pos, int64_t dim, int64_t fi
 template <typename T, typename Wanted>
 void expect_edges(const Search& s, const Guarded<int64_t>& source, const Guarded<int64_t>& target,
                   const std::vector<int64_t>& first_edge, const Wanted& wanted) {
-  const int64_t points = s.ptr[s.clouds], step = 1 + points / kTargets;
-  const T* const pos = static_cast<const T*>(s.pos);
-  for (int64_t i = 0; i < points; ++i) {
+  const int64_t* const query_ptr = s.query_ptr();
+  const int64_t queries = query_ptr[s.clouds], step = 1 + queries / kTargets;
+  const T *const pos = static_cast<const T*>(s.pos), *const query_pos = static_cast<const T*>(s.query_pos());
+  for (int64_t i = 0; i < queries; ++i) {
     const int64_t begin = first_edge[static_cast<size_t>(i)], end = first_edge[static_cast<size_t>(i) + 1];
     for (int64_t e = begin; e < end; ++e) FUZZ_EXPECT(target[e] == i, "target of edge %td", e);
     if (i % step != 0) continue;
-    const int64_t g = std::upper_bound(s.ptr, s.ptr + s.clouds + 1, i) - s.ptr - 1;
-    const auto found = nearest(pos, s.dim, s.ptr[g], s.ptr[g + 1], i, s.loop != 0);
+    const int64_t g = std::upper_bound(query_ptr, query_ptr + s.clouds + 1, i) - query_ptr - 1;
+    const auto found = nearest(query_pos + i * s.dim, pos, s.dim, s.ptr[g], s.ptr[g + 1], s.has_self() ? -1 : i);
     const int64_t degree = wanted(found);
     FUZZ_EXPECT(end - begin == degree, "%td neighbours of row %td, not %td", end - begin, i, degree);
     for (int64_t e = begin; e < end; ++e) {
@@ -103,13 +120,14 @@ void expect_edges(const Search& s, const Guarded<int64_t>& source, const Guarded
 
 template <typename T>
 Guarded<int64_t> check_knn(Search s) {
-  const int64_t points = s.ptr[s.clouds];
   std::vector<int64_t> first_edge = {0};
   for (int64_t g = 0; g < s.clouds; ++g) {
-    const int64_t size = s.ptr[g + 1] - s.ptr[g], degree = std::max<int64_t>(0, std::min(s.k, size - (s.loop ? 0 : 1)));
-    for (int64_t i = 0; i < size; ++i) first_edge.push_back(first_edge.back() + degree);
+    const int64_t others = s.ptr[g + 1] - s.ptr[g] - (s.has_self() ? 0 : 1);
+    const int64_t queries = s.query_ptr()[g + 1] - s.query_ptr()[g];
+    for (int64_t i = 0; i < queries; ++i)
+      first_edge.push_back(first_edge.back() + std::max<int64_t>(0, std::min(s.k, others)));
   }
-  Guarded<int64_t> source(first_edge[static_cast<size_t>(points)]), target(source.size());
+  Guarded<int64_t> source(first_edge.back()), target(source.size());
   s.source = source.data(), s.target = target.data();
   expect_ok("knn", s.knn());
   expect_edges<T>(s, source, target, first_edge, [&](const auto& found) {
@@ -120,14 +138,14 @@ Guarded<int64_t> check_knn(Search s) {
 
 template <typename T>
 Guarded<int64_t> check_radius(Search s) {
-  const int64_t points = s.ptr[s.clouds];
-  Guarded<int64_t> degree(points);
+  const int64_t points = s.ptr[s.clouds], queries = s.query_ptr()[s.clouds];
+  Guarded<int64_t> degree(queries);
   s.degree = degree.data();
   Found found;
   expect_ok("count", s.count(&found.at));
   FUZZ_EXPECT((found.at == nullptr) == (s.context.device != ERWIN_HOST), "what was found is left by the host alone");
   std::vector<int64_t> first_edge = {0};
-  for (int64_t i = 0; i < points; ++i) {
+  for (int64_t i = 0; i < queries; ++i) {
     FUZZ_EXPECT(degree[i] >= 0 && degree[i] <= points, "degree of row %td", i);
     first_edge.push_back(first_edge.back() + degree[i]);
   }
@@ -154,8 +172,25 @@ void check_neighbors(Choices& choices) {
   const int64_t points = ptr[s.clouds];
   const Guarded<T> pos = make_pos<T>(choices, points, s.dim, true);
   s.pos = pos.data();
-  const Guarded<int64_t> perm = build_perm<T>(s, 1);
+  const Guarded<int64_t> perm = build_perm(s, s.layout, s.pos, s.ptr);
   s.perm = perm.data();
+  // Queries are other points in one half of all cases; some lie at the same place as a point.
+  const bool cross = choices.one_in(2);
+  const Guarded<int64_t> query_ptr = cross ? make_query_ptr(choices, ptr) : Guarded<int64_t>(ptr.size());
+  const int64_t queries = cross ? query_ptr[s.clouds] : 0;
+  const Guarded<T> query_pos = make_pos<T>(choices, queries, s.dim, true);
+  Guarded<int64_t> query_perm;
+  if (cross) {
+    Random mixed = choices.random();
+    for (int64_t i = 0; i < queries && points > 0; ++i) {
+      if (mixed.below(3) == 0) std::copy_n(&pos[mixed.below(points) * s.dim], s.dim, &query_pos[i * s.dim]);
+    }
+    s.other_layout = make_layout(choices, false);
+    s.others = {&s.other_layout, query_pos.data(), query_ptr.data(), nullptr};
+    query_perm = build_perm(s, s.other_layout, s.others.pos, s.others.ptr);
+    s.others.perm = query_perm.data();
+    s.queries = &s.others;
+  }
   s.k = choices.of<int64_t>({1, 2, 3, 8, 16, 31, 64, 200, limit + 1, INT64_MAX});
   s.loop = choices.of({0, 1, 7});
   s.cap = choices.of<int64_t>({-1, -1, 0, 1, 5, 32, 1000, INT64_MIN, INT64_MAX});
@@ -203,6 +238,12 @@ const Fault<Search> kShared[] = {
     {"ptr ends far away", [](Search& s) { s.ptr[2] = INT64_MAX; }}, {"clouds -1", [](Search& s) { s.clouds = -1; }},
     {"dim 0", [](Search& s) { s.dim = 0; }}, {"dim -1", [](Search& s) { s.dim = -1; }},
     {"dim 2^60", [](Search& s) { s.dim = int64_t{1} << 60; }},
+};
+const Fault<Search> kOthers[] = {
+    {"queries' layout NULL", [](Search& s) { s.others.layout = nullptr; }},
+    {"queries' perfect layout", [](Search& s) { s.other_layout.kind = ERWIN_PERFECT; }},
+    {"queries' ptr NULL", [](Search& s) { s.others.ptr = nullptr; }},
+    {"queries' ptr descends", [](Search& s) { const_cast<int64_t*>(s.others.ptr)[1] = s.others.ptr[2] + 1; }},
 };
 const Fault<Search> kBytes[] = {{"bytes NULL", [](Search& s) { s.bytes = nullptr; }}};
 const Fault<Search> kMemory[] = {
@@ -255,8 +296,13 @@ void bad_neighbors_case(Choices& choices) {
   const Guarded<int64_t> ptr(std::vector<int64_t>{0, 3, points}), degree(points), bytes(1);
   const Guarded<float> pos = make_pos<float>(choices, points, s.dim, true);
   s.ptr = ptr.data(), s.pos = pos.data(), s.bytes = bytes.data(), s.degree = degree.data();
-  const Guarded<int64_t> perm = build_perm<float>(s, 1);
+  const Guarded<int64_t> perm = build_perm(s, s.layout, s.pos, s.ptr);
   s.perm = perm.data();
+  // In one half of all cases the queries are other points: copies of them.
+  const Guarded<int64_t> other_ptr(std::vector<int64_t>{0, 3, points}), other_perm = build_perm(s, s.layout, s.pos, s.ptr);
+  s.other_layout = s.layout;
+  s.others = {&s.other_layout, pos.data(), other_ptr.data(), other_perm.data()};
+  if (choices.one_in(2)) s.queries = &s.others;
   expect_ok("workspace", s.size());
   Guarded<char> workspace(bytes[0]);
   s.workspace = workspace.data(), s.workspace_bytes = bytes[0];
@@ -270,7 +316,8 @@ void bad_neighbors_case(Choices& choices) {
 
   const int64_t part = choices.below(4);
   const bool finds_out_later = part >= 2 && (on_device && entry > 0);  // a device sees these only while it runs
-  const char* name = part == 0                 ? spoil(choices, kShared, s)
+  const char* name = part == 0 && s.queries != nullptr && choices.one_in(3) ? spoil(choices, kOthers, s)
+                     : part == 0               ? spoil(choices, kShared, s)
                      : entry == 0              ? spoil(choices, kBytes, s)
                      : part == 1 && entry == 3 ? spoil(choices, kWorkspace, s)
                      : part == 1               ? spoil(choices, kMemory, s)

@@ -7,7 +7,7 @@ pytest.importorskip(
 )
 import torch_cluster
 
-from torch_geometric_erwin.neighbors import knn_graph, radius_graph
+from torch_geometric_erwin.neighbors import knn, knn_graph, radius, radius_graph
 
 SIZES = [0, 1, 2, 17, 0, 300, 64, 0]
 
@@ -60,3 +60,24 @@ def test_radius_graph_with_a_limit():
     theirs = torch_cluster.radius_graph(pos, 0.3, batch, loop=True, max_num_neighbors=8)
     assert ours[1].bincount().equal(theirs[1].bincount())
     assert int(ours[1].bincount().max()) == 8
+
+
+# Clouds that are empty in one set only, and in both.
+OTHER_SIZES = [3, 0, 5, 40, 0, 8, 200, 0]
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3, 5])
+def test_two_sets(dim):
+    x, _, batch_x = batch_of(SIZES, dim)
+    y, _, batch_y = batch_of(OTHER_SIZES, dim + 10)
+    for k in (1, 6, 40):
+        ours = knn(x, y, k, batch_x, batch_y)
+        theirs = torch_cluster.knn(x, y, k, batch_x, batch_y)
+        assert as_set(ours) == as_set(theirs)
+    for r in (0.2, 0.5):
+        ours = radius(x, y, r, batch_x, batch_y)
+        theirs = torch_cluster.radius(
+            x, y, r, batch_x, batch_y, max_num_neighbors=len(x)
+        )
+        assert len(theirs[0]) > 0
+        assert as_set(ours) == as_set(theirs)

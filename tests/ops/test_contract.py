@@ -33,6 +33,8 @@ def valid_args() -> dict[str, tuple]:
     pos, ptr = torch.rand(12, 3), torch.tensor([0, 5, 12])
     perm = ball_tree(pos, ptr=ptr, ball_sizes=4).perm
     search = pos, ptr, perm, [4], []
+    others = torch.rand(9, 3), torch.tensor([0, 2, 9])
+    pair = *search, *others, torch.tensor([0, 1, *range(7)])
     qkv = torch.rand(12, 3, 2, 4)
     attention = attention_args(*qkv.unbind(1))
     out, lse, centred, ends = torch.ops.erwin.ball_attention(*attention)
@@ -46,6 +48,8 @@ def valid_args() -> dict[str, tuple]:
         "erwin::ball_tree_order": (pos, ptr, [12, 7], 7, [4, 4], [2], 45.0, "balanced"),
         "erwin::knn": (*search, 3, False),
         "erwin::radius": (*search, 0.5, -1, False),
+        "erwin::cross_knn": (*pair, 3),
+        "erwin::cross_radius": (*pair, 0.5, -1),
         "erwin::ball_attention": attention,
         "erwin::ball_attention_packed": attention_args(qkv),
         "erwin::ball_attention_backward": (

@@ -4,7 +4,13 @@ import torch
 from compiled import no_recompilation
 
 from torch_geometric_erwin import ball_tree
-from torch_geometric_erwin.neighbors import knn_graph, radius_graph
+from torch_geometric_erwin.neighbors import (
+    knn,
+    knn_graph,
+    knn_interpolate,
+    radius,
+    radius_graph,
+)
 
 PTR = torch.tensor([0, 5, 5, 40])
 
@@ -32,6 +38,18 @@ def test_opcheck_of_no_points():
     args = (pos, ptr, torch.empty(0, dtype=torch.int64), [8], [])
     torch.library.opcheck(torch.ops.erwin.knn.default, (*args, 6, False))
     torch.library.opcheck(torch.ops.erwin.radius.default, (*args, 0.3, -1, False))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(0, 6, 0), (3, 0, 9), (0, 0, 0)])
+def test_opcheck_of_two_sets(sizes, dtype):
+    x, y = torch.rand(40, 3, dtype=dtype), torch.rand(sum(sizes), 3, dtype=dtype)
+    perm_x = ball_tree(x, ptr=PTR, ball_sizes=[8, 4], strides=[2]).perm
+    ptr = torch.tensor([0, *np.cumsum(sizes)])
+    perm_y = ball_tree(y, ptr=ptr, ball_sizes=16).perm
+    args = (x, PTR, perm_x, [8, 4], [2], y, ptr, perm_y)
+    torch.library.opcheck(torch.ops.erwin.cross_knn.default, (*args, 6))
+    torch.library.opcheck(torch.ops.erwin.cross_radius.default, (*args, 0.3, 5))
 
 
 @pytest.mark.parametrize("given_tree", [False, True])
@@ -130,3 +148,27 @@ def test_operators_refuse_what_is_no_permutation(row, value):
 def test_operator_refuses_a_radius_that_is_no_number():
     with pytest.raises(ValueError, match=r"'radius' must be at least 0 \(got nan\)"):
         torch.ops.erwin.radius(torch.rand(40, 3), PTR, PERM, [16], [], NAN, -1, False)
+
+
+@pytest.mark.parametrize("given_tree", [False, True])
+def test_compiled_searches_of_two_sets(given_tree):
+    def function(x, y, ptr_x, ptr_y, tree):
+        near = knn(x, y, 3, ptr_x=ptr_x, ptr_y=ptr_y, tree=tree)
+        within = radius(x, y, 0.4, ptr_x=ptr_x, ptr_y=ptr_y, tree=tree)
+        smooth = knn_interpolate(x, x, y, k=4, ptr_x=ptr_x, ptr_y=ptr_y, tree=tree)
+        return torch.cat([near, within], dim=1), smooth
+
+    torch.compiler.reset()
+    compiled = torch.compile(
+        function, fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    batches = [([30, 2, 8, 1, 1], [2, 7, 1, 5, 40]), ([9, 3, 0, 1, 4], [3, 4, 5, 6, 0])]
+    for step, sizes in enumerate(batches):
+        x, y = (torch.rand(sum(s), 3) for s in sizes)
+        ptr_x, ptr_y = (torch.tensor([0, *np.cumsum(s)]) for s in sizes)
+        tree = ball_tree(x, ptr=ptr_x, ball_sizes=4) if given_tree else None
+        args = x, y, ptr_x, ptr_y, tree
+        with no_recompilation(step):
+            actual = compiled(*args)
+        for a, b in zip(actual, function(*args), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)

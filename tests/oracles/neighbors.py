@@ -5,18 +5,18 @@ from itertools import pairwise
 import numpy as np
 
 
-def squared_distances(points: np.ndarray) -> np.ndarray:
+def squared_distances(queries: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Squared distances in the dtype of the points, summed axis by axis."""
-    total = np.zeros((len(points), len(points)), points.dtype)
+    total = np.zeros((len(queries), len(points)), points.dtype)
     for axis in range(points.shape[1]):
-        difference = points[:, None, axis] - points[None, :, axis]
+        difference = queries[:, None, axis] - points[None, :, axis]
         total += difference * difference
     return total
 
 
 def knn(pos: np.ndarray, ptr: list[int], k: int, loop: bool) -> list[list[int]]:
     """The sources of every target, nearest first."""
-    return _search(pos, ptr, np.inf, k, loop)
+    return _search(pos, ptr, pos, ptr, np.inf, k, loop)
 
 
 def radius(
@@ -24,13 +24,35 @@ def radius(
 ) -> list[list[int]]:
     """The sources of every target, nearest first."""
     limit = pos.dtype.type(r) * pos.dtype.type(r)
-    return _search(pos, ptr, limit, cap, loop)
+    return _search(pos, ptr, pos, ptr, limit, cap, loop)
 
 
-def _search(pos, ptr, limit, most, loop) -> list[list[int]]:
+def cross_knn(
+    x: np.ndarray, ptr_x: list[int], y: np.ndarray, ptr_y: list[int], k: int
+) -> list[list[int]]:
+    """The points of `x` near every point of `y`, nearest first."""
+    return _search(x, ptr_x, y, ptr_y, np.inf, k, True)
+
+
+def cross_radius(
+    x: np.ndarray,
+    ptr_x: list[int],
+    y: np.ndarray,
+    ptr_y: list[int],
+    r: float,
+    cap: int | None,
+) -> list[list[int]]:
+    """The points of `x` near every point of `y`, nearest first."""
+    limit = x.dtype.type(r) * x.dtype.type(r)
+    return _search(x, ptr_x, y, ptr_y, limit, cap, True)
+
+
+def _search(x, ptr_x, y, ptr_y, limit, most, loop) -> list[list[int]]:
     sources = []
-    for start, stop in pairwise(ptr):
-        distances = squared_distances(pos[start:stop])
+    for (start, stop), (first, last) in zip(
+        pairwise(ptr_x), pairwise(ptr_y), strict=True
+    ):
+        distances = squared_distances(y[first:last], x[start:stop])
         for i, row in enumerate(distances):
             # A stable sort leaves equal distances in the order of their index.
             order = np.argsort(row, kind="stable")

@@ -5,7 +5,15 @@ import torch
 from clouds import ragged, randomised
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 
-from torch_geometric_erwin import Tree, ball_tree, knn_graph, radius_graph
+from torch_geometric_erwin import (
+    Tree,
+    ball_tree,
+    knn,
+    knn_graph,
+    knn_interpolate,
+    radius,
+    radius_graph,
+)
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.ops import linear
 
@@ -226,9 +234,30 @@ def test_nearest_neighbours_of_samples():
         assert torch.equal(edges, knn_graph(sample, 3, ptr=ptr))
 
 
+@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0), (1, 0)])
+def test_nearest_points_of_two_sets_of_samples(in_dims):
+    generator = torch.Generator().manual_seed(0)
+    ptr_x, ptr_y = torch.tensor([0, 7, 7, 12]), torch.tensor([0, 2, 6, 9])
+    shapes = [(4, n, 2) if d == 0 else (n, 4, 2) for n, d in zip((12, 9), in_dims)]
+    x, y = (torch.rand(s, generator=generator) for s in shapes)
+    x, y = (t[:, 0] if d is None else t for t, d in zip((x, y), in_dims))
+
+    def near(x, y):
+        kwargs = {"k": 3, "ptr_x": ptr_x, "ptr_y": ptr_y}
+        return knn(x, y, **kwargs), knn_interpolate(x.sin(), x, y, **kwargs)
+
+    actual = vmap(near, in_dims)(x, y)
+    for i in range(4):
+        sample = [t if d is None else t.select(d, i) for t, d in zip((x, y), in_dims)]
+        for a, b in zip(actual, near(*sample), strict=True):
+            assert torch.equal(a[i], b)
+
+
 def test_neighbours_within_a_radius_have_no_common_size():
     with pytest.raises(ValueError, match="different numbers of neighbours"):
         vmap(lambda pos: radius_graph(pos, 0.1))(torch.rand(2, 5, 2))
+    with pytest.raises(ValueError, match="different numbers of neighbours"):
+        vmap(lambda pos: radius(pos, pos, 0.1))(torch.rand(2, 5, 2))
 
 
 @pytest.mark.parametrize("transform", [grad, vmap])

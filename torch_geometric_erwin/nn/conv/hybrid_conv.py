@@ -25,11 +25,7 @@ from torch_geometric_erwin.nn.conv.gps import (
     copy_attention,
 )
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.nn.norm import (
-    Norm,
-    make_norm,
-    normalise,
-)
+from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.tree import Level, Tree, ball_tree
 from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (

@@ -193,6 +193,7 @@ def calls() -> dict[str, Call]:
         "edge_index": edges,
         "ptr": offsets,
         "batch": assignment,
+        "edge_attr": an(None, "nothing"),
     }
     layer = nn.BallAttention(CHANNELS, 2, 4).eval()
     block = nn.Block(
@@ -406,7 +407,7 @@ def calls() -> dict[str, Call]:
         ),
         "MPNN.forward": Call(mpnn, inputs),
         "MPNN.forward of data": Call(
-            lambda x: mpnn(x), {"x": an(points, "points", names=OF_DATA)}
+            lambda data: mpnn(data), {"data": an(points, "points", names=OF_DATA)}
         ),
         "BallAttention": Call(
             shown(nn.BallAttention),
@@ -505,7 +506,7 @@ def calls() -> dict[str, Call]:
             erwin, {k: v for k, v in inputs.items() if k != "ptr"}
         ),
         "Erwin.forward of data": Call(
-            lambda x: erwin(x), {"x": an(data, "models", names=OF_DATA)}
+            lambda data: erwin(data), {"data": an(data, "models", names=OF_DATA)}
         ),
         "Erwin.set_length_scale": Call(
             lambda source: model().set_length_scale(source).length_scale,

@@ -121,8 +121,18 @@ def test_data_without_tree_is_refused():
     model = make().eval()
     batch = ragged(BATCHES[0], dtype=torch.float32)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
-    with pytest.raises(Exception, match=r"a compiled model needs the tree; apply"):
+    message = r"Explanation:.*\(reason: a compiled model needs the tree; apply"
+    with pytest.raises(Exception, match=message):
         compiled(batch)
+    with pytest.raises(ValueError, match="a compiled model needs the tree; apply"):
+        torch.export.export(model, (batch.x, batch.pos, batch.edge_index))
+
+
+def test_a_compiler_that_may_leave_the_graph_builds_the_tree():
+    model = make((8, 8), enc_depths=1, dec_depths=1).eval()
+    batch = ragged(BATCHES[0], dtype=torch.float32)
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(batch), model(batch))
 
 
 WRONG_TREES = {

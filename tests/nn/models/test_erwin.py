@@ -1,6 +1,7 @@
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
@@ -599,6 +600,29 @@ def test_repr():
     assert repr(model) == (
         "Erwin(2, [16, 32], out_channels=3, ball_sizes=[8, 8], strides=[2])"
     )
+
+
+class OwnMixer(torch.nn.Module):
+    def __init__(self, channels, heads, ball_size, dim):
+        super().__init__()
+
+
+@pytest.mark.parametrize("kwargs, text", [
+    ({"norm": "batch"}, "norm='batch'"),
+    ({"block_norm": None}, "block_norm=None"),
+    ({"norm": torch.nn.LayerNorm}, "norm=LayerNorm"),
+    ({"distance": "relative"}, "distance='relative'"),
+    ({"attention": [OwnMixer, "ball"]}, "attention=[OwnMixer, 'ball']"),
+    ({"attention": partial(OwnMixer)}, "attention=partial"),
+    (
+        {"norm": "rms", "attention": OwnMixer},
+        "attention=OwnMixer, norm='rms'",
+    ),
+], ids=str)  # fmt: skip
+def test_repr_shows_what_is_not_the_default(kwargs, text):
+    model = Erwin(2, [16, 32], out_channels=3, ball_sizes=8, **kwargs)
+    assert repr(model).endswith(f"strides=[2], {text})")
+    assert repr(pickle.loads(pickle.dumps(model))) == repr(model)
 
 
 BAD = {

@@ -29,7 +29,7 @@ def dynamic_shapes(tree):
     ]
     mask = None if tree.mask is None else ROWS
     return {
-        "x": ROWS,
+        "data": ROWS,
         "pos": ROWS,
         "edge_index": {1: Dim.AUTO},
         "ptr": ROWS,

@@ -1,10 +1,15 @@
 import copy
+import re
 
 import pytest
 import torch
 from clouds import cloud, ragged, randomised
 from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.nn import Sequential, global_mean_pool
+from torch_geometric.transforms import ToSparseTensor
+from torch_geometric.utils import to_edge_index
 
+from torch_geometric_erwin import read_tree
 from torch_geometric_erwin.nn import MPNN, Erwin
 
 MODELS = {
@@ -37,9 +42,78 @@ def test_data_equals_tensors(model):
     expected = model(data.x, data.pos, data.edge_index, ptr=data.ptr)
     assert torch.equal(model(data), expected)
     assert torch.equal(model(without(data, "ptr")), expected)
-    assert torch.equal(
-        model(data.x, data.pos, data.edge_index, batch=data.batch), expected
+    args = (data.pos, data.edge_index, data.batch)
+    assert torch.equal(model(data.x, *args), expected)
+    named = dict(zip(("pos", "edge_index", "batch"), args))
+    assert torch.equal(model(data.x, **named), expected)
+    assert torch.equal(model(x=data.x, **named), expected)
+
+
+def test_in_a_sequential_of_pyg(model):
+    data = ragged([13, 1, 5])
+    whole = Sequential(
+        "x, pos, edge_index, batch",
+        [
+            (torch.nn.Linear(2, 2).double(), "x -> x"),
+            (model, "x, pos, edge_index, batch -> x"),
+            (global_mean_pool, "x, batch -> x"),
+        ],
     )
+    args = (data.pos, data.edge_index, data.batch)
+    expected = model(whole[0](data.x), data.pos, data.edge_index, ptr=data.ptr)
+    expected = torch.stack([e.mean(0) for e in expected.split([13, 1, 5])])
+    torch.testing.assert_close(whole(data.x, *args), expected)
+
+
+BESIDE = {
+    "features": lambda data: {"x": data.x + 1},
+    "positions": lambda data: {"pos": data.pos * 1.01},
+    "edges": lambda data: {"edge_index": data.edge_index[:, :30].flip(0)},
+    "two of them": lambda data: {"x": data.x + 1, "pos": data.pos * 1.01},
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE.values(), ids=[*BESIDE])
+@pytest.mark.parametrize("has_tree", [False, True], ids=["plain", "with a tree"])
+def test_what_is_given_beside_data_replaces_its_own(model, beside, has_tree):
+    data = ragged([13, 0, 5])
+    if has_tree and isinstance(model, Erwin):
+        data = model.tree_transform()(data)
+    own = beside(data)
+    expected = model(replaced(data, **own))
+    assert torch.equal(model(data, **own), expected)
+    assert not torch.allclose(model(data), expected)
+
+
+def test_features_beside_data_without():
+    model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
+    data = model.tree_transform()(ragged([13, 5]))
+    for own in (without(data, "x"), without(data, "x", "edge_index")):
+        assert torch.equal(model(own, x=data.x), model(data))
+
+
+def test_the_tree_of_the_data_serves_positions_of_a_rollout():
+    model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
+    data = model.tree_transform()(ragged([13, 5]))
+    tree = read_tree(data, model.tree_config)
+    moved = -data.pos  # a tree of its own would be another one
+    expected = model(data.x, moved, tree=tree)
+    assert torch.equal(model(data, pos=moved), expected)
+    assert not torch.allclose(model(data.x, moved, ptr=data.ptr), expected)
+
+
+def test_positions_beside_data_without():
+    model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
+    data = ragged([13, 5])
+    assert torch.equal(model(without(data, "pos"), pos=data.pos), model(data))
+
+
+def test_clouds_without_nodes_at_the_end_of_a_batch_with_a_tree():
+    model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
+    data = model.tree_transform()(ragged([13, 5, 0, 0]))
+    tree = read_tree(data, model.tree_config)
+    out = model(data.x, data.pos, None, data.batch, tree=tree)
+    assert torch.equal(out, model(data))
 
 
 def test_batch_with_empty_clouds_at_its_end(model):
@@ -95,7 +169,7 @@ BAD_DATA = {
     "no features": (without(DATA, "x"), "'x' is missing, the model takes 2 features"),
     "no edges": (
         without(DATA, "edge_index"),
-        "'edge_index' is missing.*'TreeKNNGraph' or 'TreeRadiusGraph'.*'mp_steps=0'",
+        "'edge_index' is missing.*'TreeKNNGraph' or 'TreeRadiusGraph'",
     ),
     "positions of one dimension": (
         replaced(DATA, pos=DATA.pos[:, 0]),
@@ -181,12 +255,58 @@ def test_bad_dtype(model, data, message):
         model(data)
 
 
-def test_data_and_its_tensors(model):
-    message = "data was given, so 'pos' and 'edge_index' are its own"
+def test_features_given_twice(model):
+    with pytest.raises(ValueError, match="'x' is given twice"):
+        model(DATA.x, DATA.pos, DATA.edge_index, x=DATA.x)
+
+
+def test_positions_of_other_nodes_than_the_data(model):
+    message = r"'pos' must have a row for each of the data's 19 nodes \(got \[18, 3\]"
     with pytest.raises(ValueError, match=message):
-        model(DATA, DATA.pos)
+        model(DATA, pos=DATA.pos[1:])
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("with_ptr", [False, True])
+def test_a_tree_of_other_nodes_is_to_blame(layout, with_ptr):
+    model = Erwin(0, [8, 16], ball_sizes=4, mp_steps=0, layout=layout)
+    tree = model.tree_transform()(Data(pos=torch.rand(50, 3)))
+    tree = read_tree(tree, model.tree_config)
+    ptr = torch.tensor([0, 40]) if with_ptr else None
+    with pytest.raises(ValueError, match="'tree' is of 50 nodes, 'pos' has 40"):
+        model(pos=torch.rand(40, 3), tree=tree, ptr=ptr)
+
+
+def test_models_name_what_they_can_do_without_edges():
+    data = replaced(without(DATA, "edge_index"), x=DATA.x.float())
+    with pytest.raises(ValueError, match="or set 'mp_steps=0'"):
+        MODELS["Erwin"]()(data)
+    with pytest.raises(ValueError, match=r"'TreeRadiusGraph'$"):
+        MODELS["MPNN"]()(data)
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*")
+def test_adjacency_matrix_instead_of_edges(model, layout):
+    data = ToSparseTensor(layout=layout)(cloud(13))
+    data.adj_t = data.adj_t.double()
+    with pytest.raises(ValueError, match="the data has 'adj_t' instead") as caught:
+        model(data)
+    # What the message advises gives the same result.
+    advice = re.search(r"edge_index=(.*)'", str(caught.value))[1]
+    edge_index = eval(advice, {"data": data, "to_edge_index": to_edge_index})
+    edges = cloud(13).edge_index.unique(dim=1)
+    torch.testing.assert_close(
+        model(data, edge_index=edge_index), model(cloud(13), edge_index=edges)
+    )
+
+
+def test_edge_features_that_the_model_does_not_take(model):
+    message = "no edge features, 'edge_dim=0': 'edge_attr' must be None"
     with pytest.raises(ValueError, match=message):
-        model(DATA, edge_index=DATA.edge_index)
+        model(DATA, edge_attr=torch.rand(57, 2))
+    expected = model(DATA)
+    assert torch.equal(model(replaced(DATA, edge_attr=torch.rand(57, 2))), expected)
 
 
 def test_tensors_without_positions(model):

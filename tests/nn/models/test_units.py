@@ -187,6 +187,14 @@ def test_length_scale_is_the_power_of_two_at_the_median_extent():
         assert float(model.length_scale) == expected
 
 
+def test_length_scale_as_a_tensor():
+    for length in (torch.tensor(0.25), torch.tensor(0.25, dtype=torch.float64)):
+        assert erwin().set_length_scale(length).length_scale == 0.25
+    for wrong in (torch.tensor([0.25]), torch.tensor(3), torch.tensor(True)):
+        with pytest.raises(TypeError, match="the length scale must be given by"):
+            erwin().set_length_scale(wrong)
+
+
 def test_length_scale_of_heterogeneous_data():
     data = HeteroData()
     data["atom"].pos = torch.randn(20, 3)

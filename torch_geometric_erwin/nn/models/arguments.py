@@ -40,6 +40,32 @@ def default_heads(channels: int) -> int:
     return next(h for h in range(max(1, channels // 16), 0, -1) if channels % h == 0)
 
 
+def choices_in_words(**arguments: tuple[Any, Any]) -> str:
+    r"""Returns the arguments that differ from their defaults, to be read in a text.
+
+    Args:
+        **arguments: Per argument, its value and the default.
+
+    Example:
+        >>> choices_in_words(norm=("graph", "layer"), distance=("absolute", "absolute"))
+        ", norm='graph'"
+    """
+    return "".join(
+        f", {name}={_in_words(value)}"
+        for name, (value, default) in arguments.items()
+        if value != default
+    )
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_in_words, value))}]"
+    # A callable by its name: its text has an address that differs in every process.
+    if isinstance(value, str) or not callable(value):
+        return repr(value)
+    return getattr(value, "__name__", type(value).__name__)
+
+
 def num_levels(arguments: dict[str, tuple[Any, int]]) -> int:
     r"""Returns the number of levels, on which all arguments that are lists must agree.
 

@@ -16,13 +16,19 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models import reference
 from torch_geometric_erwin.nn.models.arguments import (
+    choices_in_words,
     default_heads,
     mixer_per_level,
     num_levels,
 )
 from torch_geometric_erwin.nn.models.coupling import warn_of_coupling
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
-from torch_geometric_erwin.nn.models.inputs import Inputs, unpack_inputs
+from torch_geometric_erwin.nn.models.inputs import (
+    Given,
+    Inputs,
+    Takes,
+    unpack_inputs,
+)
 from torch_geometric_erwin.nn.models.presets import preset
 from torch_geometric_erwin.nn.models.stage import ErwinStage
 from torch_geometric_erwin.nn.models.units import LengthScaled
@@ -223,6 +229,12 @@ class Erwin(LengthScaled):
         self.out_channels = out_channels
         self.dim = dim
         self.mp_steps = mp_steps
+        self._choices = choices_in_words(
+            attention=(attention, "ball"),
+            norm=(norm, "layer"),
+            block_norm=(block_norm, "rms"),
+            distance=(distance, "absolute"),
+        )
         self.decode = decode = check_flag("decode", decode)
         make_norm(block_norm, hidden[0], "block_norm")  # blocks would name it 'norm'
 
@@ -353,34 +365,44 @@ class Erwin(LengthScaled):
 
     def forward(
         self,
-        x: Union[Tensor, Nodes, None],
+        data: Union[Tensor, Nodes, None] = None,
+        /,
         pos: Optional[Tensor] = None,
         edge_index: Optional[Tensor] = None,
-        *,
-        ptr: Optional[Tensor] = None,
         batch: Optional[Tensor] = None,
+        *,
+        x: Optional[Tensor] = None,
+        ptr: Optional[Tensor] = None,
         tree: Optional[Tree] = None,
+        edge_attr: Optional[Tensor] = None,
     ) -> Union[Tensor, tuple[Tensor, Tensor]]:
-        r"""Runs the forward pass.
+        r"""Runs the forward pass: :obj:`model(data)`, with everything else in the data,
+        or :obj:`model(x, pos, edge_index, batch)`.
+
+        What is given beside data replaces the data's own, such as in
+        :obj:`model(data, x=h)`.
 
         Args:
-            x: The node features, or a :class:`~torch_geometric.data.Data` or
-                :class:`~torch_geometric.data.Batch` that holds everything else too.
+            data: A :class:`~torch_geometric.data.Data` or
+                :class:`~torch_geometric.data.Batch`, or the node features.
             pos: The node positions.
             edge_index: The edges of the message-passing steps. They are used as given:
                 an edge between two clouds connects them.
+            batch: The cloud of every node, sorted, if no offsets are given.
+            x: The node features, if they are not the first argument.
             ptr: The row offsets of the clouds. (default: those of the tree, or one
                 cloud)
-            batch: The cloud of every node, sorted, if no offsets are given.
             tree: The tree of the nodes. Its sizes are checked, but not that it was
                 built from these positions. (default: the one that the data carries, or
                 one that is built now)
+            edge_attr: The features of the edges.
         """
         inputs = unpack_inputs(
-            *(x, pos, edge_index, ptr, batch, tree),
-            in_channels=self.in_channels,
-            dim=self.dim,
-            needs_edges=self.mp_steps > 0,
+            Given(data, pos, edge_index, batch, x, ptr, tree, edge_attr),
+            Takes(
+                *(self.in_channels, self.dim, 0, self.mp_steps > 0),
+                way_out=", or set 'mp_steps=0'",
+            ),
             first=self.embed,
         )
         tree = self._tree(inputs, tree)
@@ -396,27 +418,19 @@ class Erwin(LengthScaled):
         return self.head(order.to_nodes(x))
 
     def _tree(self, inputs: Inputs, tree: Optional[Tree]) -> Tree:
-        if tree is None and inputs.nodes is not None:
-            if (
-                reference.has_tree(inputs.nodes)
-                and self.tree_config.layout == "perfect"
-            ):
-                tree = reference.read_tree(inputs.nodes, self.tree_config, inputs.ptr)
-            else:
-                tree = stored_tree(inputs.nodes, self.tree_config)
+        nodes, config = inputs.nodes, self.tree_config
+        if tree is None and nodes is not None:
+            if reference.has_tree(nodes) and config.layout == "perfect":
+                tree = reference.read_tree(nodes, config, inputs.ptr)
+            elif getattr(nodes, "tree_node", None) is not None:
+                tree = stored_tree(nodes, config)
+        if tree is None:
+            return _built_tree(inputs.pos, inputs.ptr, self.tree_config)
         compiling = torch.compiler.is_compiling()
-        if tree is not None:
-            values = not compiling and inputs.pos.device.type == "cpu"
-            num_nodes = inputs.pos.size(0)
-            tree.validate(num_nodes, self.tree_config, inputs.ptr, values)
-            warn_of_order(tree, inputs.pos, stacklevel=6)
-            return tree
-        if compiling:
-            raise ValueError(
-                "a compiled model needs the tree; apply 'model.tree_transform()' to "
-                "the data, or pass 'tree'"
-            )
-        return build_tree(inputs.pos, inputs.ptr, self.tree_config)
+        values = not compiling and inputs.pos.device.type == "cpu"
+        tree.validate(inputs.pos.size(0), self.tree_config, inputs.ptr, values)
+        warn_of_order(tree, inputs.pos, stacklevel=6)
+        return tree
 
     def _unet(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
         skips = []
@@ -445,5 +459,20 @@ class Erwin(LengthScaled):
         return (
             f"{self.__class__.__name__}({self.in_channels}, "
             f"{[*self.hidden_channels]}, out_channels={self.out_channels}, "
-            f"ball_sizes={[*c.ball_sizes]}, strides={[*c.strides]})"
+            f"ball_sizes={[*c.ball_sizes]}, strides={[*c.strides]}{self._choices})"
         )
+
+
+_NEEDS_TREE = (
+    "a compiled model needs the tree; apply 'model.tree_transform()' to the data, or "
+    "pass 'tree'"
+)
+
+
+# A compiler that may not leave the graph reports the reason as its explanation; others
+# build the tree outside the graph.
+@torch.compiler.disable(reason=_NEEDS_TREE)
+def _built_tree(pos: Tensor, ptr: Tensor, config: TreeConfig) -> Tree:
+    if torch.compiler.is_compiling():  # `torch.export` calls it with traced tensors
+        raise ValueError(_NEEDS_TREE)
+    return build_tree(pos, ptr, config)

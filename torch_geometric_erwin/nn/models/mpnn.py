@@ -9,7 +9,7 @@ from torch.nn import GELU, Sequential
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
-from torch_geometric_erwin.nn.models.inputs import unpack_inputs
+from torch_geometric_erwin.nn.models.inputs import Given, Takes, unpack_inputs
 from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.checks import check_int
 
@@ -75,21 +75,22 @@ class MPNN(torch.nn.Module):
 
     def forward(
         self,
-        x: Union[Tensor, Nodes, None],
+        data: Union[Tensor, Nodes, None] = None,
+        /,
         pos: Optional[Tensor] = None,
         edge_index: Optional[Tensor] = None,
-        *,
-        ptr: Optional[Tensor] = None,
         batch: Optional[Tensor] = None,
+        *,
+        x: Optional[Tensor] = None,
+        ptr: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None,
     ) -> Tensor:
         r"""Runs the forward pass; arguments as in
         :meth:`torch_geometric_erwin.nn.Erwin.forward`.
         """
         inputs = unpack_inputs(
-            *(x, pos, edge_index, ptr, batch),
-            in_channels=self.in_channels,
-            dim=self.dim,
-            needs_edges=True,
+            Given(data, pos, edge_index, batch, x, ptr, edge_attr=edge_attr),
+            Takes(self.in_channels, self.dim, 0, needs_edges=True),
             first=self.embed,
         )
         return self.head(self.embed(inputs.x, inputs.pos, inputs.edge_index))

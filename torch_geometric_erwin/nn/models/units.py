@@ -46,7 +46,7 @@ class LengthScaled(torch.nn.Module):
         self._has_warned = False
 
     def set_length_scale(
-        self, source: Union[float, Nodes, Iterable[Nodes]]
+        self, source: Union[float, Tensor, Nodes, Iterable[Nodes]]
     ) -> "LengthScaled":
         r"""Sets the length that positions are divided by.
 
@@ -58,7 +58,8 @@ class LengthScaled(torch.nn.Module):
 
         Args:
             source: Data, a batch, or an iterable of them, such as a data set or a
-                loader; or the length itself, in the unit of positions.
+                loader; or the length itself, in the unit of positions, as a number or a
+                tensor without axes.
 
         Raises:
             TypeError: If it is something else.
@@ -71,8 +72,8 @@ class LengthScaled(torch.nn.Module):
             >>> float(model.set_length_scale(Data(pos=pos)).length_scale)
             1.0
         """
-        if isinstance(source, Real) and not isinstance(source, bool):
-            length = float(source)
+        if _is_number(source):
+            length = float(source)  # type: ignore[arg-type]
         else:
             median = _median([self._extents(nodes) for nodes in _nodes(source)])
             length = 2.0 ** round(math.log2(median))
@@ -142,6 +143,12 @@ class LengthScaled(torch.nn.Module):
             stacklevel=5,  # names the line that calls the model
         )
         self._has_warned = True
+
+
+def _is_number(source: Any) -> bool:
+    if isinstance(source, Tensor):
+        return source.dim() == 0 and source.is_floating_point()
+    return isinstance(source, Real) and not isinstance(source, bool)
 
 
 def _root_mean_square(rows: Tensor) -> float:

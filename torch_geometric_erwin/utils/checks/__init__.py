@@ -43,6 +43,7 @@ from torch_geometric_erwin.utils.checks.tables import (
 )
 from torch_geometric_erwin.utils.checks.tensors import (
     HALF,
+    check_edge_attr,
     check_floating,
     check_int64,
     check_rows,
@@ -63,6 +64,7 @@ __all__ = [
     "batch_to_ptr",
     "check_choice",
     "check_devices",
+    "check_edge_attr",
     "check_edges",
     "check_finite",
     "check_finite_number",

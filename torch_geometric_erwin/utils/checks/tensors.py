@@ -135,6 +135,36 @@ def check_rows(name: str, x: Tensor, num_rows: int, channels: int) -> None:
         )
 
 
+def check_edge_attr(
+    name: str, edge_attr: Tensor, num_edges: int, channels: int
+) -> Tensor:
+    r"""Checks the features of edges and returns them, one row per edge.
+
+    Args:
+        name: The argument's name, for messages.
+        edge_attr: The argument. A single feature may have no axis of its own, as PyG's
+            layers allow.
+        num_edges: The number of edges :math:`E`.
+        channels: The number of features of an edge.
+
+    Shapes:
+        - **edge_attr:** :math:`(E, F)` or :math:`(E)`; **output:** :math:`(E, F)`.
+
+    Raises:
+        TypeError: If it is not a floating-point tensor.
+        ValueError: If it has another shape.
+
+    Example:
+        >>> check_edge_attr("edge_attr", torch.rand(4), num_edges=4, channels=1).shape
+        torch.Size([4, 1])
+    """
+    check_tensor(name, edge_attr)
+    if edge_attr.dim() == 1 and channels == 1:
+        edge_attr = edge_attr[:, None]
+    check_rows(name, edge_attr, num_edges, channels)
+    return edge_attr
+
+
 def check_shape(name: str, x: Tensor, sizes: Sequence[int]) -> None:
     r"""Checks the first sizes of a tensor.
 

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 from torch_geometric_erwin.utils.centre import centre
 from torch_geometric_erwin.utils.checks import (
     check_devices,
+    check_edge_attr,
     check_edges,
     check_finite,
     check_floating,
@@ -65,6 +66,7 @@ class Level:
         real: :obj:`False` for the rows that :meth:`Tree.pad` added.
         edge_index: Edges between rows.
         node: On level 0 of a tree, the node of every row.
+        edge_attr: The features of the edges.
         runs: For every size in :attr:`TreeConfig.runs`, the number of rows of every run
             of at most that many rows.
 
@@ -72,8 +74,8 @@ class Level:
         - **pos**, **offset**, **offset_rot:** :math:`(N, D)`; **ptr:**
           :math:`(G + 1)`; **ball_len:** :math:`(K)`; **perm**, **perm_rot**,
           **group_len**, **real**, **node:** :math:`(N)`; **children:**
-          :math:`(N, s, D)`; **edge_index:** :math:`(2, E)`; **runs:** :math:`(K_m)`
-          each.
+          :math:`(N, s, D)`; **edge_index:** :math:`(2, E)`; **edge_attr:**
+          :math:`(E, F)`; **runs:** :math:`(K_m)` each.
 
     Example:
         >>> import torch
@@ -98,6 +100,7 @@ class Level:
     real: Optional[Tensor] = None
     edge_index: Optional[Tensor] = None
     node: Optional[Tensor] = None
+    edge_attr: Optional[Tensor] = None
     runs: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -110,6 +113,7 @@ class Level:
         ptr: Optional[Tensor] = None,
         perm_rot: Optional[Tensor] = None,
         edge_index: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None,
     ) -> "Level":
         r"""Makes a level from rows that are in tree order already.
 
@@ -121,6 +125,7 @@ class Level:
             perm_rot: The row at every place of a second tree, whose balls have the same
                 lengths.
             edge_index: Edges between rows.
+            edge_attr: The features of the edges.
 
         Raises:
             TypeError: If a tensor has another dtype.
@@ -134,7 +139,10 @@ class Level:
         ball_size = check_int("ball_size", ball_size, 1)
         check_lengths("ball_len", ball_len, shape[0], ball_size)
         ptr = _check_rows_of(pos, ptr, ball_len, perm_rot, edge_index)
-        return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), edge_index=edge_index)
+        _check_edge_attr("edge_attr", edge_attr, edge_index)
+        check_devices(pos=pos, edge_attr=edge_attr)
+        edges = {"edge_index": edge_index, "edge_attr": edge_attr}
+        return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), **edges)
 
     @classmethod
     def of(
@@ -349,12 +357,28 @@ def _check_fields(name: str, level: Level) -> None:
         check_int64(f"{name}.node", level.node)
         check_shape(f"{name}.node", level.node, (rows[0],))
         others["node"] = level.node
+    _check_edge_attr(f"{name}.edge_attr", level.edge_attr, level.edge_index)
+    if level.edge_attr is not None:
+        others["edge_attr"] = level.edge_attr
     check_instance(f"{name}.runs", level.runs, dict, "a dict of sizes")
     for size, lengths in level.runs.items():
         check_int(f"{name}.runs", size, 1)
         check_lengths(f"{name}.runs[{size}]", lengths, rows[0], size)
         others[f"runs[{size}]"] = lengths
     check_devices(**{f"{name}.{n}": t for n, t in {"pos": level.pos, **others}.items()})
+
+
+def _check_edge_attr(
+    name: str, edge_attr: Optional[Tensor], edge_index: Optional[Tensor]
+) -> None:
+    if edge_attr is None:
+        return
+    check_tensor(name, edge_attr)
+    if edge_index is None:
+        raise ValueError(f"'{name}' is given, but there are no edges: it must be None")
+    if edge_attr.dim() != 2:
+        raise ValueError(f"'{name}' must have shape [E, F] (got {[*edge_attr.shape]})")
+    check_edge_attr(name, edge_attr, edge_index.size(1), edge_attr.size(1))
 
 
 def _check_groups(name: str, level: Level, rows: int) -> None:
@@ -414,7 +438,7 @@ def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> Non
 
 _TENSORS = (
     *("pos", "ptr", "ball_len", "offset", "offset_rot", "perm", "perm_rot"),
-    *("group_len", "children", "real", "edge_index", "node"),
+    *("group_len", "children", "real", "edge_index", "node", "edge_attr"),
 )
 
 

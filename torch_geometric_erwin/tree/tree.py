@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree.config import TreeConfig
+from torch_geometric_erwin.tree.edges import RowEdges, checked_edges, merged
 from torch_geometric_erwin.tree.fit import warn_of_order
 from torch_geometric_erwin.tree.level import Level
 from torch_geometric_erwin.tree.order import Order
@@ -20,7 +21,6 @@ from torch_geometric_erwin.tree.validation import problem
 from torch_geometric_erwin.utils.centre import centre_dense
 from torch_geometric_erwin.utils.checks import (
     check_devices,
-    check_edges,
     check_flag,
     check_floating,
     check_instance,
@@ -56,12 +56,17 @@ class Tree:
             of every run.
         real: After :meth:`pad`, :obj:`False` for the clouds that were added; otherwise
             :obj:`None`.
+        edges: Per coarse level, the edges between its rows, see :meth:`with_edges`;
+            empty if there are none.
+        edge_means: Per coarse level, the features of these edges; empty if they have
+            none.
 
     Shapes:
         - **perm:** :math:`(N_0)`; **node_ptr:** :math:`(G + 1)`; **level:**
           :math:`(G, L + 1)`; **ball_len:** :math:`(K_l)` each; **group_len:**
           :math:`(N_{l+1})` each; **perm_rot:** :math:`(N_l)` each; **mask:**
-          :math:`(N_0)`; **real:** :math:`(G)`.
+          :math:`(N_0)`; **real:** :math:`(G)`; **edges:** :math:`(2, E_l)` each;
+          **edge_means:** :math:`(E_l, F)` each.
 
     Example:
         >>> from torch_geometric_erwin import ball_tree
@@ -83,6 +88,8 @@ class Tree:
     config: TreeConfig
     runs: tuple[tuple[Tensor, ...], ...] = ()
     real: Optional[Tensor] = None
+    edges: tuple[Tensor, ...] = ()
+    edge_means: tuple[Tensor, ...] = ()
 
     @classmethod
     def from_data(
@@ -255,20 +262,141 @@ class Tree:
             )
         return self.order().to_nodes(rows)
 
+    def row_of_node(self, level: int = 0) -> Tensor:
+        r"""Returns the row of every node on a level, by which it can be indexed there.
+
+        If a node has several rows on level 0, the first one is taken.
+
+        Args:
+            level: The level.
+
+        Shapes:
+            - **output:** :math:`(N)`.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> pos = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+            >>> tree = ball_tree(pos, ball_sizes=2, strides=[2])
+            >>> tree.row_of_node(0).tolist(), tree.row_of_node(1).tolist()
+            ([3, 1, 2, 0], [1, 0, 1, 0])
+        """
+        self._check_level(level)
+        perm, repeats = self.global_perm(), self.mask is not None
+        rows = Order(perm, (), self.num_nodes, repeats).row_of_node()
+        for l, groups in enumerate(self.group_len[:level]):
+            parent = segment_ids(groups, self.num_rows(l))
+            rows = parent.index_select(0, rows)
+        return rows
+
+    def coarse_edges(
+        self, edge_index: Tensor, level: int, edge_attr: Optional[Tensor] = None
+    ) -> Union[Tensor, tuple[Tensor, Tensor]]:
+        r"""Returns the edges between the rows of a level.
+
+        Two rows have an edge if a node below the one has an edge to a node below the
+        other. On coarse levels every edge is there once, sorted as by
+        :func:`torch_geometric.utils.coalesce`, and none connects a row to itself. On
+        level 0 all edges are kept, in their order.
+
+        Args:
+            edge_index: Edges between nodes, in the numbers of nodes.
+            level: The level.
+            edge_attr: The features of the edges. If they are given, a pair is returned:
+                the edges of the level, and for each the mean of the features of all
+                edges that it stands for.
+
+        Shapes:
+            - **edge_index:** :math:`(2, E)`; **edge_attr:** :math:`(E, F)`;
+              **output:** :math:`(2, E_l)`, and :math:`(E_l, F)`.
+
+        Raises:
+            TypeError: If a tensor has another kind of dtype.
+            ValueError: If there is no such level or node, or not a row of features for
+                every edge.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> pos = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+            >>> tree = ball_tree(pos, ball_sizes=2, strides=[2])
+            >>> edge_index = torch.tensor([[0, 0, 2, 3], [1, 2, 1, 1]])
+            >>> tree.coarse_edges(edge_index, level=1).tolist()
+            [[1], [0]]
+        """
+        self._check_level(level)
+        edges = self._given(edge_index, edge_attr)
+        edges = self._on_level(edges, level)
+        return edges.edge_index if edges.edge_attr is None else tuple(edges)
+
+    def with_edges(
+        self, edge_index: Tensor, edge_attr: Optional[Tensor] = None
+    ) -> "Tree":
+        r"""Returns the tree with the edges of all coarse levels
+        (:meth:`coarse_edges`), which :meth:`levels` then hands to layers.
+
+        Args:
+            edge_index: Edges between nodes.
+            edge_attr: The features of the edges.
+
+        Shapes:
+            - **edge_index:** :math:`(2, E)`; **edge_attr:** :math:`(E, F)`.
+
+        Raises:
+            TypeError: If a tensor has another kind of dtype.
+            ValueError: If there is no such node, not a row of features for every edge,
+                or the tree is padded.
+
+        Example:
+            >>> from torch_geometric_erwin import ball_tree
+            >>> pos = torch.tensor([[3.0], [1.0], [2.0], [0.0]])
+            >>> tree = ball_tree(pos, ball_sizes=2, strides=[2])
+            >>> tree = tree.with_edges(torch.tensor([[0], [1]]))
+            >>> [level.edge_index for level in tree.levels(pos)]
+            [None, tensor([[1],
+                    [0]])]
+        """
+        if self.real is not None:
+            raise ValueError(
+                "the tree is padded: it has to get its edges before, and trees with "
+                "edges cannot be padded"
+            )
+        given = self._given(edge_index, edge_attr)
+        coarse = range(1, self.config.num_levels)
+        edges = [self._on_level(given, level) for level in coarse]
+        means = [own.edge_attr for own in edges if own.edge_attr is not None]
+        return replace(
+            self, edges=tuple(e.edge_index for e in edges), edge_means=tuple(means)
+        )
+
+    def _given(self, edge_index: Tensor, edge_attr: Optional[Tensor]) -> RowEdges:
+        edges = checked_edges(edge_index, edge_attr, self.num_nodes)
+        check_devices(tree=self.perm, edge_index=edge_index, edge_attr=edge_attr)
+        return edges
+
+    def _on_level(self, edges: RowEdges, level: int) -> RowEdges:
+        rows = self.row_of_node(level)
+        edges = edges._replace(edge_index=_mapped(rows, edges.edge_index))
+        return edges if level == 0 else merged(edges, self.num_rows(level))
+
     def levels(
-        self, pos: Tensor, edge_index: Optional[Tensor] = None
+        self,
+        pos: Tensor,
+        edge_index: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None,
     ) -> tuple[Level, ...]:
         r"""Returns all levels in the form that layers take, with all geometry.
 
         The position of a coarse row is the mean of its children's. Positions that
-        require a gradient get one.
+        require a gradient get one. The edges of coarse levels are those of the tree
+        (:meth:`with_edges`).
 
         Args:
             pos: The node positions.
             edge_index: Edges between nodes, for the layers of level 0.
+            edge_attr: The features of these edges.
 
         Shapes:
-            - **pos:** :math:`(N, D)`; **edge_index:** :math:`(2, E)`.
+            - **pos:** :math:`(N, D)`; **edge_index:** :math:`(2, E)`; **edge_attr:**
+              :math:`(E, F)`.
 
         Raises:
             TypeError: If the positions are not floating-point.
@@ -289,10 +417,13 @@ class Tree:
                 f"(got {[*pos.shape]})"
             )
         check_positions("pos", pos, *pos.shape)
+        check_devices(pos=pos, tree=self.perm)
         if edge_index is not None:
-            check_edges("edge_index", edge_index, pos.size(0))
-        check_devices(pos=pos, tree=self.perm, edge_index=edge_index)
-        return self.levels_of(self.order(pos.size(0)), pos, edge_index)
+            edge_index, edge_attr = checked_edges(edge_index, edge_attr, pos.size(0))
+            check_devices(pos=pos, edge_index=edge_index, edge_attr=edge_attr)
+        elif edge_attr is not None:
+            raise ValueError("'edge_index' is missing beside 'edge_attr'")
+        return self.levels_of(self.order(pos.size(0)), pos, edge_index, edge_attr)
 
     def extents(self, pos: Tensor) -> tuple[Tensor, ...]:
         r"""Returns the extents of the balls of every level.
@@ -336,6 +467,7 @@ class Tree:
         order: Order,
         pos: Tensor,
         edge_index: Optional[Tensor] = None,
+        edge_attr: Optional[Tensor] = None,
         levels: Optional[int] = None,
     ) -> tuple[Level, ...]:
         r"""Returns :meth:`levels` for a caller that has the :meth:`order` already.
@@ -344,13 +476,14 @@ class Tree:
             order: The order.
             pos: The node positions.
             edge_index: Edges between nodes.
+            edge_attr: The features of the edges.
             levels: The number of levels, from the finest on. (default: all)
         """
         pos = order.to_rows(pos)
         if edge_index is not None:
-            # Not `rows[edge_index]`, which ignores a lazy negation of the edges.
-            rows = order.row_of_node().index_select(0, edge_index.flatten())
-            edge_index = rows.view_as(edge_index)
+            edge_index = _mapped(order.row_of_node(), edge_index)
+        edges = [edge_index, *self.edges]
+        means = [edge_attr, *self.edge_means]
         out = []
         # Computed in one go for all levels, as in `order`.
         ptrs = pad(self.level.t().cumsum(1), (1, 0)).unbind()
@@ -365,7 +498,8 @@ class Tree:
                 group_len=groups,
                 children=children,
                 real=self.real_rows(l),
-                edge_index=edge_index if l == 0 else None,
+                edge_index=edges[l] if l < len(edges) else None,
+                edge_attr=means[l] if l < len(means) else None,
                 node=order.perm if l == 0 else None,
                 runs=dict(
                     zip(self.config.runs_of(l), self.runs[l] if self.runs else ())
@@ -399,8 +533,8 @@ class Tree:
                 before.
 
         Raises:
-            ValueError: If the tree has too many nodes, clouds or balls, or repeats
-                points.
+            ValueError: If the tree has too many nodes, clouds or balls, repeats points,
+                or has edges.
 
         Example:
             >>> from torch_geometric_erwin import ball_tree
@@ -413,6 +547,11 @@ class Tree:
         """
         if self.real is not None:
             raise ValueError("the tree is padded already")
+        if self.edges:
+            raise ValueError(
+                "a tree with edges cannot be padded, as the number of edges of a level "
+                "does not follow from that of nodes: build it without"
+            )
         num_nodes = check_int("num_nodes", num_nodes, 0)
         num_clouds = check_int("num_clouds", num_clouds, 1)
         clouds = self.level.size(0)
@@ -441,7 +580,8 @@ class Tree:
         As splits are by count, the sizes of balls and groups stay the same. Points of
         equal coordinate are ordered by index. Nothing is read from a GPU, so a rollout
         does not wait for it, and the call can be recorded in a CUDA graph or compiled
-        together with the model.
+        together with the model. Edges of coarse levels are left out, because rows
+        change places: call :meth:`with_edges` again.
 
         Args:
             pos: The new positions of the same nodes.
@@ -493,6 +633,8 @@ class Tree:
             perm=self._fixed(perm, 0),
             perm_rot=tuple(self._fixed(t, l) for l, t in enumerate(perm_rot)),
             mask=None if self.mask is None else mask,
+            edges=(),
+            edge_means=(),
         )
 
     def _build(
@@ -585,6 +727,11 @@ class Tree:
             torch._assert_async((ptr == self.node_ptr).all(), message)
 
 
+def _mapped(rows: Tensor, edge_index: Tensor) -> Tensor:
+    # Not `rows[edge_index]`, which ignores a lazy negation of the edges.
+    return rows.index_select(0, edge_index.flatten()).view_as(edge_index)
+
+
 def check_tree(name: str, tree: Tree) -> None:
     r"""Checks that an argument is a tree; :meth:`Tree.validate` checks its tables.
 
@@ -608,18 +755,19 @@ def check_tree(name: str, tree: Tree) -> None:
 
 _TENSORS = (
     *("perm", "node_ptr", "level", "ball_len", "group_len", "perm_rot", "mask"),
-    *("runs", "real"),
+    *("runs", "real", "edges", "edge_means"),
 )
 
 
 def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    # Users of `torch.export` list a dynamic shape for every part. 'runs' and 'real' are
+    # Users of `torch.export` list a dynamic shape for every part. The last parts are
     # left out where a tree has none, so that most users need not list them.
     names = [*_TENSORS]
-    if tree.real is None:
-        names.remove("real")
-        if not tree.runs:
-            names.remove("runs")
+    for name in reversed(("runs", "real", "edges", "edge_means")):
+        value = getattr(tree, name)
+        if isinstance(value, Tensor) or value:
+            break
+        names.remove(name)
     return [getattr(tree, name) for name in names], tree.config.text
 
 

@@ -15,6 +15,8 @@ from torch_geometric_erwin.tree.partition import (
     has_other_lengths,
 )
 from torch_geometric_erwin.utils.checks import (
+    check_edges,
+    check_floating,
     check_instance,
     check_ptr,
     check_tensor,
@@ -52,7 +54,7 @@ def problem(
         device: The device of the nodes, or :obj:`None` for that of the tree.
         values: Whether to check values too; if they are on a GPU, this waits for it.
     """
-    for check in (_wrong_places, _malformed):
+    for check in (_wrong_places, _malformed, _wrong_edges):
         wrong = check(tree, num_nodes, device)
         if wrong:
             return wrong
@@ -73,7 +75,7 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
     config = tree.config
     check_instance("config", config, TreeConfig)
     levels, perfect = config.num_levels, config.layout == "perfect"
-    ints, flags = torch.int64, torch.bool
+    ints, flags, has_means = torch.int64, torch.bool, len(tree.edge_means) > 0
     if tree.mask is not None and not perfect:
         return f"'mask' is given, expected None with layout='balanced'; {CHANGED}"
     check_instance("runs", tree.runs, tuple)
@@ -90,6 +92,8 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
         ("mask", (tree.mask,) if perfect else (), flags, 1, int(perfect)),
         ("real", () if tree.real is None else (tree.real,), flags, 1, None),
         ("runs", runs, ints, 1, sum(map(len, config.runs))),
+        ("edges", tree.edges, ints, 2, levels - 1 if tree.edges else 0),
+        ("edge_means", tree.edge_means, None, 2, len(tree.edges) * has_means),
     ):
         if not isinstance(tables, tuple):
             return f"'{name}' is a '{type(tables).__name__}', expected a tuple"
@@ -101,7 +105,9 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
             check_tensor(name, table)
             if is_traceable_wrapper_subclass(table):
                 return f"'{name}' is a '{type(table).__name__}', not a plain tensor"
-            if table.dtype != dtype or table.dim() != dim:
+            if dtype is None:
+                check_floating(name, table)
+            if table.dtype != (dtype or table.dtype) or table.dim() != dim:
                 return (
                     f"'{name}' is {table.dtype} with {table.dim()} dimensions, "
                     f"expected {dtype} with {dim}; {CHANGED}"
@@ -139,6 +145,24 @@ def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> 
             return (
                 f"'perm_rot_{l}' has {perm.size(0)} entries for {tree.num_rows(l)} "
                 f"rows of 'perm' and 'group_len'; {CUT}"
+            )
+    return ""
+
+
+def _wrong_edges(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
+    # Checks the shapes of edges, and on the host that their rows are there.
+    for l, edges in enumerate(tree.edges, 1):
+        if edges.size(0) != 2:
+            return f"'edges' has shape {[*edges.shape]}, expected [2, E]; {CHANGED}"
+        try:
+            check_edges(f"edges[{l - 1}]", edges, tree.num_rows(l))
+        except ValueError as error:
+            return f"{error}; {CHANGED}"
+    for edges, means in zip(tree.edges, tree.edge_means):
+        if means.size(0) != edges.size(1):
+            return (
+                f"'edge_means' has {means.size(0)} rows for {edges.size(1)} edges; "
+                f"{CUT}"
             )
     return ""
 

@@ -85,6 +85,8 @@ SHAPE_ALONE = (
 )
 ANY_SHAPE = ("scalar", "one more axis", "axes swapped")
 ANY_DTYPE = ("complex", "bool", "int32", "int64", "uint8")
+# Edges of a tree are any edges, and there may be none.
+OTHER_EDGES = ("empty", "one less", "first moved")
 LARGE = ("above int32", "above int64", "far above")
 
 
@@ -158,6 +160,10 @@ def calls() -> dict[str, Call]:
     assignment = an(batch, "clouds", "none", names=("ptr",))
     edges = an(edge_index, "edges", *OTHER_WIDTH)
     some_edges = an(edge_index, "edges", "none", *OTHER_WIDTH)
+    edge_attr = torch.rand(edge_index.size(1), 4)
+    some_edge_attr = an(
+        edge_attr, "features", "none", *OTHER_WIDTH, names=("edge_index",)
+    )
     features = an(x, "features")
     level = an(fine, "levels")
     coarse_level = an(coarse, "coarse")
@@ -235,7 +241,8 @@ def calls() -> dict[str, Call]:
                 "group_len": an(None, "nothing"),
                 "children": an(None, "nothing"),
                 "real": an(None, "nothing"),
-                "edge_index": some_edges,
+                "edge_index": edges,
+                "edge_attr": some_edge_attr,
                 "node": an(None, "nothing"),
                 "runs": an({}, "nothing"),
             },
@@ -248,7 +255,8 @@ def calls() -> dict[str, Call]:
                 "ball_size": count(4),
                 "ptr": offsets,
                 "perm_rot": an(fine.perm_rot, "orders", "none"),
-                "edge_index": some_edges,
+                "edge_index": edges,
+                "edge_attr": some_edge_attr,
             },
         ),
         "Level.check": Call(fine.check, {"name": an("level", "words")}),
@@ -273,6 +281,8 @@ def calls() -> dict[str, Call]:
                 "config": other_config,
                 "runs": an((), "nothing"),
                 "real": an(None, "nothing"),
+                "edges": an((edge_index % 3,), "tables", *OTHER_EDGES),
+                "edge_means": an((), "nothing"),
             },
         ),
         "Tree.from_data": Call(
@@ -285,7 +295,10 @@ def calls() -> dict[str, Call]:
         ),
         **{
             f"Tree.{name}": Call(reads(name), {"level": count(0, "zero")})
-            for name in ("num_rows", "ptr", "batch", "real_rows", "global_perm_rot")
+            for name in (
+                *("num_rows", "ptr", "batch", "real_rows", "global_perm_rot"),
+                "row_of_node",
+            )
         },
         "Tree.to_rows": Call(
             lambda x: tree.to_rows(x),
@@ -297,7 +310,26 @@ def calls() -> dict[str, Call]:
         ),
         "Tree.levels": Call(
             tree.levels,
+            {
+                "pos": an(pos, "positions", *OTHER_WIDTH),
+                "edge_index": edges,
+                "edge_attr": some_edge_attr,
+            },
+        ),
+        "Tree.levels without edges": Call(
+            tree.levels,
             {"pos": an(pos, "positions", *OTHER_WIDTH), "edge_index": some_edges},
+        ),
+        "Tree.coarse_edges": Call(
+            tree.coarse_edges,
+            {
+                "edge_index": edges,
+                "level": count(1, "zero"),
+                "edge_attr": some_edge_attr,
+            },
+        ),
+        "Tree.with_edges": Call(
+            tree.with_edges, {"edge_index": edges, "edge_attr": some_edge_attr}
         ),
         "Tree.extents": Call(tree.extents, {"pos": an(pos, "positions", *OTHER_WIDTH)}),
         "Tree.pad": Call(tree.pad, {"num_nodes": count(26), "num_clouds": count(4)}),
@@ -718,6 +750,7 @@ def calls() -> dict[str, Call]:
                 **balls,
                 "ties": choice("index"),
                 "reorder": flag(False),
+                "edges": flag(),
                 "prefix": an("ball_", "prefixes", "a text", "an empty text"),
             },
         ),
@@ -840,8 +873,8 @@ def parameters(function: Callable[..., Any]) -> set[str]:
     return {p.name for p in named if p.kind not in kinds and p.name not in HIDDEN}
 
 
-#: `self`, and `edges`, which layers on the same edges share internally.
-HIDDEN = {"self", "cls", "edges"}
+#: `self`, and `shared`, what layers on the same edges share internally.
+HIDDEN = {"self", "cls", "shared"}
 
 #: Public names that do not check their arguments, and why.
 TRUSTED = {

@@ -11,6 +11,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree.edges import edge_tables
 from torch_geometric_erwin.tree.reading import (
     MARK,
     Nodes,
@@ -77,7 +78,8 @@ def attach_tree(
         "tree_config": tree.config.text,
     }
     remove_tree(store, prefix, values)
-    slices = {prefix + name: _slices(name, tree, sizes) for name in values}
+    count = values.get("tree_edge_count")
+    slices = {prefix + name: _slices(name, tree, sizes, count) for name in values}
     values = {prefix + name: value for name, value in values.items()}
     text = prefix + "tree_config"
     if not is_collated(data):
@@ -203,10 +205,13 @@ def tree_attributes(tree: Tree) -> dict[str, Tensor]:
         attributes["perm_mask"] = tree.mask
     if tree.real is not None:
         attributes["tree_real"] = tree.real
-    return attributes
+    return attributes | edge_tables(tree.edges, tree.edge_means, tree.level)
 
 
-_PER_LEVEL = ("ball_len", "group_len", "perm_rot", "run_len")
+_PER_LEVEL = (
+    *("ball_len", "group_len", "perm_rot", "run_len"),
+    *("tree_edge", "tree_edge_attr"),
+)
 
 
 def is_tree_attribute(name: str, prefix: str = "") -> bool:
@@ -228,17 +233,23 @@ def is_tree_attribute(name: str, prefix: str = "") -> bool:
         "tree_code",
         "tree_config",
         "tree_real",
+        "tree_edge_count",
     )
 
 
-def _slices(name: str, tree: Tree, sizes: Tensor) -> Tensor:
+def _slices(
+    name: str, tree: Tree, sizes: Tensor, edge_count: Optional[Tensor]
+) -> Tensor:
     # Returns where every cloud's part of an attribute begins, and the last one's end.
-    if name in ("level", "tree_code", "tree_config"):
+    if name in ("level", "tree_code", "tree_config", "tree_edge_count"):
         return torch.arange(len(tree.level) + 1)
     if name == MARK:
         return _offsets(sizes)
     stem, *numbers = re.sub(r"_(?=\d)", " ", name).split()
     l = int(numbers[0]) if numbers else 0
+    if stem.startswith("tree_edge"):
+        assert edge_count is not None
+        return _offsets(edge_count[:, l - 1])
     rows = _offsets(tree.level[:, l + (stem == "group_len")])
     if stem not in ("ball_len", "run_len"):
         return rows

@@ -2,8 +2,9 @@ r"""The transform that attaches a ball tree to data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Union
+from typing import Optional, Union
 
+from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
@@ -48,6 +49,14 @@ class BallTree(BaseTransform):
     - :obj:`perm_mask`, only for :obj:`layout="perfect"`: :obj:`False` for rows of
       :obj:`perm` that repeat a node.
 
+    With :obj:`edges=True` it sets also
+
+    - :obj:`tree_edge_{l}` :math:`(E_l, 2)`: the edges between the rows of every coarse
+      level, which are counted in their own cloud, and :obj:`tree_edge_count`
+      :math:`(1, L)`: their numbers;
+    - :obj:`tree_edge_attr_{l}` :math:`(E_l, F)`: their features, the means of
+      :obj:`edge_attr`, if that is there and floating-point.
+
     :meth:`Tree.from_data <torch_geometric_erwin.Tree.from_data>` reads the tree again.
     Attributes of these names that are not of a tree, such as a permeability
     :obj:`perm` or a refinement :obj:`level`, are not overwritten: they cause an error,
@@ -82,6 +91,10 @@ class BallTree(BaseTransform):
             back). Edges keep their order.
         prefix: What the names of the tree's attributes begin with, such as
             :obj:`"ball_"`.
+        edges: Whether to attach the edges of coarse levels
+            (:meth:`Tree.coarse_edges <torch_geometric_erwin.Tree.coarse_edges>`) of
+            :obj:`edge_index`, for models and layers that pass messages there. A batch
+            with such trees cannot be padded.
 
     Raises:
         TypeError: If an argument or the positions have another type.
@@ -105,6 +118,7 @@ class BallTree(BaseTransform):
         runs: Sequence[Sequence[int]] = (),
         reorder: bool = False,
         prefix: str = "",
+        edges: bool = False,
     ) -> None:
         self.config = TreeConfig(ball_sizes, strides, rotate, layout, runs)
         check_choice("ties", ties, TIES)
@@ -115,6 +129,7 @@ class BallTree(BaseTransform):
                 "'reorder' needs layout='balanced' (got 'perfect', which repeats nodes)"
             )
         self.prefix = _check_prefix(prefix)
+        self.edges = check_flag("edges", edges)
 
     def forward(
         self, data: Union[Data, HeteroData, Batch]
@@ -133,6 +148,8 @@ class BallTree(BaseTransform):
                 *(self.config, self.ties),
                 validate=store["pos"].device.type != "cpu",
             )
+            if self.edges:
+                tree = tree.with_edges(*_edges_of(data))
             if self.reorder:
                 # Only then: the order of an earlier tree has an entry per node too.
                 remove_tree(store, self.prefix)
@@ -146,11 +163,28 @@ class BallTree(BaseTransform):
         more = f", runs={[[*level] for level in c.runs]}" if c.runs else ""
         more += ", reorder=True" if self.reorder else ""
         more += f", prefix={self.prefix!r}" if self.prefix else ""
+        more += ", edges=True" if self.edges else ""
         return (
             f"{self.__class__.__name__}(ball_sizes={[*c.ball_sizes]}, "
             f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}', "
             f"ties='{self.ties}'{more})"
         )
+
+
+def _edges_of(data: Union[Data, HeteroData]) -> tuple[Tensor, Optional[Tensor]]:
+    if isinstance(data, HeteroData):
+        raise TypeError(
+            "'edges=True' is for Data and batches of it (got 'HeteroData'): use "
+            "'tree.with_edges(edge_index)' with the edges between nodes of one type"
+        )
+    if data.edge_index is None:
+        raise ValueError(
+            "'edges=True' needs edges: 'data.edge_index' is missing; apply the "
+            "transform 'TreeKNNGraph' or 'TreeRadiusGraph' before 'BallTree'"
+        )
+    attr = data.edge_attr
+    has_means = isinstance(attr, Tensor) and attr.is_floating_point()
+    return data.edge_index, attr if has_means else None
 
 
 # Parts of names by which PyG decides what an attribute is.

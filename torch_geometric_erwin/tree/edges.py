@@ -1,5 +1,6 @@
 r"""Edges between the rows of a coarse level."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 import torch
@@ -10,6 +11,7 @@ from torch_geometric_erwin.utils.checks import (
     check_edges,
     check_tensor,
 )
+from torch_geometric_erwin.utils.rows import segment_ids
 
 
 class RowEdges(NamedTuple):
@@ -82,3 +84,69 @@ def merged(edges: RowEdges, num_rows: int) -> RowEdges:
     values = edges.edge_attr.index_select(0, kept.index_select(0, order))
     total = values.new_zeros(key.size(0), values.size(1)).index_add(0, place, values)
     return RowEdges(edge_index, total / count[:, None])
+
+
+def edge_tables(
+    edges: Sequence[Tensor], means: Sequence[Tensor], level: Tensor
+) -> dict[str, Tensor]:
+    r"""Returns edges as tables of which every cloud has its own part, one after the
+    other.
+
+    :obj:`tree_edge_{l}` :math:`(E_l, 2)` has rows counted in their own cloud,
+    :obj:`tree_edge_attr_{l}` :math:`(E_l, F)` the features, if there are any, and
+    :obj:`tree_edge_count` :math:`(G, L)` the number of edges of every cloud.
+
+    Args:
+        edges: Per coarse level, the edges between its rows, sorted.
+        means: Per coarse level, their features; empty if they have none.
+        level: The number of rows of every cloud on every level.
+
+    Raises:
+        ValueError: If an edge connects two clouds.
+
+    Example:
+        >>> edges = [torch.tensor([[0, 2], [1, 3]])]
+        >>> tables = edge_tables(edges, [], torch.tensor([[4, 2], [3, 2]]))
+        >>> tables["tree_edge_1"].tolist(), tables["tree_edge_count"].tolist()
+        ([[0, 1], [0, 1]], [[1], [1]])
+    """
+    tables, counts = {}, []
+    for l, edge_index in enumerate(edges, 1):
+        rows = level[:, l]
+        ends = rows.cumsum(0)
+        cloud = torch.searchsorted(ends, edge_index, right=True)
+        if bool((cloud[0] != cloud[1]).any()):
+            raise ValueError(
+                "'edge_index' must connect nodes of one cloud, for 'edges=True' (got "
+                "an edge between two clouds)"
+            )
+        first = (ends - rows).index_select(0, cloud[0])
+        tables[f"tree_edge_{l}"] = (edge_index - first).t().int().contiguous()
+        counts.append(torch.bincount(cloud[0], minlength=len(rows)))
+    for l, mean in enumerate(means, 1):
+        tables[f"tree_edge_attr_{l}"] = mean
+    if counts:
+        tables["tree_edge_count"] = torch.stack(counts, 1).int()
+    return tables
+
+
+def edges_of_table(table: Tensor, count: Tensor, rows: Tensor) -> Tensor:
+    r"""Returns the edges of a level from :func:`edge_tables`.
+
+    Args:
+        table: The edges, with rows counted in their own cloud.
+        count: The number of edges of every cloud.
+        rows: The number of rows of every cloud.
+
+    Shapes:
+        - **table:** :math:`(E, 2)`; **count**, **rows:** :math:`(G)`; **output:**
+          :math:`(2, E)`.
+
+    Example:
+        >>> table, two = torch.tensor([[0, 1], [0, 1]]), torch.tensor([2, 2])
+        >>> edges_of_table(table, torch.tensor([1, 1]), two).tolist()
+        [[0, 2], [1, 3]]
+    """
+    cloud = segment_ids(count, table.size(0))
+    first = (rows.cumsum(0) - rows).index_select(0, cloud)
+    return (table + first[:, None]).t().contiguous()

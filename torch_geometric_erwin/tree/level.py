@@ -141,8 +141,11 @@ class Level:
         ptr = _check_rows_of(pos, ptr, ball_len, perm_rot, edge_index)
         _check_edge_attr("edge_attr", edge_attr, edge_index)
         check_devices(pos=pos, edge_attr=edge_attr)
-        edges = {"edge_index": edge_index, "edge_attr": edge_attr}
-        return cls.of(*(pos, ptr, ball_len, ball_size, perm_rot), **edges)
+        return cls.of(
+            *(pos, ptr, ball_len, ball_size, perm_rot),
+            edge_index=edge_index,
+            edge_attr=edge_attr,
+        )
 
     @classmethod
     def of(
@@ -375,7 +378,7 @@ def _check_edge_attr(
         return
     check_tensor(name, edge_attr)
     if edge_index is None:
-        raise ValueError(f"'{name}' is given, but there are no edges: it must be None")
+        raise ValueError(f"'edge_index' is missing beside '{name}'")
     if edge_attr.dim() != 2:
         raise ValueError(f"'{name}' must have shape [E, F] (got {[*edge_attr.shape]})")
     check_edge_attr(name, edge_attr, edge_index.size(1), edge_attr.size(1))

@@ -9,6 +9,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree.config import TreeConfig
+from torch_geometric_erwin.tree.edges import edges_of_table
 from torch_geometric_erwin.tree.partition import group_lengths
 from torch_geometric_erwin.tree.validation import (
     CHANGED,
@@ -174,6 +175,7 @@ def read_fields(
             for l, sizes in enumerate(config.runs)
         ),
         "real": stored.get("tree_real"),
+        **stored.edges(config, level),
     }
 
 
@@ -336,6 +338,34 @@ class _Stored:
                     f"{_MISFIT}'{self.prefix}perm_rot_{l}' has {rows.size(0)} entries "
                     f"for {count} rows of 'level'; {CUT}"
                 )
+
+    def edges(self, config: TreeConfig, level: Tensor) -> dict[str, Any]:
+        # The edges of the coarse levels, if the tree has any.
+        if self.get("tree_edge_count") is None:
+            return {}
+        count, coarse = self.table("tree_edge_count", dim=2), range(1, level.size(1))
+        tables = [self.table(f"tree_edge_{l}", dim=2) for l in coarse]
+        means = [self.get(f"tree_edge_attr_{l}") for l in coarse]
+        means = [mean for mean in means if isinstance(mean, Tensor)]
+        wanted = torch.Size([level.size(0), config.num_levels - 1])
+        if count.shape != wanted:
+            raise ValueError(
+                f"{_MISFIT}'{self.prefix}tree_edge_count' has shape {[*count.shape]}, "
+                f"expected {[*wanted]}; {CHANGED}"
+            )
+        if is_readable(count):
+            totals = count.sum(0).tolist()
+            for l, (table, total) in enumerate(zip(tables, totals), 1):
+                if table.size(0) != total or table.size(1) != 2:
+                    raise ValueError(
+                        f"{_MISFIT}'{self.prefix}tree_edge_{l}' has shape "
+                        f"{[*table.shape]}, expected {[total, 2]}; {CUT}"
+                    )
+        edges = (
+            edges_of_table(table, count[:, l - 1], level[:, l])
+            for l, table in enumerate(tables, 1)
+        )
+        return {"edges": tuple(edges), "edge_means": tuple(means)}
 
     def check_nodes(self, ptr: Optional[Tensor]) -> None:
         # Checks that the nodes are still those that the tree was built for. A transform

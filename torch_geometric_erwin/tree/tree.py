@@ -324,8 +324,8 @@ class Tree:
         """
         self._check_level(level)
         edges = self._given(edge_index, edge_attr)
-        edges = self._on_level(edges, level)
-        return edges.edge_index if edges.edge_attr is None else tuple(edges)
+        edge_index, edge_attr = self._on_level(edges, level)
+        return edge_index if edge_attr is None else (edge_index, edge_attr)
 
     def with_edges(
         self, edge_index: Tensor, edge_attr: Optional[Tensor] = None

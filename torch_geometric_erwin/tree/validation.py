@@ -75,13 +75,16 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
     config = tree.config
     check_instance("config", config, TreeConfig)
     levels, perfect = config.num_levels, config.layout == "perfect"
-    ints, flags, has_means = torch.int64, torch.bool, len(tree.edge_means) > 0
+    ints, flags = torch.int64, torch.bool
     if tree.mask is not None and not perfect:
         return f"'mask' is given, expected None with layout='balanced'; {CHANGED}"
     check_instance("runs", tree.runs, tuple)
     for lengths in tree.runs:
         check_instance("runs", lengths, tuple)
+    for name in ("edges", "edge_means"):
+        check_instance(name, getattr(tree, name), tuple)
     runs = tuple(t for lengths in tree.runs for t in lengths)
+    coarse = levels - 1 if tree.edges else 0
     for name, tables, dtype, dim, count in (
         ("perm", (tree.perm,), ints, 1, 1),
         ("node_ptr", (tree.node_ptr,), ints, 1, 1),
@@ -92,8 +95,8 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
         ("mask", (tree.mask,) if perfect else (), flags, 1, int(perfect)),
         ("real", () if tree.real is None else (tree.real,), flags, 1, None),
         ("runs", runs, ints, 1, sum(map(len, config.runs))),
-        ("edges", tree.edges, ints, 2, levels - 1 if tree.edges else 0),
-        ("edge_means", tree.edge_means, None, 2, len(tree.edges) * has_means),
+        ("edges", tree.edges, ints, 2, coarse),
+        ("edge_means", tree.edge_means, None, 2, coarse if tree.edge_means else 0),
     ):
         if not isinstance(tables, tuple):
             return f"'{name}' is a '{type(tables).__name__}', expected a tuple"

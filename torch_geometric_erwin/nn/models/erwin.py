@@ -422,7 +422,7 @@ class Erwin(LengthScaled):
         if tree is None and nodes is not None:
             if reference.has_tree(nodes) and config.layout == "perfect":
                 tree = reference.read_tree(nodes, config, inputs.ptr)
-            elif getattr(nodes, "tree_node", None) is not None:
+            else:
                 tree = stored_tree(nodes, config)
         if tree is None:
             return _built_tree(inputs.pos, inputs.ptr, self.tree_config)

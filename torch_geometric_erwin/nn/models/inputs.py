@@ -178,7 +178,8 @@ def _unpack_data(given: Given, takes: Takes) -> tuple[Given, Optional[Nodes]]:
         edge_attr=edge_attr,
         ptr=ptr,
     )
-    return given, data
+    # Without positions of its own, data has no tree.
+    return given, data if own_pos is not None else None
 
 
 def _check_same_nodes(pos: Tensor, own_pos: Tensor) -> None:

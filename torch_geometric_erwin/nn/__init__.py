@@ -16,6 +16,7 @@ from torch_geometric_erwin.nn.explain import explainable
 from torch_geometric_erwin.nn.models import MPNN, Erwin, ErwinStage, MPNNEmbedding
 from torch_geometric_erwin.nn.norm import BatchNorm, GraphNorm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
+from torch_geometric_erwin.nn.pos_encoding import FourierEncoding, LinearEncoding
 from torch_geometric_erwin.nn.rollout import Rollout
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 
@@ -31,8 +32,10 @@ __all__ = [
     "Erwin",
     "ErwinBlock",
     "ErwinStage",
+    "FourierEncoding",
     "GraphNorm",
     "HybridConv",
+    "LinearEncoding",
     "MPNNConv",
     "MPNNEmbedding",
     "Rollout",

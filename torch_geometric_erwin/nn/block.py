@@ -1,6 +1,5 @@
 r"""The transformer block: any mixer, then a feed-forward layer."""
 
-from inspect import signature
 from typing import Any, Optional
 
 import torch
@@ -9,12 +8,14 @@ from torch.nn import Dropout, Module
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.attention import BallAttention
+from torch_geometric_erwin.nn.conv.call import call_conv, takes_argument
 from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.tree import Level
 from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
+    check_call,
     check_devices,
     check_instance,
     check_int,
@@ -40,8 +41,8 @@ class Block(Module):
             :class:`~torch_geometric_erwin.Level` and returns rows.
         mlp: The feed-forward layer, a module that is called with rows and returns rows.
         conv: A :class:`~torch_geometric.nn.conv.MessagePassing` layer whose output is
-            added to that of the mixer. It is called with rows, their positions if it
-            takes :obj:`pos`, and the level's edges.
+            added to that of the mixer. It is called with rows, the level's edges and,
+            if it takes them, :obj:`pos`, :obj:`edge_attr` and :obj:`batch`.
         norm: The norms, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
         dropout: The probability that an entry of a branch is set to zero in training.
         drop_path: The probability that a branch is left out for a whole cloud in
@@ -77,6 +78,8 @@ class Block(Module):
         for name, module in (("attention", attention), ("mlp", mlp), ("conv", conv)):
             if name != "conv" or module is not None:
                 check_instance(name, module, Module, "a module")
+        check_call("attention", attention, "rows and their level", None, None)
+        check_call("mlp", mlp, "rows alone", None)
         self.channels = channels = check_int("channels", channels, 1)
         self.norm_attention = make_norm(norm, channels)
         self.attention = attention
@@ -85,9 +88,6 @@ class Block(Module):
         self.mlp = mlp
         self.dropout = Dropout(check_probability("dropout", dropout))
         self.drop_path = DropPath(check_probability("drop_path", drop_path))
-        self._takes_pos = (
-            conv is not None and "pos" in signature(conv.forward).parameters
-        )
 
     def reset_parameters(self) -> None:
         r"""Resets all learnable parameters of the module."""
@@ -108,7 +108,7 @@ class Block(Module):
         if is_autocast(x.device):  # the sums of layers are in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         normed = normalise(self.norm_attention, x, level)
-        mixed = self.attention(normed, level)
+        mixed = _mixed(self.attention, normed, level)
         check_rows("attention(x)", mixed, level.num_rows, self.channels)
         if self.conv is not None:
             mixed = mixed + self._messages(normed, level)
@@ -118,11 +118,19 @@ class Block(Module):
     def _messages(self, x: Tensor, level: Level) -> Tensor:
         assert self.conv is not None
         if level.edge_index is None:
-            raise ValueError("the block passes messages, but its level has no edges")
-        if self._takes_pos:
-            pos = level.pos.to(x.dtype)
-            return self.conv(x, pos=pos, edge_index=level.edge_index)
-        return self.conv(x, edge_index=level.edge_index)
+            raise ValueError(
+                "the block passes messages, but its level has no edges: give level 0 "
+                "'tree.levels(pos, edge_index)', and coarse ones a tree with edges, of "
+                "'BallTree(..., edges=True)' or 'tree.with_edges(edge_index)'"
+            )
+        takes = {n: takes_argument(self.conv, n) for n in ("edge_attr", "batch")}
+        out = call_conv(
+            *(self.conv, x, level.pos, level.edge_index),
+            level.edge_attr if takes["edge_attr"] else None,
+            batch=level.batch if takes["batch"] else None,
+        )
+        check_rows("conv(x)", out, level.num_rows, self.channels)
+        return out
 
     def _dropped(self, x: Tensor, level: Level) -> Tensor:
         return self.drop_path(self.dropout(x), level)
@@ -131,6 +139,22 @@ class Block(Module):
         parts = [self.attention] if self.conv is None else [self.attention, self.conv]
         text = ", ".join(map(str, (self.channels, *parts)))
         return f"{self.__class__.__name__}({text})"
+
+
+def _mixed(mixer: Module, x: Tensor, level: Level) -> Tensor:
+    if torch.compiler.is_compiling():
+        return mixer(x, level)
+    try:
+        return mixer(x, level)
+    except KeyError as error:
+        size = error.args[0] if error.args else None
+        if type(size) is not int or size in level.runs:
+            raise
+        raise ValueError(
+            f"'{type(mixer).__name__}' needs runs of {size} rows, which the tree does "
+            f"not have: declare them in its class, 'required_runs = ({size},)', or "
+            "build the tree with 'runs='"
+        ) from error
 
 
 class ErwinBlock(Block):

@@ -160,7 +160,7 @@ class WithMessage(MPNNConv):
 
 
 class WithPropagate(MPNNConv):
-    def propagate(self, edge_index, source, target, pos):
+    def propagate(self, edge_index, source, target, pos, edge_attr):
         return source
 
 

@@ -1,10 +1,16 @@
 r"""Arguments of a model that are one value, or one value per level."""
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, Union
+from collections.abc import Callable, Sequence
+from typing import Any, Optional, Union
+
+from torch.nn import Module
 
 from torch_geometric_erwin.nn.attention import Mixer
+from torch_geometric_erwin.utils.checks import made_by
+
+#: A callable that makes a message-passing layer from a number of channels.
+Conv = Callable[[int], Module]
 
 
 def mixer_per_level(
@@ -26,6 +32,56 @@ def mixer_per_level(
             f"'attention' must be one mixer or {levels} (got {len(attention)})"
         )
     return [*attention]
+
+
+def conv_per_level(
+    conv: Union[Conv, Sequence[Optional[Conv]], None], levels: int
+) -> list[Optional[Conv]]:
+    r"""Returns what makes the message-passing layers of every level.
+
+    Args:
+        conv: One callable for all levels, or one or :obj:`None` per level.
+        levels: The number of levels.
+
+    Raises:
+        TypeError: If one is not a callable.
+        ValueError: If there are more or fewer than levels.
+    """
+    several = isinstance(conv, Sequence) and not isinstance(conv, str)
+    convs: list[Optional[Conv]] = [*conv] if several else [conv] * levels  # type: ignore
+    if len(convs) != levels:
+        raise ValueError(f"'conv' must be one layer or {levels} (got {len(convs)})")
+    for one in convs:
+        if one is not None and (isinstance(one, Module) or not callable(one)):
+            raise TypeError(
+                "'conv' must be a callable that makes a layer from a number of "
+                f"channels, one for every block (got {one!r})"
+            )
+    return convs
+
+
+def make_conv(conv: Optional[Conv], channels: int) -> Optional[Module]:
+    r"""Makes the message-passing layer of a block.
+
+    Args:
+        conv: What makes it, or :obj:`None` for none.
+        channels: The number of features.
+
+    Raises:
+        TypeError: If it does not make a module from a number of channels.
+
+    Example:
+        >>> from torch_geometric.nn import GCNConv
+        >>> make_conv(lambda channels: GCNConv(channels, channels), 8)
+        GCNConv(8, 8)
+    """
+    if conv is None:
+        return None
+    module = made_by("conv", conv, "a number of channels", channels)
+    if not isinstance(module, Module):
+        kind = type(module).__name__
+        raise TypeError(f"'conv' must make a module (got '{kind}')")
+    return module
 
 
 def default_heads(channels: int) -> int:

@@ -1,6 +1,7 @@
 r"""The Erwin transformer."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Optional, Union
 
@@ -16,8 +17,11 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models import reference
 from torch_geometric_erwin.nn.models.arguments import (
+    Conv,
     choices_in_words,
+    conv_per_level,
     default_heads,
+    make_conv,
     mixer_per_level,
     num_levels,
 )
@@ -34,6 +38,7 @@ from torch_geometric_erwin.nn.models.stage import ErwinStage
 from torch_geometric_erwin.nn.models.units import LengthScaled
 from torch_geometric_erwin.nn.norm import Norm, make_norm
 from torch_geometric_erwin.nn.pool import BallPooling, BallUnpooling
+from torch_geometric_erwin.nn.pos_encoding import Encoding
 from torch_geometric_erwin.nn.swiglu import SwiGLU
 from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig
@@ -61,6 +66,10 @@ class Erwin(LengthScaled):
     get one, to any order (for forces :math:`-\partial E / \partial p`). The tree does
     not depend smoothly on positions, so it contributes nothing to the gradient.
 
+    Layers see differences of positions only: where a cloud is makes no difference, and
+    without :obj:`pos_encoding` (or positions among the features) absolute position is
+    invisible to the model.
+
     The number of levels follows from the arguments that are lists, which must agree:
     :obj:`hidden_channels`, :obj:`ball_sizes`, :obj:`enc_depths` and :obj:`enc_heads`
     have one value per level, :obj:`strides`, :obj:`dec_depths` and :obj:`dec_heads` one
@@ -85,6 +94,19 @@ class Erwin(LengthScaled):
             channels, heads, ball size and :obj:`dim`
             (:func:`~torch_geometric_erwin.nn.make_mixer`); one for all, or one per
             level.
+        conv: A callable that makes a :class:`~torch_geometric.nn.conv.MessagePassing`
+            layer from a number of channels; one for all levels, or one or :obj:`None`
+            per level. Every block adds the output of such a layer to that of its mixer.
+            On level 0 it gets the given edges, on coarse levels those between rows
+            (:meth:`Tree.coarse_edges <torch_geometric_erwin.Tree.coarse_edges>`) that
+            the tree has, or that are computed now, except in compiled code.
+        edge_dim: The number of features of an edge, for the message-passing steps and
+            :obj:`conv`; zero for none.
+        pos_encoding: What makes features of absolute positions, in units of
+            :attr:`length_scale`, which are added to those of the nodes:
+            :obj:`"linear"`, :obj:`"fourier"`
+            (:class:`~torch_geometric_erwin.nn.FourierEncoding`), or a callable that
+            makes a module from the dimension and a number of channels. (default: none)
         dim: The number of coordinates :math:`D`.
         rotate: The angle of the second tree, in degrees; zero for none. A level of
             depth 1 uses the main tree alone.
@@ -116,8 +138,8 @@ class Erwin(LengthScaled):
     Shapes:
         - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`, in any unit of length once
           :meth:`set_length_scale` has been called, otherwise in one in which the
-          extent of a ball is of order one; **edge_index:** :math:`(2, E)`; **ptr:**
-          :math:`(G + 1)`.
+          extent of a ball is of order one; **edge_index:** :math:`(2, E)`;
+          **edge_attr:** :math:`(E, F_e)`; **ptr:** :math:`(G + 1)`.
         - **output:** :math:`(N, F')`, or for :obj:`decode=False` the coarsest rows
           :math:`(N_L, F')` and the cloud of each, :math:`(N_L)`.
 
@@ -147,6 +169,9 @@ class Erwin(LengthScaled):
         dec_depths: IntOrList = 2,
         dec_heads: Optional[IntOrList] = None,
         attention: Union[Mixer, Sequence[Mixer]] = "ball",
+        conv: Union[Conv, Sequence[Optional[Conv]], None] = None,
+        edge_dim: int = 0,
+        pos_encoding: Optional[Encoding] = None,
         dim: int = 3,
         rotate: float = 45.0,
         mp_steps: int = 3,
@@ -187,6 +212,7 @@ class Erwin(LengthScaled):
         for name, value, minimum in (
             ("in_channels", in_channels, 0),
             ("dim", dim, 1),
+            ("edge_dim", edge_dim, 0),
             ("mp_steps", mp_steps, 0),
             ("mlp_ratio", mlp_ratio, 1),
         ):
@@ -222,6 +248,7 @@ class Erwin(LengthScaled):
                     f"'{name}' is for attention='ball', which no level has"
                 )
             mixers = [ball if mixer == "ball" else mixer for mixer in mixers]
+        convs = conv_per_level(conv, levels)
         sizes = per_level("ball_sizes", ball_sizes, levels)
         self.strides = strides
         self.in_channels = in_channels
@@ -229,8 +256,16 @@ class Erwin(LengthScaled):
         self.out_channels = out_channels
         self.dim = dim
         self.mp_steps = mp_steps
+        self.edge_dim = edge_dim
+        self._passes = (
+            mp_steps > 0 or convs[0] is not None,
+            any(one is not None for one in convs[1:]),
+        )
         self._choices = choices_in_words(
             attention=(attention, "ball"),
+            conv=(conv, None),
+            edge_dim=(edge_dim, 0),
+            pos_encoding=(pos_encoding, None),
             norm=(norm, "layer"),
             block_norm=(block_norm, "rms"),
             distance=(distance, "absolute"),
@@ -243,6 +278,7 @@ class Erwin(LengthScaled):
                 hidden[l],
                 make_mixer(mixers[l], hidden[l], heads, sizes[l], dim),
                 SwiGLU(hidden[l], mlp_ratio * hidden[l]),
+                make_conv(convs[l], hidden[l]),
                 norm=block_norm,
                 dropout=dropout,
                 drop_path=drop_path,
@@ -254,7 +290,9 @@ class Erwin(LengthScaled):
             )
 
         self.embed = MPNNEmbedding(
-            in_channels, hidden[0], mp_steps, dim, checkpoint=checkpoint[0]
+            *(in_channels, hidden[0], mp_steps, dim, checkpoint[0]),
+            edge_dim=edge_dim,
+            pos_encoding=pos_encoding,
         )
         # The last stage of the encoder is the bottleneck.
         self.encoder = ModuleList(
@@ -356,12 +394,15 @@ class Erwin(LengthScaled):
     def tree_transform(self) -> BallTree:
         r"""Returns the transform that attaches the tree that this model needs.
 
+        If the model passes messages on coarse levels, data must have its edges before.
+
         Example:
             >>> str(Erwin(1, [16, 16], ball_sizes=8).tree_transform().config)
             'balls=8,8 strides=2 rotate=45.0 layout=balanced'
         """
         c = self.tree_config
-        return BallTree(c.ball_sizes, c.strides, c.rotate, c.layout, runs=c.runs)
+        sizes = (c.ball_sizes, c.strides, c.rotate, c.layout)
+        return BallTree(*sizes, runs=c.runs, edges=self._passes[1])
 
     def forward(
         self,
@@ -400,17 +441,18 @@ class Erwin(LengthScaled):
         inputs = unpack_inputs(
             Given(data, pos, edge_index, batch, x, ptr, tree, edge_attr),
             Takes(
-                *(self.in_channels, self.dim, 0, self.mp_steps > 0),
-                way_out=", or set 'mp_steps=0'",
+                *(self.in_channels, self.dim, self.edge_dim, self._passes[0]),
+                way_out=", or set 'mp_steps=0'" if self.mp_steps > 0 else "",
             ),
             first=self.embed,
         )
-        tree = self._tree(inputs, tree)
+        tree = self._with_edges(self._tree(inputs, tree), inputs)
         warn_of_coupling(self, inputs.pos, tree)
         pos = self._in_units(inputs.pos)
-        x = self.embed(inputs.x, pos, inputs.edge_index)
+        edges = (inputs.edge_index, inputs.edge_attr)
+        x = self.embed(inputs.x, pos, *edges)
         order = tree.order(pos.size(0))
-        levels = tree.levels_of(order, pos)
+        levels = tree.levels_of(order, pos, *edges)
         self._warn_of_extents(levels[0])
         x = self._unet(order.to_rows(x), levels)
         if not self.decode:
@@ -430,6 +472,27 @@ class Erwin(LengthScaled):
         values = not compiling and inputs.pos.device.type == "cpu"
         tree.validate(inputs.pos.size(0), self.tree_config, inputs.ptr, values)
         warn_of_order(tree, inputs.pos, stacklevel=6)
+        return tree
+
+    def _with_edges(self, tree: Tree, inputs: Inputs) -> Tree:
+        # Returns the tree with the edges of coarse levels that layers need.
+        if self._passes[1] and not tree.edges:
+            if inputs.edge_index is None:
+                raise ValueError(
+                    "'edge_index' is missing, the model passes messages on coarse "
+                    "levels; apply the transform 'TreeKNNGraph' or 'TreeRadiusGraph', "
+                    "or give a tree with edges, of 'BallTree(..., edges=True)'"
+                )
+            return _tree_with_edges(tree, inputs.edge_index, inputs.edge_attr)
+        if self.edge_dim == 0 and tree.edge_means:
+            return replace(tree, edge_means=())
+        for means in tree.edge_means:
+            if means.size(1) != self.edge_dim:
+                raise ValueError(
+                    f"the edges of the tree have {means.size(1)} features, the model "
+                    f"takes edge_dim={self.edge_dim}: 'tree' must be of the same "
+                    "'edge_attr'"
+                )
         return tree
 
     def _unet(self, x: Tensor, levels: Sequence[Level]) -> Tensor:
@@ -463,6 +526,11 @@ class Erwin(LengthScaled):
         )
 
 
+_NEEDS_EDGES = (
+    "a compiled model that passes messages on coarse levels needs a tree with edges; "
+    "apply 'model.tree_transform()' to the data, or pass "
+    "'tree=tree.with_edges(edge_index)'"
+)
 _NEEDS_TREE = (
     "a compiled model needs the tree; apply 'model.tree_transform()' to the data, or "
     "pass 'tree'"
@@ -470,9 +538,18 @@ _NEEDS_TREE = (
 
 
 # A compiler that may not leave the graph reports the reason as its explanation; others
-# build the tree outside the graph.
+# call these functions outside the graph. `torch.export` calls them with traced tensors.
 @torch.compiler.disable(reason=_NEEDS_TREE)
 def _built_tree(pos: Tensor, ptr: Tensor, config: TreeConfig) -> Tree:
-    if torch.compiler.is_compiling():  # `torch.export` calls it with traced tensors
+    if torch.compiler.is_compiling():
         raise ValueError(_NEEDS_TREE)
     return build_tree(pos, ptr, config)
+
+
+@torch.compiler.disable(reason=_NEEDS_EDGES)
+def _tree_with_edges(
+    tree: Tree, edge_index: Tensor, edge_attr: Optional[Tensor]
+) -> Tree:
+    if torch.compiler.is_compiling():
+        raise ValueError(_NEEDS_EDGES)
+    return tree.with_edges(edge_index, edge_attr)

@@ -10,6 +10,7 @@ from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.models.embedding import MPNNEmbedding
 from torch_geometric_erwin.nn.models.inputs import Given, Takes, unpack_inputs
+from torch_geometric_erwin.nn.pos_encoding import Encoding
 from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.checks import check_int
 
@@ -28,10 +29,13 @@ class MPNN(torch.nn.Module):
         out_channels: The number of output features of a node.
         num_layers: The number of message-passing steps.
         dim: The number of coordinates :math:`D`.
+        edge_dim: The number of features of an edge; zero for none.
+        pos_encoding: How absolute positions enter, see
+            :class:`~torch_geometric_erwin.nn.Erwin`. (default: not at all)
 
     Shapes:
         - **x:** :math:`(N, F)`; **pos:** :math:`(N, D)`; **edge_index:**
-          :math:`(2, E)`; **output:** :math:`(N, F')`.
+          :math:`(2, E)`; **edge_attr:** :math:`(E, F_e)`; **output:** :math:`(N, F')`.
 
     Raises:
         ValueError: If an argument is out of range or missing.
@@ -50,6 +54,8 @@ class MPNN(torch.nn.Module):
         out_channels: int,
         num_layers: int,
         dim: int = 3,
+        edge_dim: int = 0,
+        pos_encoding: Optional[Encoding] = None,
     ) -> None:
         super().__init__()
         self.in_channels = check_int("in_channels", in_channels, 0)
@@ -58,7 +64,12 @@ class MPNN(torch.nn.Module):
         self.out_channels = out_channels = check_int("out_channels", out_channels, 1)
         self.num_layers = check_int("num_layers", num_layers, 1)
         self.dim = check_int("dim", dim, 1)
-        self.embed = MPNNEmbedding(in_channels, hidden_channels, num_layers, dim)
+        self.edge_dim = check_int("edge_dim", edge_dim, 0)
+        self.embed = MPNNEmbedding(
+            *(in_channels, hidden_channels, num_layers, dim),
+            edge_dim=edge_dim,
+            pos_encoding=pos_encoding,
+        )
         self.head = Sequential(
             Linear(hidden_channels, hidden_channels),
             GELU(),
@@ -90,10 +101,11 @@ class MPNN(torch.nn.Module):
         """
         inputs = unpack_inputs(
             Given(data, pos, edge_index, batch, x, ptr, edge_attr=edge_attr),
-            Takes(self.in_channels, self.dim, 0, needs_edges=True),
+            Takes(self.in_channels, self.dim, self.edge_dim, needs_edges=True),
             first=self.embed,
         )
-        return self.head(self.embed(inputs.x, inputs.pos, inputs.edge_index))
+        edges = (inputs.edge_index, inputs.edge_attr)
+        return self.head(self.embed(inputs.x, inputs.pos, *edges))
 
     def __repr__(self) -> str:
         return (

@@ -22,6 +22,7 @@ from torch_geometric_erwin.utils.checks.levels import (
     per_level,
 )
 from torch_geometric_erwin.utils.checks.objects import (
+    check_call,
     check_instance,
     is_plain,
     made_by,
@@ -62,6 +63,7 @@ __all__ = [
     "HALF",
     "LIMIT",
     "batch_to_ptr",
+    "check_call",
     "check_choice",
     "check_devices",
     "check_edge_attr",

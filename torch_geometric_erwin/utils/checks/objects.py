@@ -71,6 +71,33 @@ def made_by(
     return make(*args, **kwargs)
 
 
+def check_call(name: str, module: Module, what: str, *args: Any) -> None:
+    r"""Checks that a module can be called with so many arguments.
+
+    Args:
+        name: The argument's name, for messages.
+        module: The module.
+        what: The arguments that it is called with, in words, for messages.
+        *args: As many values.
+
+    Raises:
+        TypeError: If it takes more or fewer.
+
+    Example:
+        >>> import torch
+        >>> check_call("mlp", torch.nn.Tanh(), "two rows", None, None)
+        Traceback (most recent call last):
+        TypeError: 'mlp' must take two rows (got Tanh: too many positional arguments)
+    """
+    try:
+        signature(module.forward).bind(*args)
+    except TypeError as error:
+        kind = type(module).__name__
+        raise TypeError(f"'{name}' must take {what} (got {kind}: {error})") from None
+    except ValueError:  # a compiled module may have no signature
+        pass
+
+
 def is_plain(module: Module, kind: type[Module]) -> bool:
     r"""Whether calling a module runs the :obj:`forward` of a class, and no hook.
 

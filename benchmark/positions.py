@@ -24,7 +24,7 @@ from benchmark.runner import ROOT
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import TreeKNNGraph
 
-STEPS, SEEDS = 200, 3
+STEPS, SEEDS = 150, 2
 POINTS, TRAIN, TEST = 512, 96, 24
 FEATURES = "positions among the features"
 

@@ -435,9 +435,15 @@ def calls() -> dict[str, Call]:
                 "out_channels": channels,
                 "num_layers": count(1),
                 "dim": dim,
+                "edge_dim": count(2, "zero"),
+                "pos_encoding": an("linear", "norms", "none"),
             },
         ),
         "MPNN.forward": Call(mpnn, inputs),
+        "MPNN.forward with edge features": Call(
+            nn.MPNN(CHANNELS, 8, 2, num_layers=1, edge_dim=4).eval(),
+            {**inputs, "edge_attr": an(edge_attr, "features", *OTHER_WIDTH)},
+        ),
         "MPNN.forward of data": Call(
             lambda data: mpnn(data), {"data": an(points, "points", names=OF_DATA)}
         ),
@@ -514,6 +520,9 @@ def calls() -> dict[str, Call]:
                 "dec_depths": sizes([1]),
                 "dec_heads": sizes([2], "none"),
                 "attention": an("ball", "norms"),
+                "conv": an(nn.MPNNConv, "functions", "none", "a class"),
+                "edge_dim": count(0, "zero"),
+                "pos_encoding": an("fourier", "norms", "none"),
                 "dim": dim,
                 "rotate": number(45.0, "zero", "negative"),
                 "mp_steps": count(1, "zero"),
@@ -617,13 +626,25 @@ def calls() -> dict[str, Call]:
                 ),
             },
         ),
-        "MPNNConv": Call(shown(nn.MPNNConv), {"channels": channels, "dim": dim}),
+        "MPNNConv": Call(
+            shown(nn.MPNNConv),
+            {"channels": channels, "dim": dim, "edge_dim": count(2, "none")},
+        ),
         "MPNNConv.forward": Call(
             nn.MPNNConv(CHANNELS).eval(),
             {
                 "x": features,
                 "pos": positions,
                 "edge_index": an(edge_index, "edges", "int32", *OTHER_WIDTH),
+            },
+        ),
+        "MPNNConv.forward with edge features": Call(
+            nn.MPNNConv(CHANNELS, edge_dim=4).eval(),
+            {
+                "x": features,
+                "pos": positions,
+                "edge_index": an(edge_index, "edges", "int32", *OTHER_WIDTH),
+                "edge_attr": an(edge_attr, "features", *OTHER_WIDTH),
             },
         ),
         "MPNNEmbedding": Call(
@@ -634,6 +655,8 @@ def calls() -> dict[str, Call]:
                 "num_steps": count(1, "zero"),
                 "dim": dim,
                 "checkpoint": flag(),
+                "edge_dim": count(2, "zero"),
+                "pos_encoding": an("linear", "norms", "none"),
             },
         ),
         "MPNNEmbedding.forward": Call(
@@ -675,6 +698,28 @@ def calls() -> dict[str, Call]:
         "Rollout.set_statistics": Call(
             lambda source: rollout_of(mpnn).set_statistics(source).state_dict(),
             {"source": an(path, "trajectories", *NOT_LOOKED_AT, names=OF_STATES)},
+        ),
+        "MPNNEmbedding.forward with edge features": Call(
+            nn.MPNNEmbedding(CHANNELS, 8, 1, edge_dim=4).eval(),
+            {
+                "x": features,
+                "pos": positions,
+                "edge_index": edges,
+                "edge_attr": an(edge_attr, "features", *OTHER_WIDTH),
+            },
+        ),
+        "FourierEncoding": Call(
+            shown(nn.FourierEncoding),
+            {"dim": dim, "channels": channels, "num_frequencies": count(4)},
+        ),
+        "FourierEncoding.forward": Call(
+            nn.FourierEncoding(3, CHANNELS), {"pos": an(pos, "positions", *MORE_ROWS)}
+        ),
+        "LinearEncoding": Call(
+            shown(nn.LinearEncoding), {"dim": dim, "channels": channels}
+        ),
+        "LinearEncoding.forward": Call(
+            nn.LinearEncoding(3, CHANNELS), {"pos": an(pos, "positions", *MORE_ROWS)}
         ),
         "SwiGLU": Call(
             shown(nn.SwiGLU), {"channels": channels, "hidden_channels": channels}

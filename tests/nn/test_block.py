@@ -2,9 +2,17 @@ import pytest
 import torch
 from clouds import randomised
 from oracles import erwin as plain
+from torch_geometric.nn import GATv2Conv, GCNConv
 
 from torch_geometric_erwin import Level
-from torch_geometric_erwin.nn import ErwinBlock, ErwinStage
+from torch_geometric_erwin.nn import (
+    BallAttention,
+    Block,
+    ErwinBlock,
+    ErwinStage,
+    MPNNConv,
+    SwiGLU,
+)
 
 B, BALLS = 4, [4, 1, 3]
 PERM = torch.tensor([3, 7, 0, 5, 1, 2, 6, 4])
@@ -162,3 +170,74 @@ def test_hooks_of_parts_are_called(name, step):
     out = block(x, level_of(pos))
     assert calls == [name]
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
+
+
+class Spread(torch.nn.Module):
+    """Forgets to declare the runs that it looks up."""
+
+    def forward(self, x, level):
+        return x + level.runs[4].sum()
+
+
+class Broken(torch.nn.Module):
+    def forward(self, x, level):
+        return {}["key of its own"]
+
+
+def test_swapped_parts_are_named():
+    mixer, mlp = BallAttention(8, 2, 4), SwiGLU(8, 8)
+    with pytest.raises(TypeError, match=r"'attention' must take rows and their level"):
+        Block(8, mlp, mixer)
+    with pytest.raises(TypeError, match=r"'mlp' must take rows alone \(got BallAtt"):
+        Block(8, mixer, mixer)
+    with pytest.raises(TypeError, match=r"\(got Linear: too many positional"):
+        Block(8, torch.nn.Linear(8, 8), mlp)
+    compiled = torch.compile(mixer, backend="eager")
+    assert isinstance(Block(8, compiled, torch.jit.script(torch.nn.ReLU())), Block)
+
+
+def test_runs_that_were_not_declared_are_named():
+    level = Level.build(torch.rand(6, 3), torch.tensor([4, 2]), ball_size=4)
+    with pytest.raises(ValueError, match=r"'Spread' needs runs of 4 rows.*= \(4,\)'"):
+        Block(8, Spread(), SwiGLU(8, 8))(torch.rand(6, 8), level)
+    with pytest.raises(KeyError, match="key of its own"):
+        Block(8, Broken(), SwiGLU(8, 8))(torch.rand(6, 8), level)
+
+
+def test_a_block_passes_what_its_layer_takes():
+    edge_index, attr = torch.tensor([[0, 1, 5], [1, 0, 4]]), torch.rand(3, 2)
+    level = Level.build(
+        *(torch.rand(6, 3), torch.tensor([4, 2])),
+        ball_size=4,
+        ptr=torch.tensor([0, 4, 6]),
+        edge_index=edge_index,
+        edge_attr=attr,
+    )
+    x = torch.rand(6, 8)
+
+    class Layer(torch.nn.Module):
+        def forward(self, x, edge_index, edge_attr, batch, pos):
+            self.seen = (edge_index, edge_attr, batch, pos)
+            return x
+
+    layer = Layer()
+    Block(8, BallAttention(8, 2, 4), SwiGLU(8, 8), layer)(x, level)
+    expected = (edge_index, attr, level.batch, level.pos)
+    assert all(map(torch.equal, layer.seen, expected))
+    for conv in (GCNConv(8, 8), GATv2Conv(8, 8, edge_dim=2), MPNNConv(8, 3, 2)):
+        block = Block(8, BallAttention(8, 2, 4), SwiGLU(8, 8), conv).eval()
+        normed = block.norm_attention(x)
+        takes = {} if isinstance(conv, GCNConv) else {"edge_attr": attr}
+        if isinstance(conv, MPNNConv):
+            takes["pos"] = level.pos
+        mixed = x + block.attention(normed, level)
+        mixed = mixed + conv(normed, edge_index=edge_index, **takes)
+        expected = mixed + block.mlp(block.norm_mlp(mixed))
+        torch.testing.assert_close(block(x, level), expected)
+
+
+def test_messages_on_a_level_without_edges_name_the_way_out():
+    level = Level.build(torch.rand(6, 3), torch.tensor([4, 2]), ball_size=4)
+    block = Block(8, BallAttention(8, 2, 4), SwiGLU(8, 8), GCNConv(8, 8))
+    with pytest.raises(ValueError, match=r"its level has no edges.*edges=True\)' or"):
+        block(torch.rand(6, 8), level)

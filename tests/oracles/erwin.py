@@ -74,17 +74,25 @@ def swiglu(w: Weights, x: Tensor) -> Tensor:
     return linear(part(w, "lin_out"), silu(hidden[:half]) * hidden[half:])
 
 
-def message_passing(w: Weights, x: Rows, pos: Rows, edges: list[list[int]]) -> Rows:
+def message_passing(
+    w: Weights,
+    x: Rows,
+    pos: Rows,
+    edges: list[list[int]],
+    features: Rows | None = None,
+) -> Rows:
     """One step along the edges (source, target), with the mean over sources."""
     out = []
     for i in range(len(x)):
         messages = []
-        for j in [source for source, target in edges if target == i]:
+        for e, j in [(e, s) for e, (s, target) in enumerate(edges) if target == i]:
             hidden = (
                 linear(part(w, "lin_source"), x[j])
                 + linear(part(w, "lin_target"), x[i])
                 + linear(part(w, "lin_offset"), pos[j] - pos[i])
             )
+            if features is not None:
+                hidden = hidden + linear(part(w, "lin_edge"), features[e])
             messages.append(layer_norm(part(w, "norm_message"), gelu(hidden)))
         message = mean(messages) if messages else torch.zeros_like(x[i])
         update = linear(part(w, "lin_update"), torch.cat([x[i], message]))

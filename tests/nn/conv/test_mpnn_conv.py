@@ -26,6 +26,48 @@ def test_equals_definition(n, dim):
     torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("edge_dim", [1, 4])
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_edge_features_equal_definition(n, edge_dim):
+    conv = randomised(MPNNConv(5, 3, edge_dim))
+    data = cloud(n, channels=5)
+    attr = cloud(3 * n, channels=edge_dim).x.requires_grad_()
+    edges = data.edge_index.T.tolist()
+    expected = plain.message_passing(
+        conv.state_dict(), list(data.x), list(data.pos), edges, list(attr)
+    )
+    expected = torch.stack(expected)
+    actual = conv(data.x, data.pos, data.edge_index, attr)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+    grads = [torch.autograd.grad(y.square().sum(), attr) for y in (actual, expected)]
+    torch.testing.assert_close(*grads)
+    scripted = torch.jit.script(conv)(data.x, data.pos, data.edge_index, attr)
+    torch.testing.assert_close(scripted, expected)
+    if edge_dim == 1:
+        flat = conv(data.x, data.pos, data.edge_index, attr[:, 0])
+        assert torch.equal(flat, actual)
+
+
+def test_edge_features_are_a_reason_to_propagate():
+    x, pos, edge_index = single()[1]
+    conv, attr = MPNNConv(6, edge_dim=2), torch.rand(edge_index.size(1), 2)
+    assert explain("message", conv, x, pos, edge_index)["native"] == (
+        "it has edge features"
+    )
+    assert repr(conv) == "MPNNConv(6, dim=3, edge_dim=2)"
+    assert conv(x, pos, edge_index, attr).shape == x.shape
+    for bad, kind, message in (
+        (None, ValueError, "'edge_attr' is missing, the layer takes 2 features of"),
+        (attr[1:], ValueError, r"'edge_attr' must have shape \[\d+, 2\]"),
+        (attr.int(), TypeError, "'edge_attr' must be floating-point"),
+        (attr.double(), TypeError, "'edge_attr' is torch.float64, the weights are"),
+    ):
+        with pytest.raises(kind, match=message):
+            conv(x, pos, edge_index, bad)
+    with pytest.raises(ValueError, match="the layer takes no edge features"):
+        MPNNConv(6)(x, pos, edge_index, attr)
+
+
 def test_node_without_edges_gets_an_empty_message():
     conv = randomised(MPNNConv(5))
     data = cloud(4, channels=5)

@@ -9,7 +9,7 @@ from torch_geometric.nn import Sequential, global_mean_pool
 from torch_geometric.transforms import ToSparseTensor
 from torch_geometric.utils import to_edge_index
 
-from torch_geometric_erwin import read_tree
+from torch_geometric_erwin import Tree
 from torch_geometric_erwin.nn import MPNN, Erwin
 
 MODELS = {
@@ -95,7 +95,7 @@ def test_features_beside_data_without():
 def test_the_tree_of_the_data_serves_positions_of_a_rollout():
     model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
     data = model.tree_transform()(ragged([13, 5]))
-    tree = read_tree(data, model.tree_config)
+    tree = Tree.from_data(data, model.tree_config)
     moved = -data.pos  # a tree of its own would be another one
     expected = model(data.x, moved, tree=tree)
     assert torch.equal(model(data, pos=moved), expected)
@@ -111,7 +111,7 @@ def test_positions_beside_data_without():
 def test_clouds_without_nodes_at_the_end_of_a_batch_with_a_tree():
     model = randomised(Erwin(2, [8, 16], 3, ball_sizes=4, mp_steps=0)).eval()
     data = model.tree_transform()(ragged([13, 5, 0, 0]))
-    tree = read_tree(data, model.tree_config)
+    tree = Tree.from_data(data, model.tree_config)
     out = model(data.x, data.pos, None, data.batch, tree=tree)
     assert torch.equal(out, model(data))
 
@@ -271,7 +271,7 @@ def test_positions_of_other_nodes_than_the_data(model):
 def test_a_tree_of_other_nodes_is_to_blame(layout, with_ptr):
     model = Erwin(0, [8, 16], ball_sizes=4, mp_steps=0, layout=layout)
     tree = model.tree_transform()(Data(pos=torch.rand(50, 3)))
-    tree = read_tree(tree, model.tree_config)
+    tree = Tree.from_data(tree, model.tree_config)
     ptr = torch.tensor([0, 40]) if with_ptr else None
     with pytest.raises(ValueError, match="'tree' is of 50 nodes, 'pos' has 40"):
         model(pos=torch.rand(40, 3), tree=tree, ptr=ptr)

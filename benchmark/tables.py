@@ -404,6 +404,16 @@ def hybrids() -> str:
 
 
 @_table
+def positions() -> str:
+    r"""Errors with every encoding of absolute positions."""
+    rows = (
+        [name, f"{mean(errors):.3f} ± {pstdev(errors):.3f}"]
+        for name, errors in result("positions")["errors"].items()
+    )
+    return markdown(["positions", "error over variance"], rows, "positions")
+
+
+@_table
 def demo() -> str:
     r"""The results that ``make demo`` prints at its end."""
     names = {"model": "model", "parameters": "parameters", "s/step": "seconds per step"}

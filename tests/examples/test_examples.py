@@ -182,3 +182,30 @@ def test_balls_see_farther_than_a_graph_convolution():
     out = run("hybrid_layers.py")
     local, balls = map(float, re.findall(r"([\d.]+)$", out, re.M)[-2:])
     assert balls < 0.8 * local
+
+
+def explained(*arguments: object) -> tuple[int, int, float, float]:
+    """Hits, clouds, the error and that of the mean, of the explained task."""
+    out = run("explain.py", *arguments)
+    number = r"(\d+\.\d+)"
+    ((error, mean),) = re.findall(f"test error {number}, .* has {number}", out)
+    ((hits, clouds),) = re.findall(r"largest mask in (\d+) of (\d+) clouds", out)
+    # Every layer has a distance, and one that attention weights.
+    assert len(re.findall(rf"coder\.\S+ +\d+ +{number} +{number}$", out, re.M)) == 6
+    return int(hits), int(clouds), float(error), float(mean)
+
+
+def test_explanations():
+    arguments = ["--clouds", 8, "--test-clouds", 4, "--steps", 2, "--epochs", 3]
+    hits, clouds, error, mean = explained(*arguments)
+    assert 0 <= hits <= clouds == 4
+    # After two steps the model has learned nothing.
+    assert 0 < error < 10 * mean
+
+
+@pytest.mark.slow
+def test_explanations_name_the_node_that_matters():
+    hits, clouds, error, mean = explained()
+    assert clouds == 32
+    assert error < 0.2 * mean
+    assert hits >= 20  # by chance it is less than one

@@ -13,6 +13,8 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from torch_geometric_erwin.utils.onnx import is_onnx_export
+
 # The last two replace plain tensors while a graph is traced.
 _PLAIN = (Tensor, Parameter, FakeTensor, FunctionalTensor)
 _DEVICES = ("cpu", "cuda")
@@ -32,6 +34,8 @@ def why_not(*tensors: Optional[Tensor]) -> str:
     """
     if is_transformed():
         return "it has no rule for function transforms and forward-mode derivatives"
+    if is_onnx_export():
+        return "ONNX has no such operator"
     for tensor in tensors:
         if tensor is None:
             continue

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torch_geometric_erwin.utils.onnx import is_onnx_export
+
 
 def segment_ids(lengths: Tensor, size: int) -> Tensor:
     r"""Returns the segment of every row, for consecutive segments of given lengths.
@@ -24,8 +26,12 @@ def segment_ids(lengths: Tensor, size: int) -> Tensor:
         >>> segment_ids(torch.tensor([2, 0, 1]), 3)
         tensor([0, 0, 2])
     """
+    ends = lengths.cumsum(0)
+    if is_onnx_export():  # it has no `searchsorted`: count the ends up to every row
+        count = ends.new_zeros(size + 1).scatter_add(0, ends, torch.ones_like(ends))
+        return count.cumsum(0)[:-1]
     rows = torch.arange(size, device=lengths.device)
-    return torch.searchsorted(lengths.cumsum(0), rows, right=True)
+    return torch.searchsorted(ends, rows, right=True)
 
 
 def slots_of(lengths: Tensor, size: int, width: int) -> Tensor:

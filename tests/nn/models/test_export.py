@@ -40,6 +40,7 @@ def dynamic_shapes(tree):
 CONFIGS = {
     "balanced": {"strides": 2},
     "perfect": {"layout": "perfect"},
+    "small": {"hidden_channels": [8], "enc_depths": 1, "rotate": 0.0},
     "flat": {"hidden_channels": [8, 8], "strides": 1, "rotate": 0.0},
 }
 
@@ -107,7 +108,7 @@ def test_saved_program_runs_in_a_new_process(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_compiled_package_runs_in_a_new_process(tmp_path):
-    (model, program), path = exported("balanced"), str(tmp_path / "model.pt2")
+    (model, program), path = exported("small"), str(tmp_path / "model.pt2")
     torch._inductor.aoti_compile_and_package(program, package_path=path)
     load = "torch._inductor.aoti_load_package({})"
     assert_runs_in_a_new_process(load, path, model, tmp_path)

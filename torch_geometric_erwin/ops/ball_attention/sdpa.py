@@ -16,6 +16,7 @@ from torch_geometric_erwin.ops.ball_attention.rows import (
     in_tree_order,
 )
 from torch_geometric_erwin.ops.dispatch import is_transformed
+from torch_geometric_erwin.utils.onnx import is_onnx_export
 from torch_geometric_erwin.utils.rows import (
     dense_width,
     from_dense,
@@ -31,6 +32,8 @@ def why_not(q: Tensor, pos: Tensor, *others: Optional[Tensor]) -> str:
     """
     if is_transformed():
         return "it has no rule for function transforms and forward-mode derivatives"
+    if is_onnx_export():
+        return "ONNX has no 'cdist'"
     if pos.requires_grad and torch.is_grad_enabled():
         return "it has no gradient to positions"
     return ""

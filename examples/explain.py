@@ -80,12 +80,12 @@ def distances(model: Erwin, batch: Batch) -> list[dict[str, str]]:
 def main() -> None:
     r"""Trains, explains, and counts how often the explanation is right."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=64, help="nodes of a cloud")
+    parser.add_argument("--nodes", type=int, default=32, help="nodes of a cloud")
     parser.add_argument("--clouds", type=int, default=1024, help="training clouds")
     parser.add_argument("--test-clouds", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=320, help="of training")
+    parser.add_argument("--steps", type=int, default=360, help="of training")
     parser.add_argument("--epochs", type=int, default=50, help="of the explainer")
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=5e-3)
     arguments = parser.parse_args()
 
     torch.manual_seed(0)

@@ -624,6 +624,7 @@ def calls() -> dict[str, Call]:
                 "edge_attr": an(
                     torch.rand(24, 3), "features", "none", *OTHER_WIDTH, *ANY_DTYPE
                 ),
+                "return_attention_weights": flag(False, "none"),
             },
         ),
         "MPNNConv": Call(

@@ -1,5 +1,7 @@
 """PyG's explainers on models that contain this package's layers."""
 
+import copy
+
 import pytest
 import torch
 from clouds import ragged, randomised
@@ -25,6 +27,7 @@ from torch_geometric_erwin.nn import (
     BallAttention,
     Block,
     Erwin,
+    HybridConv,
     MPNNConv,
     SwiGLU,
     explainable,
@@ -238,8 +241,8 @@ def test_edge_masks_reach_the_messages(name):
     assert not torch.allclose(zero, plain)
 
 
-class Hybrid(torch.nn.Module):
-    """Ball attention beside an attention layer of PyG."""
+class OnRows(torch.nn.Module):
+    """Ball attention beside an attention layer of PyG, on the rows of a tree."""
 
     def __init__(self, conv):
         super().__init__()
@@ -250,19 +253,51 @@ class Hybrid(torch.nn.Module):
         return tree.to_nodes(self.block(tree.to_rows(x), level))
 
 
+class OnNodes(torch.nn.Module):
+    """The same in the order of the nodes."""
+
+    def __init__(self, conv):
+        super().__init__()
+        self.layer = HybridConv(8, conv, heads=2, ball_size=4)
+
+    def forward(self, x, pos, edge_index, tree):
+        return self.layer(x, pos, edge_index, tree=tree)
+
+
+@pytest.mark.parametrize("model", [OnRows, OnNodes])
 @pytest.mark.parametrize("conv", [GATv2Conv, TransformerConv])
-def test_attention_of_a_layer_of_pyg(conv):
+def test_attention_of_a_layer_of_pyg(model, conv):
     torch.manual_seed(0)
     conv = conv(8, 4, heads=2)
-    model, batch = Hybrid(conv).eval(), ragged(SIZES, channels=8, dtype=torch.float32)
-    tree = ball_tree(batch.pos, batch.ptr, ball_sizes=4, rotate=0.0)
+    model, batch = model(conv).eval(), ragged(SIZES, channels=8, dtype=torch.float32)
+    tree = ball_tree(batch.pos, batch.batch, ball_sizes=4, rotate=0.0)
     explainer = explainer_of(model, AttentionExplainer(), edge="object")
     found = explainer(batch.x, batch.edge_index, pos=batch.pos, tree=tree)
-    (level,) = tree.levels(batch.pos, batch.edge_index)
-    rows = model.block.norm_attention(tree.to_rows(batch.x))
-    _, (_, alpha) = conv(rows, level.edge_index, return_attention_weights=True)
+    rows, edge_index = batch.x, batch.edge_index
+    if isinstance(model, OnRows):
+        (level,) = tree.levels(batch.pos, edge_index)
+        edge_index = level.edge_index
+        rows = model.block.norm_attention(tree.to_rows(rows))
+    _, (_, alpha) = conv(rows, edge_index, return_attention_weights=True)
     expected = alpha[: batch.num_edges].amax(1)  # self-loops come after the edges
     torch.testing.assert_close(found.edge_mask, expected)
+
+
+@pytest.mark.parametrize("algorithm", [GNNExplainer, DummyExplainer])
+def test_masks_of_hybrid_layers(algorithm):
+    torch.manual_seed(0)
+    model = OnNodes(GATv2Conv(8, 4, heads=2)).eval()
+    batch = ragged(SIZES, channels=8, dtype=torch.float32)
+    tree = ball_tree(batch.pos, batch.batch, ball_sizes=4, rotate=0.0)
+    before = model(batch.x, batch.pos, batch.edge_index, tree)
+    algorithm = algorithm(epochs=3) if algorithm is GNNExplainer else algorithm()
+    explainer = explainer_of(model, algorithm, node="object", edge="object")
+    call = {"pos": batch.pos, "tree": tree, "index": 20}
+    found = explainer(batch.x, batch.edge_index, **call)
+    assert found.node_mask.shape == (batch.num_nodes, 1)
+    assert found.edge_mask.shape == (batch.num_edges,)
+    assert found.node_mask.isfinite().all()
+    assert torch.equal(model(batch.x, batch.pos, batch.edge_index, tree), before)
 
 
 def test_ball_attention_is_no_attention_over_edges():
@@ -277,6 +312,19 @@ def test_weights_are_shared():
     wrapped = explainable(model)
     assert all(a is b for a, b in zip(model.parameters(), wrapped.parameters()))
     assert repr(wrapped) == f"Explainable({model})"
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_explainer_keeps_the_mode(mode):
+    model = mpnn()
+    explainer = explainer_of(model, DummyExplainer(), edge="object")
+    model.train(mode)  # after it was adapted
+    batch = ragged(SIZES)
+    explainer(batch.x, batch.edge_index, pos=batch.pos)
+    assert {module.training for module in model.modules()} == {mode}
+    wrapped = copy.deepcopy(explainable(model))
+    assert wrapped.training == wrapped.model.training == mode
+    assert wrapped.train(not mode).training == wrapped.model.training != mode
 
 
 def test_positions_are_asked_for():
@@ -306,9 +354,14 @@ def hetero_inputs():
     return x, pos, edges
 
 
-def test_hetero_conv():
+@pytest.mark.parametrize(
+    "make",
+    [lambda: MPNNConv(8), lambda: HybridConv(8, MPNNConv(8), heads=2, ball_size=4)],
+    ids=["MPNNConv", "HybridConv"],
+)
+def test_hetero_conv(make):
     x, pos, edges = hetero_inputs()
-    layer = HeteroConv({edge_type: MPNNConv(8) for edge_type in HETERO})
+    layer = HeteroConv({edge_type: make() for edge_type in HETERO}).eval()
     out = layer(x, pos, edges)
     for edge_type, conv in layer.convs.items():
         t = edge_type[0]

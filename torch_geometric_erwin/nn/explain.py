@@ -35,6 +35,18 @@ class Explainable(Module):
                     )
         self.model = model
 
+    # Explainers call `train(self.training)` at the end, so the mode must be that of the
+    # model, also if only the model's was changed.
+    @property
+    def training(self) -> bool:
+        r"""Whether the model is in training mode."""
+        model = getattr(self, "model", None)
+        return model is None or model.training
+
+    @training.setter
+    def training(self, mode: bool) -> None:
+        pass  # `train` sets the mode of the model too
+
     def forward(
         self,
         x: Optional[Tensor],

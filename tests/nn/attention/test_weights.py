@@ -5,9 +5,15 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 from clouds import ragged, randomised
+from torch_geometric.nn import GATConv, GCNConv
 
 from torch_geometric_erwin import Level, Tree, ball_tree
-from torch_geometric_erwin.nn import BallAttention, Erwin, attention_weights
+from torch_geometric_erwin.nn import (
+    BallAttention,
+    Erwin,
+    HybridConv,
+    attention_weights,
+)
 
 B, HEADS, CHANNELS = 4, 2, 6
 BALLS = [[], [0], [1], [2], [B - 1], [B], [B, 1], [B, 1, 0, B - 1, 2, B]]
@@ -122,13 +128,9 @@ def test_weights_are_computed_only_when_asked(flag, monkeypatch):
 
 
 def test_flag_is_that_of_pyg():
-    from torch_geometric.nn import GATConv
-
-    name = "return_attention_weights"
-    own, theirs = (
-        signature(layer.forward).parameters[name] for layer in (BallAttention, GATConv)
-    )
-    assert own.default is theirs.default is None
+    layers = (BallAttention, HybridConv, GATConv)
+    parameters = [signature(layer.forward).parameters for layer in layers]
+    assert {p["return_attention_weights"].default for p in parameters} == {None}
 
 
 SIZES = [13, 0, 1, 30, B + 1]
@@ -282,3 +284,47 @@ def test_levels_know_their_nodes():
     assert torch.equal(fine.pos, pos[fine.node])
     assert torch.equal(fine.rotated().node, fine.node)
     assert coarse.node is None
+
+
+def hybrid(**kwargs):
+    torch.manual_seed(0)
+    conv = GCNConv(CHANNELS, CHANNELS)
+    return randomised(HybridConv(CHANNELS, conv, "ball", HEADS, B, **kwargs)).eval()
+
+
+@pytest.mark.parametrize("layout", ["balanced", "perfect"])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_hybrid_layers_give_nodes(rotated, layout):
+    layer, data = hybrid(rotated=rotated), ragged(SIZES, channels=CHANNELS)
+    tree = ball_tree(data.pos, data.batch, ball_sizes=B, layout=layout)
+    inputs = (data.x, data.pos, data.edge_index, data.batch)
+    out, weights = layer(*inputs, tree=tree, return_attention_weights=True)
+    assert torch.equal(out, layer(*inputs, tree=tree))
+    (observed,) = attention_weights(layer, *inputs, tree=tree)
+    assert observed.name == "attention"
+    assert torch.equal(weights[0], observed.edge_index)
+    assert torch.equal(weights[1], observed.alpha)
+    (source, target), alpha = weights
+    sums = torch.zeros(data.num_nodes, HEADS).double().index_add_(0, target, alpha)
+    torch.testing.assert_close(sums, torch.ones_like(sums))
+    (level,) = tree.levels(data.pos)
+    level = level.rotated() if rotated else level
+    rows = tree.to_rows(data.x)
+    v = layer.attention.lin_qkv(rows + layer.attention.lin_pos(level.offset))
+    v = tree.to_nodes(v)[:, 2 * CHANNELS :].view(-1, HEADS, CHANNELS // HEADS)
+    total = torch.zeros(data.num_nodes, CHANNELS).double()
+    total.index_add_(0, target, (alpha[:, :, None] * v[source]).flatten(1))
+    expected = tree.to_nodes(layer.attention(rows, level))
+    torch.testing.assert_close(layer.attention.lin_out(total), expected)
+
+
+def test_hybrid_layers_whose_mixer_tells_nothing():
+    class Silent(torch.nn.Module):
+        def forward(self, x, level):
+            return x
+
+    layer = HybridConv(CHANNELS, None, lambda *sizes: Silent())
+    x, pos = torch.rand(5, CHANNELS), torch.rand(5, 3)
+    with pytest.raises(TypeError, match=r"needs a mixer with a method .*got Silent"):
+        layer(x, pos, return_attention_weights=True)
+    assert layer(x, pos).shape == x.shape

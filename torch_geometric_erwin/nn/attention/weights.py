@@ -79,7 +79,9 @@ def attention_weights(
                 level = kwargs.get("level", args[-1] if args else None)
                 if isinstance(level, Level):
                     pairs, alpha = module.attention_weights(*args, **kwargs)
-                    found.append(_of_nodes(name, pairs, alpha, level))
+                    found.append(
+                        AttentionWeights(name, *node_pairs(pairs, alpha, level), level)
+                    )
 
             hook = module.register_forward_pre_hook(observe, with_kwargs=True)
             hooks.append(hook)
@@ -97,14 +99,32 @@ def attention_weights(
     return found
 
 
-def _of_nodes(
-    name: str, pairs: Tensor, alpha: Tensor, level: Level
-) -> AttentionWeights:
+def node_pairs(pairs: Tensor, alpha: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+    r"""Returns weights between rows as weights between nodes, where these are known.
+
+    If a node has several rows, only the first one counts as a target, because models
+    take its output.
+
+    Args:
+        pairs: The pairs of rows that attend, source and target.
+        alpha: The weight of every pair.
+        level: The level of the rows.
+
+    Shapes:
+        - **pairs:** :math:`(2, E)`; **alpha:** :math:`(E, H)`; **output:**
+          :math:`(2, E')` and :math:`(E', H)`.
+
+    Example:
+        >>> from torch_geometric_erwin import ball_tree
+        >>> pos = torch.tensor([[2.0], [0.0], [1.0]])
+        >>> level, = ball_tree(pos, ball_sizes=4).levels(pos)
+        >>> pairs = torch.tensor([[0, 1], [0, 2]])
+        >>> node_pairs(pairs, torch.ones(2, 1), level)[0].tolist()
+        [[1, 2], [1, 0]]
+    """
     if level.node is None:
-        return AttentionWeights(name, pairs, alpha, level)
-    # Where a node has several rows, the model takes the output of the first one.
+        return pairs, alpha
     first = torch.ones_like(level.node, dtype=torch.bool)
     first[1:] = level.node[1:] != level.node[:-1]
     is_read = first[pairs[1]]
-    nodes = level.node[pairs[:, is_read]]
-    return AttentionWeights(name, nodes, alpha[is_read], level)
+    return level.node[pairs[:, is_read]], alpha[is_read]

@@ -1,7 +1,7 @@
 r"""PyG's GPS layer with attention inside the balls of a tree."""
 
 from copy import deepcopy
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch_geometric.typing import Adj
 from torch_geometric_erwin.nn.activation import Activation, make_activation
 from torch_geometric_erwin.nn.attention import BallAttention, make_mixer
 from torch_geometric_erwin.nn.attention.resolver import Mixer
+from torch_geometric_erwin.nn.attention.weights import node_pairs
 from torch_geometric_erwin.nn.conv.call import (
     call_conv,
     check_adjacency,
@@ -216,8 +217,9 @@ class HybridConv(Module):
         ptr: Optional[Tensor] = None,
         tree: Optional[Tree] = None,
         edge_attr: Optional[Tensor] = None,
+        return_attention_weights: Optional[bool] = None,
         **kwargs: Any,
-    ) -> Tensor:
+    ) -> Union[Tensor, tuple[Tensor, tuple[Tensor, Tensor]]]:
         r"""Runs the forward pass of the module.
 
         Args:
@@ -233,14 +235,18 @@ class HybridConv(Module):
                 :obj:`ball_size` nodes. Without one, every call builds its own, which
                 compiled code cannot.
             edge_attr: The features of the edges, for :obj:`conv`.
+            return_attention_weights: Whether to return the pair of the output and the
+                weights with which nodes attend to the nodes of their ball: the pairs
+                :math:`(2, E')` of source and target, and weights :math:`(E', H)`.
             **kwargs: Further arguments of :obj:`conv`.
 
         Raises:
-            TypeError: If a tensor has another dtype, or :obj:`conv` lacks an argument
-                or does not take one that was given.
+            TypeError: If a tensor has another dtype, :obj:`conv` lacks an argument or
+                does not take one that was given, or the mixer does not tell weights.
             ValueError: If a tensor or the tree does not fit.
         """
         self._check(x, pos)
+        weighted = self._check_weighted(return_attention_weights)
         self._check_edges(x, edge_index, edge_attr, **kwargs)
         if tree is None:
             tree = self._tree(pos, batch, ptr)
@@ -262,12 +268,20 @@ class HybridConv(Module):
             check_rows("conv(x)", h, x.size(0), self.channels)
             out = normalise(self.norm1, x + self._dropped(h), clouds)
         view = level.rotated() if self.rotated else level
-        rows = self.attention(order.to_rows(x), view)
+        rows = order.to_rows(x)
+        weights = self._weights(rows, view) if weighted else None
+        rows = self.attention(rows, view)
         check_rows("attention(x)", rows, level.num_rows, self.channels)
         h = x + self._dropped(order.to_nodes(rows))
         h = normalise(self.norm2, h, clouds)
         out = h if out is None else out + h
-        return normalise(self.norm3, out + self.mlp(out), clouds)
+        out = normalise(self.norm3, out + self.mlp(out), clouds)
+        return out if weights is None else (out, weights)
+
+    def _weights(self, rows: Tensor, level: Level) -> tuple[Tensor, Tensor]:
+        mixer: Any = self.attention
+        pairs, alpha = mixer.attention_weights(rows, level)
+        return node_pairs(pairs, alpha, level)
 
     def _dropped(self, h: Tensor) -> Tensor:
         return F.dropout(h, self.dropout, self.training)
@@ -281,6 +295,18 @@ class HybridConv(Module):
         check_tensor("pos", pos)
         check_positions("pos", pos, x.size(0), self.dim)
         check_devices(x=x, pos=pos)
+
+    def _check_weighted(self, return_attention_weights: Optional[bool]) -> bool:
+        if return_attention_weights is None or not check_flag(
+            "return_attention_weights", return_attention_weights
+        ):
+            return False
+        if not hasattr(self.attention, "attention_weights"):
+            raise TypeError(
+                "'return_attention_weights=True' needs a mixer with a method "
+                f"'attention_weights(x, level)' (got {self.attention})"
+            )
+        return True
 
     def _check_edges(
         self,

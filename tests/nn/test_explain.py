@@ -20,6 +20,7 @@ from torch_geometric.nn import (
     global_mean_pool,
     to_hetero,
 )
+from torch_geometric.utils import add_remaining_self_loops
 
 from torch_geometric_erwin import ball_tree
 from torch_geometric_erwin.nn import (
@@ -283,6 +284,39 @@ def test_attention_of_a_layer_of_pyg(model, conv):
     torch.testing.assert_close(found.edge_mask, expected)
 
 
+class OnTwoGraphs(torch.nn.Module):
+    """A layer on the given edges, with loops at all nodes, and one on others."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = GATv2Conv(8, 8), GATv2Conv(8, 8)
+        self.loops = MPNNConv(8)
+
+    def forward(self, x, pos, edge_index):
+        x = self.coarse(self.fine(x, edge_index), edge_index[:, ::2])
+        loops, _ = add_remaining_self_loops(edge_index, num_nodes=len(x))
+        return self.loops(x, pos, loops)
+
+
+@pytest.mark.parametrize("algorithm", [GNNExplainer, AttentionExplainer])
+def test_layers_on_other_edges_are_left_out(algorithm):
+    torch.manual_seed(0)
+    model = OnTwoGraphs().eval()
+    batch = ragged(SIZES, channels=8, dtype=torch.float32)
+    algorithm = algorithm(epochs=3) if algorithm is GNNExplainer else algorithm()
+    explainer = explainer_of(model, algorithm, edge="object")
+    found = explainer(batch.x, batch.edge_index, pos=batch.pos)
+    assert found.edge_mask.shape == (batch.num_edges,)
+    assert model.coarse.explain is False
+    assert model.fine.explain is None is model.loops.explain
+    if isinstance(algorithm, AttentionExplainer):
+        call = (batch.x, batch.edge_index)
+        _, (_, alpha) = model.fine(*call, return_attention_weights=True)
+        expected = alpha[: batch.num_edges, 0]
+        torch.testing.assert_close(found.edge_mask, expected)
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
 @pytest.mark.parametrize("algorithm", [GNNExplainer, DummyExplainer])
 def test_masks_of_hybrid_layers(algorithm):
     torch.manual_seed(0)
@@ -332,6 +366,15 @@ def test_positions_are_asked_for():
     batch = ragged(SIZES)
     with pytest.raises(ValueError, match="'pos' is missing: give it to the explainer"):
         explainer(batch.x, batch.edge_index)
+
+
+def test_bad_arguments_are_refused_by_the_model():
+    model, batch = explainable(mpnn()), ragged(SIZES)
+    for name in ("x", "edge_index", "pos"):
+        for value in (3.0, [1], torch.tensor(1), torch.zeros(3)):
+            given = {key: batch[key] for key in ("x", "edge_index", "pos")}
+            with pytest.raises((TypeError, ValueError), match=f"'{name}'"):
+                model(**{**given, name: value})
 
 
 def test_a_model_without_positions_needs_no_adapter():

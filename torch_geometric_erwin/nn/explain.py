@@ -1,10 +1,13 @@
 r"""Models for PyG's explainers."""
 
+from functools import partial
 from inspect import signature
 from typing import Any, Optional
 
+import torch
 from torch import Tensor
 from torch.nn import Module
+from torch_geometric.nn import MessagePassing
 
 from torch_geometric_erwin.utils.checks import check_instance
 
@@ -67,10 +70,50 @@ class Explainable(Module):
                 "'pos' is missing: give it to the explainer by name, as "
                 "'explainer(x, edge_index, pos=pos)'"
             )
-        return self.model(x, pos=pos, edge_index=edge_index, **kwargs)
+        hooks = []
+        if (
+            isinstance(x, Tensor)
+            and isinstance(edge_index, Tensor)
+            and x.dim() > 0
+            and _is_list_of_edges(edge_index)
+        ):
+            leave_out = partial(_leave_out, _counts(edge_index, x.size(0)))
+            for module in self.model.modules():
+                if isinstance(module, MessagePassing) and module.explain is not False:
+                    hook = module.register_forward_pre_hook(leave_out, with_kwargs=True)
+                    hooks.append(hook)
+        try:
+            return self.model(x, pos=pos, edge_index=edge_index, **kwargs)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def __repr__(self) -> str:
         return f"{self.__class__.__name__}({self.model!r})"
+
+
+def _is_list_of_edges(edge_index: Tensor) -> bool:
+    # The model refuses what is neither this nor an adjacency matrix.
+    is_dense = edge_index.layout is torch.strided
+    return is_dense and edge_index.dim() == 2 and edge_index.size(0) == 2
+
+
+def _counts(edge_index: Tensor, num_nodes: int) -> tuple[int, int]:
+    # The numbers of edges that PyG's masks serve: with all edges, and with a loop at
+    # every node in place of those that are given.
+    is_edge = edge_index[0] != edge_index[1]
+    return edge_index.size(1), int(is_edge.sum()) + num_nodes
+
+
+def _leave_out(
+    counts: tuple[int, int], layer: MessagePassing, args: Any, kwargs: Any
+) -> None:
+    # A mask of edges does not fit a layer on other edges, such as those of a coarse
+    # level. PyG leaves out layers whose `explain` is False.
+    given = signature(layer.forward).bind_partial(*args, **kwargs).arguments
+    edges = given.get("edge_index")
+    if isinstance(edges, Tensor) and edges.size(-1) not in counts:
+        layer.explain = False
 
 
 def explainable(model: Module) -> Module:
@@ -79,7 +122,9 @@ def explainable(model: Module) -> Module:
     Explainers call :obj:`model(x, edge_index, **kwargs)`, whereas layers on points take
     :obj:`(x, pos, edge_index)`. The result shares the model's weights. Everything after
     :obj:`edge_index` is given to the explainer by name: :obj:`pos`, and what the model
-    takes besides, such as :obj:`batch` and :obj:`tree`.
+    takes besides, such as :obj:`batch` and :obj:`tree`. Message-passing layers on other
+    edges, such as those of a coarse level, are left out: their :obj:`explain` becomes
+    :obj:`False`.
 
     Args:
         model: :class:`~torch_geometric_erwin.nn.Erwin`,

@@ -41,8 +41,7 @@ def test_only_operators_of_pytorch_are_chosen(exporting):
 
 CONFIGS = {
     "messages": {"hidden_channels": [8], "enc_depths": 2, "mp_steps": 1},
-    "two levels": {"hidden_channels": [8, 8], "rotate": 0.0},
-    "perfect": {"hidden_channels": [8], "layout": "perfect", "rotate": 0.0},
+    "two levels": {"hidden_channels": [8, 8], "layout": "perfect", "rotate": 0.0},
     "relative": {"hidden_channels": [8], "distance": "relative", "rotate": 0.0},
 }
 

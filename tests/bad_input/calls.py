@@ -20,10 +20,13 @@ from torch_geometric_erwin import (
     ball_tree,
     batch_to_ptr,
     datasets,
+    knn,
     knn_graph,
+    knn_interpolate,
     masked_mean,
     nn,
     pad_batch,
+    radius,
     radius_graph,
     to_original,
     transforms,
@@ -185,6 +188,23 @@ def calls() -> dict[str, Call]:
         "loop": flag(),
         "flow": flow,
         "tree": an(tree, "trees", "none", "other config", "fewer levels"),
+    }
+    # Two sets of points with the same clouds.
+    others, other_ptr = torch.rand(9, 3), torch.tensor([0, 4, 9])
+    other_batch = torch.tensor([0] * 4 + [1] * 5)
+    names = ("x", "y", "pos_x", "pos_y", "ptr", "batch_x", "batch_y", "ptr_x", "ptr_y")
+    clouds_of_both = {
+        # Without them, the clouds are those of the tree.
+        "batch_x": an(batch, "clouds", "none", names=names),
+        "batch_y": an(other_batch, "clouds", names=names),
+        "ptr_x": an(ptr, "offsets", "none", names=names),
+        "ptr_y": an(other_ptr, "offsets", names=names),
+        "tree": an(tree, "trees", "none", "other config", "fewer levels"),
+    }
+    pair = {
+        "x": an(pos, "positions", names=("y",)),
+        "y": an(others, "positions", *MORE_ROWS, names=("x",)),
+        **clouds_of_both,
     }
     pooling = {
         "in_channels": channels,
@@ -388,6 +408,17 @@ def calls() -> dict[str, Call]:
         ),
         "explainable": Call(shown(nn.explainable), {"model": an(mpnn, "modules")}),
         "knn_graph": Call(knn_graph, {**search, "k": count(3, "above int32")}),
+        "knn": Call(knn, {**pair, "k": count(3, "above int32")}),
+        "knn_interpolate": Call(
+            knn_interpolate,
+            {
+                "x": an(x, "features", *OTHER_WIDTH),
+                "pos_x": an(pos, "positions", names=("pos_y",)),
+                "pos_y": an(others, "positions", *MORE_ROWS, names=("pos_x",)),
+                **clouds_of_both,
+                "k": count(3, "above int32"),
+            },
+        ),
         "masked_mean": Call(
             masked_mean,
             {
@@ -404,6 +435,14 @@ def calls() -> dict[str, Call]:
                 "num_nodes": count(26),
                 "num_graphs": count(4),
                 "num_edges": count(30, names=("edge_index",)),
+            },
+        ),
+        "radius": Call(
+            radius,
+            {
+                **pair,
+                "r": number(0.5, "zero", "infinity"),
+                "max_num_neighbors": count(4, "none", "above int32"),
             },
         ),
         "radius_graph": Call(
@@ -808,6 +847,7 @@ def calls() -> dict[str, Call]:
                 "loop": flag(),
                 "force_undirected": flag(),
                 "flow": flow,
+                "edge_type": an(("atom", "near", "atom"), "edge_types", "none"),
             },
         ),
         "TreeKNNGraph.forward": Call(
@@ -820,6 +860,7 @@ def calls() -> dict[str, Call]:
                 "loop": flag(),
                 "max_num_neighbors": count(3, "none", "above int32"),
                 "flow": flow,
+                "edge_type": an(("atom", "near", "atom"), "edge_types", "none"),
             },
         ),
         "TreeRadiusGraph.forward": Call(

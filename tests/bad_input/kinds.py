@@ -353,6 +353,20 @@ CHOICES = [
     ),
 ]
 WORDS: list[Kind] = []
+EDGE_TYPES = [
+    *NONE,
+    *kinds(
+        REFUSED,
+        **ANYTHING,
+        number=constant(3),
+        true=constant(True),
+        two_words=lambda t: t[:2],
+        four_words=lambda t: (*t, "more"),
+        numbers=constant((1, 2, 3)),
+        a_tensor=constant(torch.ones(3)),
+    ),
+    *kinds(SAME, a_list=list),
+]
 PREFIXES = [
     *NONE,
     *kinds(

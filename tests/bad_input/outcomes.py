@@ -76,8 +76,10 @@ def run(call: Call, changes: dict[str, Any]) -> Any:
     given = {name: argument.value for name, argument in call.arguments.items()}
     # Either offsets or the batch are given, and the other is computed.
     given = {**given, **changes}
-    if "ptr" in given and "batch" in given:
-        del given["ptr" if "batch" in changes else "batch"]
+    for suffix in ("", "_x", "_y"):
+        ptr, batch = f"ptr{suffix}", f"batch{suffix}"
+        if ptr in given and batch in given:
+            del given[ptr if batch in changes else batch]
     return call.function(**given)
 
 

@@ -106,6 +106,10 @@ def cross_args(
     x, y = _check_positions(x, y, names)
     given_x = given_ptr(batch_x, ptr_x, x, suffix="_x")
     given_y = given_ptr(batch_y, ptr_y, y, suffix="_y")
+    on_host = x.device.type == "cpu"
+    for name, pos, ptr in (("ptr_x", x, given_x), ("ptr_y", y, given_y)):
+        if ptr is not None:
+            check_ptr(ptr, pos.size(0), pos.device, on_host, name)
     known = given_x
     if tree is not None:
         check_tree("tree", tree)
@@ -118,8 +122,7 @@ def cross_args(
     if batch_y is not None:
         given_y = given_ptr(batch_y, None, y, most, "_y")
     search = tree_args(x, None, given_x, tree, "_x")
-    on_host = y.device.type == "cpu"
-    given_y = check_ptr(given_y, y.size(0), y.device, on_host, "ptr_y")
+    given_y = check_ptr(given_y, y.size(0), y.device, False, "ptr_y")
     clouds_x, clouds_y = search[1].size(0) - 1, given_y.size(0) - 1
     if clouds_x != clouds_y:
         raise ValueError(

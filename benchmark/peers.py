@@ -68,6 +68,24 @@ def scipy_knn(k: int, radius: float = np.inf) -> Callable[[Clouds], Tensor]:
     return run
 
 
+def scipy_cross_knn(k: int) -> Callable[[Clouds, Tensor, Tensor], Tensor]:
+    r"""SciPy's k-d tree, built and then searched by all threads for the k nearest
+    points of every point of another set.
+    """
+    from scipy.spatial import cKDTree
+
+    def run(c: Clouds, y: Tensor, ptr_y: Tensor) -> Tensor:
+        near = []
+        for pos, first, here in zip(_per_cloud(c), c.ptr.tolist(), pairwise(ptr_y)):
+            workers = torch.get_num_threads()
+            _, found = cKDTree(pos).query(y[slice(*here)].numpy(), k, workers=workers)
+            near.append(found.reshape(-1) + first)
+        to = torch.arange(len(y)).repeat_interleave(k)
+        return torch.stack([to, torch.from_numpy(np.concatenate(near))])
+
+    return run
+
+
 def scipy_radius(radius: float) -> Callable[[Clouds], Tensor]:
     r"""SciPy's k-d tree, built and searched for the pairs within a distance.
 

@@ -314,5 +314,6 @@ def _check_original(nodes: Nodes, ptr: Optional[Tensor]) -> None:
         raise ValueError(
             f"'{ORIGINAL}' must have the number of each of the {count} nodes once, "
             "counted in its own cloud: nodes were added, removed or moved to another "
-            "cloud after 'BallTree' sorted them, or it is an attribute of your own"
+            "cloud after 'BallTree' sorted them, or it is an attribute of your own; "
+            "'del data.original_node' starts to count again"
         )

@@ -19,10 +19,11 @@ from torch_geometric.transforms import Compose, Distance
 
 from torch_geometric_erwin import Tree, ball_tree
 from torch_geometric_erwin.nn import BallAttention, HybridConv
-from torch_geometric_erwin.transforms import TreeKNNGraph
+from torch_geometric_erwin.transforms import BallTree, TreeKNNGraph
 
 C, B = 8, 8
 SIZES = [0, 1, 2, B - 1, B, B + 1, 200, 30]
+TREE = BallTree(ball_sizes=B)
 GRAPH = Compose([TreeKNNGraph(k=4), Distance(norm=False)])
 
 
@@ -89,15 +90,15 @@ def clouds(sizes: Sequence[int] = SIZES, dtype: torch.dtype = torch.float64):
 
 
 class NodeOrder(Module):
-    """Two hybrid layers on plain data; the second one looks beyond the first's balls.
+    """Two hybrid layers on plain data, with one tree for both.
 
-    One tree serves both: that of the data where it has one, or a new one.
+    The second one uses the rotated tree, whose balls are other ones.
     """
 
     def __init__(self, name: str = "gcn", seed: int = 0, **kwargs) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        make, _, self.more = LAYERS[name]
+        self.name, make = name, LAYERS[name][0]
         kwargs = {"heads": 2, "ball_size": B, **kwargs}
         self.layers = ModuleList(
             HybridConv(C, make(), rotated=rotated, **kwargs)
@@ -110,10 +111,17 @@ class NodeOrder(Module):
         return self.on_tree(batch, tree)
 
     def on_tree(self, batch: Batch, tree: Tree) -> Tensor:
-        x, more = batch.x, self.more(batch)
+        x, more = batch.x, LAYERS[self.name][2](batch)
         for layer in self.layers:
             x = layer(x, batch.pos, batch.edge_index, tree=tree, **more)
         return self.head(x)
+
+
+class WithTree(NodeOrder):
+    """The same model on data that has a tree already."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.on_tree(batch, Tree.from_data(batch, TREE.config))
 
 
 class SortedLayer(Module):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from composition.hybrids import LAYERS, B, C, NodeOrder, Sorted, clouds
+from composition.hybrids import LAYERS, B, C, NodeOrder, Sorted, WithTree, clouds
 from torch.nn import LayerNorm, Linear, Module
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
@@ -51,15 +51,7 @@ def test_written_out_for_sorted_data(name):
     assert_same_training(node_order, by_rows, clouds())
 
 
-class WithTree(NodeOrder):
-    """The model on data that has a tree already."""
-
-    def forward(self, batch):
-        return self.on_tree(batch, Tree.from_data(batch))
-
-
-@pytest.mark.parametrize("name", ["gat", "schnet"])
-@pytest.mark.parametrize("norm", ["batch", "graph"])
+@pytest.mark.parametrize("name, norm", [("gat", "batch"), ("schnet", "graph")])
 def test_the_same_layer_on_sorted_data(name, norm):
     models = (kind(name, norm=norm).double() for kind in (NodeOrder, WithTree))
     assert_same_training(*models, clouds())

@@ -69,6 +69,15 @@ def gigabytes(value: float) -> str:
     return f"{value / 1e9:.2f} GB"
 
 
+def megabytes(value: float) -> str:
+    r"""A size of memory that is less than a few gigabytes.
+
+    Args:
+        value: Bytes.
+    """
+    return f"{value / 1e6:,.0f} MB"
+
+
 def times(value: float) -> str:
     r"""A ratio.
 
@@ -396,7 +405,7 @@ def hybrids() -> str:
         for name in names:
             cell = "–"
             if _ran(time, name) and _ran(memory, name):
-                cell = f"{seconds(of(time, name))}, {gigabytes(of(memory, name))}"
+                cell = f"{seconds(of(time, name))}, {megabytes(of(memory, name))}"
             row.append(cell)
         rows.append(row)
     labels = [*names[:2], "`HybridConv`, tree given", "tree built"]

@@ -13,9 +13,12 @@ from torch_geometric_erwin import (
     _native,
     ball_tree,
     batch_to_ptr,
+    knn,
     knn_graph,
+    knn_interpolate,
     masked_mean,
     pad_batch,
+    radius,
     radius_graph,
     to_original,
 )
@@ -86,6 +89,11 @@ CALLS = {
     "Tree.pad": lambda batch: tree_of(batch).pad(2 * N, 4).perm,
     "knn_graph": lambda batch: knn_graph(batch.pos, 3, ptr=batch.ptr),
     "radius_graph": lambda batch: radius_graph(batch.pos, 0.01, ptr=batch.ptr),
+    "knn": lambda batch: knn(batch.pos, -batch.pos, 3, batch.batch, batch.batch),
+    "radius": lambda batch: radius(
+        batch.pos, batch.pos, 0.01, batch.batch, batch.batch
+    ),
+    "knn_interpolate": lambda batch: knn_interpolate(batch.pos, batch.pos, -batch.pos),
     "batch_to_ptr": lambda batch: batch_to_ptr(batch.batch),
     "Tree.from_data": lambda batch: Tree.from_data(batch).perm,
     "to_original": lambda batch: to_original(batch.pos, SORT(batch)),

@@ -21,10 +21,13 @@ from torch_geometric_erwin import (
     ball_tree,
     batch_to_ptr,
     datasets,
+    knn,
     knn_graph,
+    knn_interpolate,
     masked_mean,
     nn,
     pad_batch,
+    radius,
     radius_graph,
     transforms,
     visualization,
@@ -231,6 +234,11 @@ FUNCTIONS = {
     "knn_graph": lambda pos, ptr: knn_graph(pos, 4, ptr=ptr, loop=True),
     "knn_graph with a tree": lambda pos, ptr: knn_graph(
         pos, 4, ptr=ptr, tree=tree_of(pos, ptr)
+    ),
+    "knn": lambda pos, ptr: knn(pos, -pos, 4, ptr_x=ptr, ptr_y=ptr),
+    "radius": lambda pos, ptr: radius(-pos, pos, 1.0, ptr_x=ptr, ptr_y=ptr),
+    "knn_interpolate": lambda x, pos, ptr: knn_interpolate(
+        x, pos, -pos, ptr_x=ptr, ptr_y=ptr
     ),
     "radius_graph": lambda pos, ptr: radius_graph(pos, 1.0, ptr=ptr),
     "radius_graph with a cap": lambda pos, ptr: radius_graph(

@@ -12,7 +12,9 @@ from torch_geometric_erwin import (
     Level,
     ball_tree,
     batch_to_ptr,
+    knn,
     knn_graph,
+    radius,
     radius_graph,
 )
 from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
@@ -73,6 +75,8 @@ def _public(rng: Generator) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
         (ball_tree, {"pos": pos, "ptr": ptr, "ball_sizes": 8, "strides": [2]}),
         (knn_graph, {"pos": pos, "k": 3, "ptr": ptr}),
         (radius_graph, {"pos": pos, "r": 0.5, "ptr": ptr, "max_num_neighbors": 4}),
+        (knn, {"x": pos, "y": -pos, "k": 3, "ptr_x": ptr, "ptr_y": ptr}),
+        (radius, {"x": pos, "y": -pos, "r": 0.5, "ptr_x": ptr, "ptr_y": ptr}),
         (batch_to_ptr, {"batch": torch.arange(n) // 4}),
         (ball_attention, attention),
         (Level.build, level),
@@ -86,6 +90,8 @@ def _operators(rng: Generator) -> list[tuple[Callable[..., Any], dict[str, Any]]
     balls = {"ball_sizes": [8], "strides": []}
     perm = torch.cat([torch.arange(4), torch.arange(n - 4)])
     search = {"pos": pos, "ptr": ptr, "perm": perm, **balls}
+    pair = {"x": pos, "ptr_x": ptr, "perm_x": perm, **balls}
+    pair |= {"y": random(n, 3), "ptr_y": ptr, "perm_y": perm}
     tree = {**search, "rotate": 45.0, "layout": "balanced"}
     del tree["perm"]
     ball = {"pos": pos, "ball_len": ptr.diff(), "sigma": random(2)}
@@ -105,6 +111,8 @@ def _operators(rng: Generator) -> list[tuple[Callable[..., Any], dict[str, Any]]
         (op.ball_tree, tree),
         (op.ball_tree_order, {**tree, "num_rows": [n], "max_points": n}),
         (op.knn, {**search, "k": 3, "loop": False}),
+        (op.cross_knn, {**pair, "k": 3}),
+        (op.cross_radius, {**pair, "radius": 0.5, "cap": -1}),
         (op.radius, {**search, "radius": 0.5, "cap": -1, "loop": False}),
         (op.ball_attention, {**qkv, **ball}),
         (op.ball_attention_packed, {"qkv": random(n, 3, 2, 4), **ball}),

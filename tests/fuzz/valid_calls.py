@@ -10,7 +10,14 @@ from oracles import ball_tree as tree_oracle
 from oracles import neighbors as neighbor_oracle
 from scipy.spatial import cKDTree
 
-from torch_geometric_erwin import Level, ball_tree, knn_graph, radius_graph
+from torch_geometric_erwin import (
+    Level,
+    ball_tree,
+    knn,
+    knn_graph,
+    radius,
+    radius_graph,
+)
 from torch_geometric_erwin.nn.attention import BallAttention
 from torch_geometric_erwin.nn.attention.ball_attention import ball_attention
 from torch_geometric_erwin.ops.ball_attention import reference
@@ -100,10 +107,29 @@ def neighbors(rng: Generator) -> None:
     within = radius_graph(view(rng, pos), r, max_num_neighbors=cap, **options)
     right = neighbor_oracle.radius(pos.numpy(), ptr.tolist(), r, cap, loop)
     np.testing.assert_array_equal(within, neighbor_oracle.edges(right))
+    _two_sets(rng, pos, ptr, k, r, cap, tree)
     if loop and len(ptr) == 2 and len(pos) >= k and pos.abs().max() > 1e-3:
         distance, _ = cKDTree(pos.double()).query(pos.double(), k)
         mine = (pos[found[0]] - pos[found[1]]).double().norm(dim=1)
         np.testing.assert_allclose(mine, np.ravel(distance), rtol=1e-4, atol=1e-6)
+
+
+def _two_sets(rng: Generator, x, ptr_x, k: int, r: float, cap, tree) -> None:
+    """Compares neighbours of other points with brute force."""
+    sizes = torch.from_numpy(rng.choice([0, 1, 3, 16, 17, 50], len(ptr_x) - 1))
+    ptr_y = torch.cat([torch.zeros(1).long(), sizes.long().cumsum(0)])
+    y = torch.from_numpy(rng.standard_normal((int(ptr_y[-1]), x.size(1)))).to(x.dtype)
+    y = y * float(x.double().std(0).mean()) if len(x) > 1 else y
+    same = min(len(x), len(y) // 2)
+    y[:same] = x[:same]
+    options = {"ptr_x": view(rng, ptr_x), "ptr_y": view(rng, ptr_y), "tree": tree}
+    sets = (x.numpy(), ptr_x.tolist(), y.numpy(), ptr_y.tolist())
+    found = knn(view(rng, x), view(rng, y), k, **options).flip(0)
+    right = neighbor_oracle.cross_knn(*sets, k)
+    np.testing.assert_array_equal(found, neighbor_oracle.edges(right))
+    within = radius(x, y, r, max_num_neighbors=cap, **options).flip(0)
+    right = neighbor_oracle.cross_radius(*sets, r, cap)
+    np.testing.assert_array_equal(within, neighbor_oracle.edges(right))
 
 
 def _leaves(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:

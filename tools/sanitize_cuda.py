@@ -8,7 +8,7 @@ r"""Runs the CUDA kernels on small inputs, for ``compute-sanitizer``.
 import torch
 
 from benchmark.inputs import clouds
-from torch_geometric_erwin import Level, ball_tree, knn_graph, radius_graph
+from torch_geometric_erwin import Level, ball_tree, knn, knn_graph, radius, radius_graph
 from torch_geometric_erwin.nn import Erwin, ErwinBlock, ball_attention
 
 DEVICE = "cuda"
@@ -34,7 +34,7 @@ def trees() -> None:
 
 
 def neighbors() -> None:
-    r"""Runs both searches."""
+    r"""Runs all searches."""
     for dtype in (torch.float32, torch.float64):
         c = clouds(3, 700)
         pos, ptr = c.pos.to(DEVICE, dtype), c.ptr.to(DEVICE)
@@ -43,6 +43,8 @@ def neighbors() -> None:
         knn_graph(pos[:, :1], 4, ptr=ptr)
         radius_graph(pos, 0.2, ptr=ptr)
         radius_graph(pos, 0.2, ptr=ptr, max_num_neighbors=8)
+        knn(pos, -pos[::2], 16, ptr_x=ptr, ptr_y=ptr // 2)
+        radius(pos, 1 - pos[::2], 0.2, ptr_x=ptr, ptr_y=ptr // 2)
 
 
 def model() -> None:

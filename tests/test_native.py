@@ -103,6 +103,7 @@ def test_structs_are_those_of_the_header():
         "int32_t": ctypes.c_int32,
         "int64_t": ctypes.c_int64,
         "float": ctypes.c_float,
+        "erwin_layout*": ctypes.POINTER(_native.Layout),
     }
     for struct, name in [
         (_native.Context, "erwin_context"),

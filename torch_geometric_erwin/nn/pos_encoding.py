@@ -9,7 +9,14 @@ from torch.nn import Module
 
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.utils.checks import check_int, check_positions, made_by
+from torch_geometric_erwin.utils.checks import (
+    check_int,
+    check_positions,
+    check_tensor,
+    check_weight,
+    is_plain,
+    made_by,
+)
 
 #: A name, or a callable that makes an encoding from the dimension and the channels.
 Encoding = Union[str, Callable[[int, int], Module]]
@@ -46,7 +53,7 @@ class LinearEncoding(Module):
 
     def forward(self, pos: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
-        check_positions("pos", pos, pos.size(0) if pos.dim() > 0 else 0, self.dim)
+        _check(pos, self.dim, self.lin)
         return self.lin(pos)
 
     def __repr__(self) -> str:
@@ -100,7 +107,7 @@ class FourierEncoding(Module):
 
     def forward(self, pos: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
-        check_positions("pos", pos, pos.size(0) if pos.dim() > 0 else 0, self.dim)
+        _check(pos, self.dim, self.lin)
         octave = torch.arange(1, self.num_frequencies + 1, device=pos.device)
         angle = 2 * torch.pi * (pos[:, :, None] / 2.0**octave).flatten(1)
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
@@ -111,6 +118,13 @@ class FourierEncoding(Module):
             f"{self.__class__.__name__}({self.dim}, {self.channels}, "
             f"num_frequencies={self.num_frequencies})"
         )
+
+
+def _check(pos: Tensor, dim: int, lin: Linear) -> None:
+    check_tensor("pos", pos)
+    check_positions("pos", pos, pos.size(0) if pos.dim() > 0 else 0, dim)
+    if is_plain(lin, Linear):
+        check_weight("pos", pos, lin.weight)
 
 
 ENCODINGS: dict[str, Callable[[int, int], Module]] = {

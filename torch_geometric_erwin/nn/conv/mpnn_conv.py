@@ -142,11 +142,11 @@ class MPNNConv(MessagePassing):
         Layers with the same edges sort them only once if all of them are given the same
         :obj:`shared=Edges(edge_index, N)`.
         """
-        if edge_attr is not None and edge_attr.dim() == 1:
-            edge_attr = edge_attr.view(-1, 1)
         if not torch.jit.is_scripting():
             self._check(x, pos, edge_index, shared)
             self._check_edge_attr(x, edge_index, edge_attr)
+        if edge_attr is not None and edge_attr.dim() == 1:
+            edge_attr = edge_attr.view(-1, 1)
         source, target = self.lin_source(x), self.lin_target(x)
         if torch.jit.is_scripting():
             # propagate_type: (source: Tensor, target: Tensor, pos: Tensor, edge_attr: OptTensor)  # noqa: E501

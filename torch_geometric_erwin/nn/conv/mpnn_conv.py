@@ -222,6 +222,7 @@ class MPNNConv(MessagePassing):
                 )
             check_edge_attr("edge_attr", edge_attr, edge_index.size(1), self.edge_dim)
         if edge_attr is not None:
+            check_tensor("edge_attr", edge_attr)
             check_devices(x=x, edge_attr=edge_attr)
             if is_plain(self.lin_edge, Linear):
                 check_weight("edge_attr", edge_attr, self.lin_edge.weight)

@@ -36,6 +36,8 @@ def cloud(n, edges=12, dim=2):
         y=torch.randn(1, 4, generator=generator),
         root_index=torch.tensor([n - 1]),
         array=np.arange(n),
+        knowledge=torch.arange(n) * 10,  # its name contains "edge"
+        parts={"number": torch.arange(n), "of_cloud": torch.rand(1, 2)},
         names=[f"node {i}" for i in range(n)],
         title=f"cloud {n}",
     )
@@ -61,6 +63,10 @@ def assert_sorted(after, before):
         assert torch.equal(old[after[name]], before[name]), name
     for name in ("edge_attr", "y"):
         assert torch.equal(after[name], before[name]), name
+    if after.num_nodes != after.num_edges:  # otherwise PyG takes it for one of edges
+        assert torch.equal(after.knowledge, before.knowledge[old])
+    assert torch.equal(after.parts["number"], before.parts["number"][old])
+    assert torch.equal(after.parts["of_cloud"], before.parts["of_cloud"])
     assert after.title == before.title
 
 

@@ -1,5 +1,6 @@
 r"""Sorting the nodes of data, with everything that belongs to them or names them."""
 
+from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -72,14 +73,21 @@ def reorder_nodes(
     else:
         _check_original(store, ptr)
     place = put_rows(torch.arange(order.size(0), device=order.device), order, len(own))
-    for name, value in list(store.items()):
+
+    def moved(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: moved(name, part) for key, part in value.items()}
         if names_nodes(data, store, name, value):
-            store[name] = value = _renumbered(name, value, (place, place))
+            value = _renumbered(name, value, (place, place))
         if is_of_nodes(data, store, name, value):
-            store[name] = _sorted(value, order, _axis(data, store, name, value) or 0)
-        elif isinstance(value, list) and _is_list_of_lists(store, value):
+            return _sorted(value, order, _axis(data, store, name, value) or 0)
+        if isinstance(value, list) and _is_list_of_lists(store, value):
             assert ptr is not None
-            store[name] = _sorted_lists(value, order, ptr)
+            return _sorted_lists(value, order, ptr)
+        return value
+
+    for name, value in list(store.items()):
+        store[name] = moved(name, value)
     if isinstance(data, HeteroData):
         for edges in data.edge_stores:
             kinds = tuple(
@@ -154,7 +162,9 @@ def is_of_nodes(
         [True, False]
     """
     count = store["pos"].size(0)
-    if name in ("ptr", "face", "num_nodes") or "edge" in name:
+    if name in ("ptr", "face", "num_nodes"):
+        return False
+    if "edge" in name and getattr(store, "num_edges", 0) == count:
         return False
     if isinstance(value, (list, tuple)):
         return _is_list_of_nodes(store, value, count)
@@ -191,7 +201,9 @@ def names_nodes(
         >>> [names_nodes(data, data.stores[0], n, data[n]) for n in ("pos", "face")]
         [False, True]
     """
-    if not isinstance(value, Tensor) or "batch" in name or name == "ptr":
+    if "batch" in name or name == "ptr":
+        return False
+    if not isinstance(value, (Tensor, SparseTensor)):
         return False
     if is_sparse(value):
         return "adj" in name or "edge_index" in name
@@ -205,7 +217,7 @@ def names_nodes(
 
 def _names_ends(name: str, value: Any) -> bool:
     # Whether an attribute of edges between two types of nodes has their numbers.
-    if not isinstance(value, Tensor):
+    if not isinstance(value, (Tensor, SparseTensor)):
         return False
     if is_sparse(value):
         return "adj" in name or "edge_index" in name

@@ -209,3 +209,28 @@ def test_explanations_name_the_node_that_matters():
     assert clouds == 32
     assert error < 0.2 * mean
     assert hits >= 20  # by chance it is one
+
+
+def errors_of_parts(out: str) -> dict[tuple[str, str], float]:
+    rows = re.findall(r"^(MPNN|Erwin)  +(\w+ \w+) .* ([\d.]+)$", out, re.MULTILINE)
+    return {(model, parts): float(error) for model, parts, error in rows}
+
+
+def test_parts_of_a_large_graph():
+    out = run("large_graph.py", "--nodes", 2000, "--parts", 4, "--steps", 3)
+    assert "2,000 nodes, 16,000 edges, 4 parts" in out
+    errors = errors_of_parts(out)
+    assert [parts for _, parts in errors] == [
+        *("sorted ranges", "random nodes", "sorted ranges")
+    ]
+    # After three steps the models have learned little, but predictions have the scale
+    # of the potential.
+    assert all(0.5 < error < 3 for error in errors.values())
+
+
+@pytest.mark.slow
+def test_patches_teach_more_than_random_nodes():
+    errors = errors_of_parts(run("large_graph.py"))
+    patches = errors["Erwin", "sorted ranges"]
+    assert patches < 0.8 * errors["Erwin", "random nodes"]
+    assert patches < 0.8 * errors["MPNN", "sorted ranges"]

@@ -423,6 +423,20 @@ def positions() -> str:
 
 
 @_table
+def locality() -> str:
+    r"""Message passing on nodes in random order and in the order of a tree."""
+    sorts = ("ours, nodes sorted", "ours, edges sorted too")
+    rows = []
+    for r in records("locality"):
+        row = [*r["workload"].rsplit(", ", 2), seconds(of(r, "random order"))]
+        for name in sorts:
+            row += [seconds(of(r, name)), times(ratio(r, name))]
+        rows.append(row)
+    head = ["layer", "nodes", "pass", "random order", "nodes sorted", "ratio"]
+    return markdown([*head, "edges sorted too", "ratio"], rows, "locality")
+
+
+@_table
 def demo() -> str:
     r"""The results that ``make demo`` prints at its end."""
     names = {"model": "model", "parameters": "parameters", "s/step": "seconds per step"}

@@ -1,5 +1,7 @@
 """Hybrids train to the same numbers in node order and on sorted data."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,10 +9,10 @@ from composition.hybrids import LAYERS, B, C, NodeOrder, Sorted, WithTree, cloud
 from torch.nn import LayerNorm, Linear, Module
 from torch_geometric.data import Batch
 from torch_geometric.loader import DataLoader
-from torch_geometric.nn import MLP
+from torch_geometric.nn import MLP, Sequential
 
 from torch_geometric_erwin import Tree, ball_tree, to_original
-from torch_geometric_erwin.nn import BallAttention, Block
+from torch_geometric_erwin.nn import BallAttention, Block, Erwin
 from torch_geometric_erwin.transforms import BallTree
 
 STEPS = 20
@@ -34,9 +36,9 @@ def train(model, data):
     return torch.tensor(losses), out, batch
 
 
-def assert_same_training(node_order, by_rows, data):
+def assert_same_training(node_order, by_rows, data, transform=SORT):
     losses, out, _ = train(node_order, data)
-    sorted_losses, rows, batch = train(by_rows, [SORT(cloud) for cloud in data])
+    sorted_losses, rows, batch = train(by_rows, [transform(cloud) for cloud in data])
     torch.testing.assert_close(sorted_losses, losses, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(to_original(rows, batch), out, rtol=1e-6, atol=1e-6)
     assert not torch.allclose(rows, out)  # the nodes were sorted
@@ -49,6 +51,35 @@ def test_written_out_for_sorted_data(name):
     node_order, by_rows = NodeOrder(name).double(), Sorted(name).double()
     by_rows.load_state_dict(node_order.state_dict())
     assert_same_training(node_order, by_rows, clouds())
+
+
+class InSequential(Module):
+    """The model in node order without a line of code: every layer has its own tree."""
+
+    def __init__(self):
+        super().__init__()
+        model = NodeOrder("gcn")
+        call = "x, pos, edge_index, batch -> x"
+        layers = [*((layer, call) for layer in model.layers), model.head]
+        self.model = Sequential("x, pos, edge_index, batch", layers)
+
+    def forward(self, batch):
+        return self.model(batch.x, batch.pos, batch.edge_index, batch.batch)
+
+
+def test_in_a_sequential():
+    model, other = InSequential().double(), NodeOrder("gcn").double()
+    for a, b in zip(train(model, clouds())[:2], train(other, clouds())[:2]):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["batch", "graph"])
+def test_a_whole_model_on_sorted_data(norm):
+    torch.manual_seed(0)
+    sizes = {"ball_sizes": B, "strides": 4, "enc_depths": 2, "dec_depths": 1}
+    model = Erwin(C, [C, C], 4, mp_steps=1, norm=norm, **sizes).double()
+    transform = BallTree([B, B], [4], reorder=True)
+    assert_same_training(model, copy.deepcopy(model), clouds(), transform)
 
 
 @pytest.mark.parametrize("name, norm", [("gat", "batch"), ("schnet", "graph")])

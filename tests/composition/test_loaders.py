@@ -18,6 +18,7 @@ from torch_geometric.loader import (
     PrefetchLoader,
     RandomNodeLoader,
 )
+from torch_geometric.utils import k_hop_subgraph
 
 from torch_geometric_erwin import Tree, to_original
 from torch_geometric_erwin.transforms import BallTree
@@ -162,6 +163,27 @@ def test_neighbours_get_a_tree_by_the_loader(large):
     model = WithTree("gat").double()
     for batch in NeighborLoader(large, [4, 4], batch_size=50, transform=TREE):
         F.mse_loss(model(batch)[: batch.batch_size], batch.y[: batch.batch_size])
+
+
+def test_what_a_neighbour_loader_attaches_stays(large):
+    """The same attributes, made without the loader: seeds come first."""
+    seeds = torch.tensor([7, 250, 31])
+    around, *_ = k_hop_subgraph(seeds, 2, large.edge_index)
+    nodes = torch.cat([seeds, around[~torch.isin(around, seeds)]])
+    part = large.subgraph(nodes)
+    own = {
+        "n_id": nodes,
+        "e_id": torch.arange(part.num_edges),
+        "input_id": seeds,
+        "batch_size": len(seeds),
+        "num_sampled_nodes": [3, 12, len(nodes) - 15],
+    }
+    after = TREE(part.update(own))
+    for name, value in {**own, "pos": part.pos}.items():
+        same = after[name] == value
+        assert same.all() if isinstance(same, torch.Tensor) else same, name
+    model = WithTree("gat").double()
+    F.mse_loss(model(after)[: after.batch_size], after.y[: after.batch_size]).backward()
 
 
 def cut(parts, data):

@@ -51,7 +51,6 @@ def loss_of(model, batch):
 
 
 def gradients(model, batch):
-    # SchNet's block has a layer that it does not use.
     return torch.autograd.grad(loss_of(model, batch), [*model.parameters()])
 
 
@@ -81,6 +80,18 @@ def test_one_graph_for_all_batches(make):
         with no_recompilation(step):
             grads = gradients(compiled, batch)
         assert_same(grads, gradients(model, batch))
+
+
+@every_model
+@pytest.mark.parametrize("norm", ["batch", "graph", "layer"])
+@pytest.mark.parametrize("sizes", [[0], [1], [0, 1, 0, 2]], ids=str)
+def test_every_parameter_gets_a_gradient(make, norm, sizes):
+    """Also from next to nothing: other processes wait for all gradients."""
+    model = make(norm=norm)
+    model(batch_for(model, sizes)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
 
 def of_file(thing, weights_only):

@@ -298,7 +298,12 @@ def test_what_is_refused():
         BallTree(8, layout="perfect", reorder=True)
     with pytest.raises(ValueError, match="its nodes were not sorted"):
         to_original(torch.rand(9), cloud(9))
-    for wrong in (torch.zeros(9, dtype=torch.int32), torch.rand(9), torch.arange(8)):
+    for wrong in (
+        torch.zeros(9, 1).long(),
+        torch.rand(9),
+        torch.arange(8),
+        [*range(9)],
+    ):
         data = cloud(9)
         data.original_node = wrong
         with pytest.raises(ValueError, match="'original_node' must"):

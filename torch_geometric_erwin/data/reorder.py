@@ -44,6 +44,9 @@ def reorder_nodes(
     What belongs to nodes, and what names nodes, is decided as PyG decides it when it
     collates data: by the lengths of attributes, and by :meth:`Data.__inc__`.
 
+    :obj:`original_node` keeps the numbers from before the first sorting; nodes that
+    were sampled from sorted data keep those that they had in the whole.
+
     Args:
         data: The data or batch that owns the store.
         store: The node store.
@@ -71,7 +74,7 @@ def reorder_nodes(
             zeros = torch.zeros(len(slices) - 1)
             record_slices(data, store, {ORIGINAL: slices}, {ORIGINAL: zeros})
     else:
-        _check_original(store, ptr)
+        _check_original(store)
     place = put_rows(torch.arange(order.size(0), device=order.device), order, len(own))
 
     def moved(name: str, value: Any) -> Any:
@@ -133,7 +136,8 @@ def to_original(x: Tensor, data: Nodes) -> Tensor:
     ptr, pos = store_ptr(data), data.pos
     if ptr is not None:
         check_ptr(ptr, pos.size(0), pos.device, is_readable(pos))
-    _check_original(data, ptr)
+    _check_original(data)
+    _check_whole(data, ptr)
     check_shape("x", x, (original.size(0),))
     check_devices(x=x, pos=data.pos, original_node=original)
     place = original.long()
@@ -304,28 +308,30 @@ def _taken(place: Tensor, numbers: Tensor) -> Tensor:
     return torch.where(known, taken.to(numbers.dtype), numbers)
 
 
-def _check_original(nodes: Nodes, ptr: Optional[Tensor]) -> None:
+def _check_original(nodes: Nodes) -> None:
     original, count = nodes[ORIGINAL], nodes.pos.size(0)
-    if not isinstance(original, Tensor) or original.dtype not in (
-        torch.int32,
-        torch.int64,
-    ):
-        kind = getattr(original, "dtype", type(original).__name__)
+    is_tensor = isinstance(original, Tensor)
+    dtypes = (torch.int32, torch.int64)
+    if not is_tensor or original.dtype not in dtypes or original.shape != (count,):
+        found = f"'{type(original).__name__}'"
+        if is_tensor:
+            found = f"{original.dtype} of shape {[*original.shape]}"
         raise ValueError(
-            f"'{ORIGINAL}' must number the nodes before 'BallTree' sorted them, as "
-            f"int32 (got {kind}): rename an attribute of your own"
+            f"'{ORIGINAL}' must number the {count} nodes as they were before "
+            f"'BallTree' sorted them (got {found}): rename an attribute of your own"
         )
-    wrong = original.shape != (count,)
-    if not wrong and is_readable(original):
-        sizes = num_nodes(nodes, ptr)
-        cloud = segment_ids(sizes, count)
-        start = (sizes.cumsum(0) - sizes)[cloud]
-        found = (original + start).sort().values
-        wrong = not torch.equal(found, torch.arange(count))
-    if wrong:
+
+
+def _check_whole(nodes: Nodes, ptr: Optional[Tensor]) -> None:
+    original = nodes[ORIGINAL]
+    if not is_readable(original):
+        return
+    sizes = num_nodes(nodes, ptr)
+    cloud = segment_ids(sizes, original.size(0))
+    found = original + (sizes.cumsum(0) - sizes)[cloud]
+    if not torch.equal(found.sort().values, torch.arange(original.size(0))):
         raise ValueError(
-            f"'{ORIGINAL}' must have the number of each of the {count} nodes once, "
-            "counted in its own cloud: nodes were added, removed or moved to another "
-            "cloud after 'BallTree' sorted them, or it is an attribute of your own; "
-            "'del data.original_node' starts to count again"
+            f"'{ORIGINAL}' must have the number of each node once, counted in its own "
+            "cloud: nodes were added, removed or moved to another cloud after "
+            "'BallTree' sorted them"
         )

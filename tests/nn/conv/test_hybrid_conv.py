@@ -335,16 +335,19 @@ def test_other_forms_of_edges():
         gat(*args_of(batch), edge_attr=batch.edge_attr.float())
 
 
-def test_in_a_sequential():
+@pytest.mark.parametrize("with_tree", [False, True])
+def test_in_a_sequential(with_tree):
     torch.manual_seed(0)
-    header = "x, pos, edge_index, batch -> x"
+    names = "x, pos, edge_index, batch" + ", tree" * with_tree
+    header = f"{names} -> x"
     layers = [layer_of("gcn"), layer_of("point net", rotated=True)]
     model = Sequential(
-        "x, pos, edge_index, batch",
+        names,
         [(layers[0], header), torch.nn.ReLU(), (layers[1], header), Linear(C, 2)],
     ).double()
     batch = batch_of()
-    out = model(*args_of(batch), batch.batch)
+    tree = ball_tree(batch.pos, batch.batch, ball_sizes=B)
+    out = model(*args_of(batch), batch.batch, *([tree] * with_tree))
     x = layers[0](*args_of(batch), batch.batch).relu()
     x = layers[1](x, batch.pos, batch.edge_index, batch.batch)
     torch.testing.assert_close(out, model[3](x))

@@ -213,9 +213,9 @@ class HybridConv(Module):
         pos: Tensor,
         edge_index: Optional[Adj] = None,
         batch: Optional[Tensor] = None,
+        tree: Optional[Tree] = None,
         *,
         ptr: Optional[Tensor] = None,
-        tree: Optional[Tree] = None,
         edge_attr: Optional[Tensor] = None,
         return_attention_weights: Optional[bool] = None,
         **kwargs: Any,
@@ -229,11 +229,11 @@ class HybridConv(Module):
                 such that balls have an extent of about one.
             edge_index: The edges, as :obj:`conv` takes them.
             batch: The cloud of every node, sorted.
-            ptr: The row offsets of the clouds, in place of :obj:`batch`. (default: one
-                cloud, or those of the tree)
             tree: The tree of the nodes. Its level 0 must have balls of at most
                 :obj:`ball_size` nodes. Without one, every call builds its own, which
                 compiled code cannot.
+            ptr: The row offsets of the clouds, in place of :obj:`batch`. (default: one
+                cloud, or those of the tree)
             edge_attr: The features of the edges, for :obj:`conv`.
             return_attention_weights: Whether to return the pair of the output and the
                 weights with which nodes attend to the nodes of their ball: the pairs

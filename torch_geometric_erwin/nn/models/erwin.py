@@ -411,10 +411,10 @@ class Erwin(LengthScaled):
         pos: Optional[Tensor] = None,
         edge_index: Optional[Tensor] = None,
         batch: Optional[Tensor] = None,
+        tree: Optional[Tree] = None,
         *,
         x: Optional[Tensor] = None,
         ptr: Optional[Tensor] = None,
-        tree: Optional[Tree] = None,
         edge_attr: Optional[Tensor] = None,
     ) -> Union[Tensor, tuple[Tensor, Tensor]]:
         r"""Runs the forward pass: :obj:`model(data)`, with everything else in the data,
@@ -430,12 +430,12 @@ class Erwin(LengthScaled):
             edge_index: The edges of the message-passing steps. They are used as given:
                 an edge between two clouds connects them.
             batch: The cloud of every node, sorted, if no offsets are given.
-            x: The node features, if they are not the first argument.
-            ptr: The row offsets of the clouds. (default: those of the tree, or one
-                cloud)
             tree: The tree of the nodes. Its sizes are checked, but not that it was
                 built from these positions. (default: the one that the data carries, or
                 one that is built now)
+            x: The node features, if they are not the first argument.
+            ptr: The row offsets of the clouds. (default: those of the tree, or one
+                cloud)
             edge_attr: The features of the edges.
         """
         inputs = unpack_inputs(

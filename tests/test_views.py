@@ -221,6 +221,19 @@ def forces():
 
 
 # Keys begin with the public name. The arguments are those of `inputs`.
+class Moved(torch.nn.Module):
+    """A rollout, called with tensors."""
+
+    def __init__(self, rollout):
+        super().__init__()
+        self.rollout = rollout
+
+    def forward(self, x, pos, edge_index, ptr):
+        data = data_of(None, pos, edge_index, ptr)
+        data.states = x[:, None]
+        return self.rollout.rollout(data, steps=2)
+
+
 FUNCTIONS = {
     "Tree": tree_values,
     "ball_tree": lambda pos, ptr: ball_tree(
@@ -313,6 +326,13 @@ MODULES = {
     "BatchNorm": (lambda: nn.BatchNorm(C), "input=x mask"),
     "GraphNorm": (lambda: nn.GraphNorm(C), "x ptr"),
     "MPNNConv": (lambda: nn.MPNNConv(C), "x pos edge_index"),
+    "HybridConv": (
+        lambda: nn.HybridConv(C, nn.MPNNConv(C), "ball", H, BALL, rotated=True),
+        "x pos edge_index ptr",
+    ),
+    "LinearEncoding": (lambda: nn.LinearEncoding(3, C), "pos"),
+    "FourierEncoding": (lambda: nn.FourierEncoding(3, C), "pos"),
+    "Rollout": (lambda: Moved(nn.Rollout(nn.MPNNConv(C))), "x pos edge_index ptr"),
     "MPNNEmbedding": (lambda: nn.MPNNEmbedding(C, C, 1), "x pos edge_index"),
     "explainable": (
         lambda: nn.explainable(nn.MPNN(C, C, 3, num_layers=1)),

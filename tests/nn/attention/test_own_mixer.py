@@ -129,7 +129,7 @@ def test_exported(attention):
     ]
     runs = [tuple(tuple(rows for _ in part) for part in tree.runs)] if tree.runs else []
     shapes = {
-        "x": rows,
+        "data": rows,
         "pos": rows,
         "edge_index": {1: Dim.AUTO},
         "tree": [rows, rows, rows, *tables, None, *runs],

@@ -189,6 +189,83 @@ def test_a_sparse_adjacency(layout):
     assert torch.equal(after.adj_t.to_dense(), dense[order][:, order])
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")
+@pytest.mark.parametrize("to", ["to_sparse_coo", "to_sparse_csr", "to_sparse_csc"])
+def test_sparse_features(to):
+    before = cloud(12)
+    dense = before.x * (before.x > 0)
+    before.x = getattr(dense, to)()
+    after = SORT(before)
+    assert after.x.layout == before.x.layout
+    assert torch.equal(after.x.to_dense(), dense[after.number])
+
+
+def test_lists_of_clouds_stay_if_there_are_as_many_nodes():
+    names = ["three", "zero", "null"]
+    clouds = [
+        Data(pos=torch.rand(n, 2), name=name, tags=[name])
+        for n, name in zip((3, 0, 0), names, strict=True)
+    ]
+    before = Batch.from_data_list(clouds)
+    before.pos = torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    after = SORT(before)
+    assert after.name == names
+    assert after.tags == [[name] for name in names]
+    assert [data.name for data in after.to_data_list()] == names
+
+
+def test_offsets_of_followed_attributes_stay():
+    clouds = [Data(pos=torch.rand(n, 2), x=torch.rand(n, 1)) for n in (2, 1)]
+    before = Batch.from_data_list(clouds, follow_batch=["x"])
+    before.pos = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    after = SORT(before)
+    assert after.original_node.tolist() == [1, 0, 0]
+    assert after.x_ptr.tolist() == [0, 2, 3]
+    assert after.x_batch.tolist() == [0, 0, 1]
+
+
+def test_labels_of_pairs_stay_with_their_pairs():
+    """As `RandomLinkSplit` makes them; here there are as many as nodes."""
+    before = cloud(9)
+    before.edge_label_index = torch.randint(9, (2, 9))
+    before.edge_label = torch.arange(9)
+    after = SORT(before)
+    assert torch.equal(after.edge_label, before.edge_label)
+    named = after.number[after.edge_label_index]
+    assert torch.equal(named, before.edge_label_index)
+
+
+@pytest.mark.parametrize("name", ["adj", "adj_t"])
+def test_a_sparse_adjacency_between_two_types(name):
+    before = hetero(12, 12)
+    dense = torch.zeros(12, 12)
+    source, target = before["atom", "to", "site"].edge_index
+    dense[source, target] = 1.0
+    matrix = dense if name == "adj" else dense.t()
+    before["atom", "to", "site"][name] = matrix.to_sparse_coo()
+    after = BallTree(8, reorder=True)(before)
+    moved = after["atom", "to", "site"][name].to_dense()
+    moved = moved if name == "adj" else moved.t()
+    rows, columns = after["atom"].number, after["site"].number
+    assert torch.equal(moved, dense[rows][:, columns])
+
+
+def test_attributes_of_data_without_nodes():
+    after = SORT(Data(pos=torch.zeros(0, 2), y=torch.tensor([3])))
+    assert after.y.tolist() == [3]
+
+
+def test_numbers_of_nodes_that_are_not_there():
+    before = cloud(9)
+    before.face = torch.tensor([[0], [36], [1]])
+    with pytest.raises(ValueError, match="'face' names node 36 of only 9 nodes"):
+        SORT(before)
+    del before.face
+    before.material_index = torch.tensor([9])
+    with pytest.raises(ValueError, match="'material_index' names node 9"):
+        SORT(before)
+
+
 def test_an_edge_index_with_metadata():
     before = cloud(12)
     plain = before.edge_index

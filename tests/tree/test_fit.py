@@ -13,6 +13,7 @@ from torch_geometric.loader import DataLoader
 from torch_geometric_erwin import Tree, ball_tree
 from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import BallTree
+from torch_geometric_erwin.tree.fit import warn_of_order
 
 MESSAGE = "does not suit its positions: 'pos' was replaced"
 
@@ -79,16 +80,25 @@ def test_no_warning_for_a_small_motion():
     assert not warned(moved, pos)
 
 
+@pytest.mark.parametrize("n", [16, 20, 30, 64])
+@pytest.mark.parametrize("dim", [2, 3])
+def test_no_warning_for_a_small_motion_of_many_small_clouds(n, dim):
+    pos = torch.rand(500 * n, dim, generator=torch.Generator().manual_seed(0))
+    tree = ball_tree(pos, ptr=torch.arange(0, 500 * n + 1, n), ball_sizes=8)
+    moved = pos + 0.05 * torch.randn(pos.shape, generator=torch.Generator())
+    warn_of_order(tree, moved)
+
+
 def test_no_warning_for_few_or_coincident_nodes():
-    for pos in (torch.rand(15, 3), torch.ones(50, 3)):
+    for pos in (torch.rand(63, 3), torch.ones(90, 3), torch.rand(90, 9)):
         assert not warned(pos.flip(0), pos)
 
 
 def test_one_cloud_of_a_batch_is_named():
-    clouds = [Data(pos=torch.rand(n, 2)) for n in (200, 0, 40, 100)]
+    clouds = [Data(pos=torch.rand(n, 2)) for n in (200, 0, 80, 100)]
     batch = Batch.from_data_list([BallTree(8)(data) for data in clouds])
     ptr = batch.ptr.tolist()
-    batch.pos[ptr[2] : ptr[3]] = batch.pos[ptr[2] : ptr[3]][torch.randperm(40)]
+    batch.pos[ptr[2] : ptr[3]] = batch.pos[ptr[2] : ptr[3]][torch.randperm(80)]
     with pytest.warns(UserWarning, match=f"the tree of cloud 2 {MESSAGE}"):
         Tree.from_data(batch)
 

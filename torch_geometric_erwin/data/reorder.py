@@ -166,21 +166,26 @@ def is_of_nodes(
         [True, False]
     """
     count = store["pos"].size(0)
-    if name in ("ptr", "face", "num_nodes"):
+    if name in ("face", "num_nodes") or _is_ptr(name):
         return False
     if "edge" in name and getattr(store, "num_edges", 0) == count:
         return False
+    slices = getattr(data.stores[0], "_slice_dict", {})
+    slices = slices if store._key is None else slices.get(store._key, {})
     if isinstance(value, (list, tuple)):
-        return _is_list_of_nodes(store, value, count)
-    if not isinstance(value, (Tensor, np.ndarray, TensorFrame)) or is_sparse(value):
+        return name not in slices and _is_list_of_nodes(store, value, count)
+    if isinstance(value, Tensor) and is_sparse(value):
+        return not _is_adjacency(name) and value.size(0) == count
+    if not isinstance(value, (Tensor, np.ndarray, TensorFrame)):
         return False
+    index = store.get(f"{name}_index")
+    if isinstance(index, Tensor) and index.dim() > 0 and index.size(-1) == count:
+        return False  # its entries are of those columns, as 'edge_label'
     axis = _axis(data, store, name, value)
     if axis is None or len(value.shape) == 0 or value.shape[axis] != count:
         return False
     if "index" in name and value.ndim > 1:  # columns of node numbers, as of edges
         return False
-    slices = getattr(data.stores[0], "_slice_dict", {})
-    slices = slices if store._key is None else slices.get(store._key, {})
     own, nodes = slices.get(name), slices.get("pos")
     if isinstance(own, Tensor) and isinstance(nodes, Tensor):
         return torch.equal(own, nodes)
@@ -205,12 +210,12 @@ def names_nodes(
         >>> [names_nodes(data, data.stores[0], n, data[n]) for n in ("pos", "face")]
         [False, True]
     """
-    if "batch" in name or name == "ptr":
+    if "batch" in name or _is_ptr(name) or store["pos"].size(0) == 0:
         return False
     if not isinstance(value, (Tensor, SparseTensor)):
         return False
-    if is_sparse(value):
-        return "adj" in name or "edge_index" in name
+    if is_sparse(value):  # a SparseTensor that names no nodes is refused too
+        return _is_adjacency(name) or isinstance(value, SparseTensor)
     if value.is_floating_point() or value.dtype == torch.bool or value.numel() == 0:
         return False
     step = data.__inc__(name, value, store)
@@ -224,8 +229,17 @@ def _names_ends(name: str, value: Any) -> bool:
     if not isinstance(value, (Tensor, SparseTensor)):
         return False
     if is_sparse(value):
-        return "adj" in name or "edge_index" in name
+        return _is_adjacency(name)
     return "index" in name and value.dim() > 1 and value.size(0) == 2
+
+
+def _is_adjacency(name: str) -> bool:
+    # Whether PyG takes a sparse matrix of this name for one of edges.
+    return "adj" in name or "edge_index" in name
+
+
+def _is_ptr(name: str) -> bool:
+    return name == "ptr" or name.endswith("_ptr")
 
 
 def _axis(
@@ -252,6 +266,8 @@ def _is_list_of_lists(store: BaseStorage, value: Any) -> bool:
 
 
 def _sorted(value: Any, order: Tensor, axis: int) -> Any:
+    if isinstance(value, Tensor) and is_sparse(value):
+        return _like(value.to_sparse_coo().index_select(0, order), value)
     if isinstance(value, Tensor):
         return value.index_select(axis, order.to(value.device))
     if isinstance(value, np.ndarray):
@@ -278,21 +294,20 @@ def _renumbered(
         )
     if is_sparse(value):
         coo = value.to_sparse_coo().coalesce()
-        # A sparse adjacency matrix is transposed: its rows are the targets.
-        ends = _renumbered(name, coo.indices(), tuple(reversed(places)))
+        # The rows of a transposed matrix are the targets.
+        turned = places if name == "adj" else tuple(reversed(places))
+        ends = _renumbered(name, coo.indices(), turned)
         moved = torch.sparse_coo_tensor(
             ends, coo.values(), coo.shape, check_invariants=True
-        ).coalesce()
-        if value.layout == torch.sparse_csr:
-            return moved.to_sparse_csr()
-        return moved.to_sparse_csc() if value.layout == torch.sparse_csc else moved
+        )
+        return _like(moved.coalesce(), value)
     numbers = value.as_tensor() if isinstance(value, EdgeIndex) else value
     if places[0] is places[-1]:
         assert places[0] is not None
-        out = _taken(places[0], numbers)
+        out = _taken(name, places[0], numbers)
     else:
         rows = zip(numbers, places)
-        out = torch.stack([r if p is None else _taken(p, r) for r, p in rows])
+        out = torch.stack([r if p is None else _taken(name, p, r) for r, p in rows])
     if not isinstance(value, EdgeIndex):
         return out
     # It is no longer sorted, as nodes have other numbers.
@@ -301,9 +316,24 @@ def _renumbered(
     )
 
 
-def _taken(place: Tensor, numbers: Tensor) -> Tensor:
+def _like(moved: Tensor, value: Tensor) -> Tensor:
+    # In the layout of another sparse tensor.
+    if value.layout == torch.sparse_csr:
+        return moved.to_sparse_csr()
+    return moved.to_sparse_csc() if value.layout == torch.sparse_csc else moved
+
+
+def _taken(name: str, place: Tensor, numbers: Tensor) -> Tensor:
     # Negative numbers stand for no node.
     known = numbers >= 0
+    if is_readable(numbers) and numbers.numel() > 0:
+        most = int(numbers.max())
+        if most >= place.size(0):
+            raise ValueError(
+                f"'{name}' names node {most} of only {place.size(0)} nodes: if nodes "
+                "were removed, remove it too; if it does not name nodes, rename it, as "
+                "PyG takes what has 'index' in its name for numbers of nodes"
+            )
     taken = place.to(numbers.device)[torch.where(known, numbers, 0).long()]
     return torch.where(known, taken.to(numbers.dtype), numbers)
 

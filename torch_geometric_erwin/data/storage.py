@@ -15,9 +15,9 @@ from torch_geometric_erwin.tree.edges import edge_tables
 from torch_geometric_erwin.tree.reading import (
     MARK,
     Nodes,
+    has_config,
     local_nodes,
     num_nodes,
-    read_config,
     read_fields,
     store_ptr,
     tree_prefixes,
@@ -46,7 +46,7 @@ def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
                 f"the data has trees with the prefixes {prefixes}, between which "
                 "compiled code cannot choose: pass 'tree=Tree.from_data(data, prefix)'"
             )
-        prefixes.sort(key=lambda prefix: read_config(nodes, prefix) != config)
+        prefixes.sort(key=lambda prefix: not has_config(nodes, config, prefix))
     prefix = prefixes[0] if prefixes else ""
     fields = read_fields(nodes, config, prefix)
     return None if fields is None else Tree(**fields)

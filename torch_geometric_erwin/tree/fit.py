@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch_geometric_erwin.tree.tree import Tree
 
 # Clouds of fewer nodes are not looked at: chance can put a few nodes into any order.
-_LEAST = 16
+_LEAST = 64
+# With more coordinates not either: no order brings all of them together.
+_MOST_AXES = 8
 # How many pairs of rows are looked at in a cloud, enough to tell order from chance.
 _PAIRS = 1024
 
@@ -44,7 +46,7 @@ def warn_of_order(tree: "Tree", pos: Tensor, stacklevel: int = 4) -> None:
         return
     if torch._C._are_functorch_transforms_active() or not has_memory(pos):
         return
-    if tree.perm.size(0) < _LEAST:
+    if tree.perm.size(0) < _LEAST or pos.size(1) > _MOST_AXES:
         return
     pos = pos.detach()
     found = _roughness(tree, pos)
@@ -67,18 +69,29 @@ def _roughness(tree: "Tree", pos: Tensor) -> np.ndarray:
     # Per cloud, the sum of squared distances between rows that are next to each other,
     # over the sum that is expected in random order. Zero for small clouds.
     lengths = tree.level[:, 0].resolve_neg().numpy()
-    first = lengths.cumsum() - lengths
-    nodes = tree.node_ptr[:-1].resolve_neg().numpy()
+    found = np.zeros(len(lengths))
+    clouds = np.flatnonzero(lengths >= _LEAST)
+    if len(clouds) == 0:
+        return found
+    steps = np.maximum(1, lengths[clouds] // _PAIRS)
+    counts = (lengths[clouds] - 1) // steps
+    ends = counts.cumsum()
+    place = np.arange(ends[-1]) - np.repeat(ends - counts, counts)
+    first = (lengths.cumsum() - lengths)[clouds]
+    rows = np.repeat(first, counts) + place * np.repeat(steps, counts)
+    start = np.repeat(tree.node_ptr.resolve_neg().numpy()[clouds], counts)
     perm = tree.perm.resolve_neg().numpy()
     # By NumPy, which starts no threads. It has no bfloat16.
     values = (pos.float() if pos.dtype in HALF else pos).resolve_neg().numpy()
-    found = np.zeros(len(lengths))
-    for cloud in np.flatnonzero(lengths >= _LEAST):
-        stride = max(1, lengths[cloud] // _PAIRS)
-        rows = first[cloud] + np.arange(0, lengths[cloud] - 1, stride)
-        pairs = nodes[cloud] + perm[[rows, rows + 1]]
-        a, b = values[pairs].astype(np.float64)
-        spread = np.concatenate([a, b]).var(0).sum()
-        if spread > 0:
-            found[cloud] = np.square(a - b).sum(1).mean() / (2 * spread)
+    a, b = values[perm[[rows, rows + 1]] + start].astype(np.float64)
+
+    def per_cloud(rows: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(rows, ends - counts)
+
+    middle = np.repeat(per_cloud(a + b) / (2 * counts[:, None]), counts, axis=0)
+    spread = per_cloud(np.square(a - middle) + np.square(b - middle)).sum(1)
+    rough = per_cloud(np.square(a - b)).sum(1)
+    found[clouds] = np.divide(
+        rough, spread, out=np.zeros(len(clouds)), where=spread > 0
+    )
     return found

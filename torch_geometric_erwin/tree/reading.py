@@ -127,6 +127,17 @@ def read_config(nodes: Nodes, prefix: str = "") -> TreeConfig:
     return TreeConfig.parse(texts[0])
 
 
+def has_config(nodes: Nodes, config: TreeConfig, prefix: str = "") -> bool:
+    r"""Whether all clouds of data have trees of a configuration.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+        config: The configuration.
+        prefix: What the names of the trees' attributes begin with.
+    """
+    return all(text == config.text for text in _Stored(nodes, prefix).texts())
+
+
 def read_fields(
     nodes: Nodes, config: TreeConfig, prefix: str = ""
 ) -> Optional[dict[str, Any]]:

@@ -11,10 +11,12 @@ from torch_geometric.explain.algorithm import (
     DummyExplainer,
     GNNExplainer,
 )
+from torch_geometric.explain.algorithm.utils import clear_masks, set_masks
 from torch_geometric.nn import (
     GATv2Conv,
     GCNConv,
     HeteroConv,
+    SAGEConv,
     Sequential,
     TransformerConv,
     global_mean_pool,
@@ -22,7 +24,7 @@ from torch_geometric.nn import (
 )
 from torch_geometric.utils import add_remaining_self_loops
 
-from torch_geometric_erwin import ball_tree
+from torch_geometric_erwin import ball_tree, knn_graph
 from torch_geometric_erwin.nn import (
     MPNN,
     BallAttention,
@@ -438,3 +440,26 @@ def test_edges_between_types_are_refused():
     layer = HeteroConv({edge_type: MPNNConv(8) for edge_type in edges})
     with pytest.raises(TypeError, match=r"'x' must be a tensor \(got 'tuple'\)"):
         layer(x, pos, edges)
+
+
+def test_a_mask_does_not_reach_as_many_edges_of_a_coarse_level():
+    """With strides of 1, level 1 has the edges between nodes, in another order."""
+    torch.manual_seed(0)
+    pos, x = torch.rand(40, 3), torch.rand(40, 2)
+    edge_index = knn_graph(pos, 4)
+    model = Erwin(
+        *(2, [8, 8], 1),
+        ball_sizes=8,
+        strides=1,
+        mp_steps=0,
+        enc_depths=1,
+        dec_depths=1,
+        conv=[None, lambda channels: SAGEConv(channels, channels)],
+    ).eval()
+    wanted = model(x, pos, edge_index)
+    adapted = explainable(model)
+    set_masks(adapted, torch.zeros(edge_index.size(1)), edge_index)
+    out = adapted(x, edge_index, pos=pos)
+    clear_masks(adapted)
+    assert torch.equal(out, wanted)
+    assert model.encoder[1].blocks[0].conv.explain is False

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch_geometric.nn import MessagePassing
 
+from torch_geometric_erwin.nn.block import Block
+from torch_geometric_erwin.tree import Level
 from torch_geometric_erwin.utils.checks import check_instance
 
 
@@ -70,7 +72,11 @@ class Explainable(Module):
                 "'pos' is missing: give it to the explainer by name, as "
                 "'explainer(x, edge_index, pos=pos)'"
             )
-        hooks = []
+        hooks = [
+            module.register_forward_pre_hook(_leave_out_coarse, with_kwargs=True)
+            for module in self.model.modules()
+            if isinstance(module, Block) and module.conv is not None
+        ]
         if (
             isinstance(x, Tensor)
             and isinstance(edge_index, Tensor)
@@ -114,6 +120,16 @@ def _leave_out(
     edges = given.get("edge_index")
     if isinstance(edges, Tensor) and edges.size(-1) not in counts:
         layer.explain = False
+
+
+def _leave_out_coarse(block: Block, args: Any, kwargs: Any) -> None:
+    # A coarse level may have as many edges as there are between nodes.
+    level = kwargs.get("level", args[-1] if args else None)
+    if isinstance(level, Level) and level.group_len is not None:
+        assert block.conv is not None
+        for layer in block.conv.modules():
+            if isinstance(layer, MessagePassing):
+                layer.explain = False
 
 
 def explainable(model: Module) -> Module:

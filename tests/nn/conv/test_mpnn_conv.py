@@ -79,13 +79,17 @@ def test_node_without_edges_gets_an_empty_message():
     torch.testing.assert_close(actual, torch.stack(expected), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("n", [0, 3])
-def test_no_edges(n):
-    conv = randomised(MPNNConv(5))
+@pytest.mark.parametrize("edge_dim", [None, 1, 2])
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_no_edges(n, edge_dim):
+    conv = randomised(MPNNConv(5, edge_dim=edge_dim))
     data = cloud(n, channels=5)
-    out = conv(data.x, data.pos, torch.empty(2, 0, dtype=torch.int64))
+    attr = None if edge_dim is None else torch.rand(0, edge_dim, dtype=torch.float64)
+    out = conv(data.x, data.pos, torch.empty(2, 0, dtype=torch.int64), attr)
     assert out.shape == (n, 5)
     assert torch.isfinite(out).all()
+    out.square().sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in conv.parameters() if p.numel())
 
 
 def test_flow():

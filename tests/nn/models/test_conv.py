@@ -114,6 +114,25 @@ def test_a_cloud_does_not_depend_on_others():
     torch.testing.assert_close(model(data), alone, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("attached", [False, True])
+@pytest.mark.parametrize("sizes", [[0], [1], [5, 0, 1]], ids=str)
+def test_no_edges_with_features(sizes, attached):
+    conv = [lambda c: MPNNConv(c, 3, 3), gine, lambda c: GATv2Conv(c, c, edge_dim=3)]
+    model = make(conv, edge_dim=3, mp_steps=1)
+    clouds = ragged(sizes).to_data_list()
+    for data in clouds:
+        data.edge_index = data.edge_index[:, :0]
+        data.edge_attr = torch.empty(0, 3, dtype=torch.float64)
+    batch = Batch.from_data_list(clouds)
+    out = model(model.tree_transform()(batch) if attached else batch)
+    assert out.shape == (sum(sizes), 3)
+    assert torch.isfinite(out).all()
+    out.square().sum().backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert grads
+    assert all(torch.isfinite(grad).all() for grad in grads)
+
+
 def test_checkpoints_change_nothing():
     data = data_of([30])
     model = make([MPNNConv, gcn, None], checkpoint=True).train()

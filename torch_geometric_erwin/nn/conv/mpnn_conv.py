@@ -268,8 +268,9 @@ class MPNNConv(MessagePassing):
         message = source_j + target_i + offset
         if self.lin_edge is not None:
             # The values of a sparse adjacency matrix are the features of its edges.
-            assert edge_attr is not None
-            message = message + self.lin_edge(edge_attr.view(message.size(-2), -1))
+            assert edge_attr is not None and self.edge_dim is not None
+            edge_attr = edge_attr.view(message.size(-2), self.edge_dim)
+            message = message + self.lin_edge(edge_attr)
         return self.norm_message(F.gelu(message))
 
     def __repr__(self) -> str:

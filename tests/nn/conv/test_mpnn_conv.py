@@ -453,3 +453,14 @@ def test_layers_of_an_embedding_share_the_sorted_edges():
     with Calls() as calls, torch.no_grad():
         embed(data.x, data.pos, data.edge_index)
     assert calls.names.count("erwin::group") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_edge_features_of_a_sparse_matrix_are_refused(layout):
+    """PyG passes its values on under another name, and only if they are numbers."""
+    conv = MPNNConv(8, edge_dim=1)
+    matrix = torch.eye(3).to_sparse(layout=layout)
+    for edge_attr in (None, torch.rand(3, 1)):
+        with pytest.raises(ValueError, match="takes them as 'edge_attr'"):
+            conv(torch.rand(3, 8), torch.rand(3, 3), matrix, edge_attr)

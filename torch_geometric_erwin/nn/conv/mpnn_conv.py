@@ -214,7 +214,12 @@ class MPNNConv(MessagePassing):
                     "must be None"
                 )
             return
-        if isinstance(edge_index, Tensor) and edge_index.layout is torch.strided:
+        if isinstance(edge_index, Tensor):
+            if edge_index.layout is not torch.strided:
+                raise ValueError(
+                    "a layer with edge features takes them as 'edge_attr': beside it, "
+                    "'edge_index' must have shape [2, E] (got a sparse matrix)"
+                )
             if edge_attr is None:
                 raise ValueError(
                     f"'edge_attr' is missing, the layer takes {self.edge_dim} features "
@@ -267,8 +272,8 @@ class MPNNConv(MessagePassing):
         offset = self.lin_offset((pos_j - pos_i).to(source_j.dtype))
         message = source_j + target_i + offset
         if self.lin_edge is not None:
-            # The values of a sparse adjacency matrix are the features of its edges.
-            assert edge_attr is not None and self.edge_dim is not None
+            assert edge_attr is not None
+            assert self.edge_dim is not None
             edge_attr = edge_attr.view(message.size(-2), self.edge_dim)
             message = message + self.lin_edge(edge_attr)
         return self.norm_message(F.gelu(message))

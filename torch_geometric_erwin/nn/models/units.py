@@ -14,7 +14,7 @@ from torch_geometric.data.storage import NodeStorage
 from torch_geometric_erwin.data.storage import stored_tree
 from torch_geometric_erwin.tree import Level, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
-from torch_geometric_erwin.tree.reading import Nodes, store_ptr
+from torch_geometric_erwin.tree.reading import Nodes, check_nodes, store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
@@ -91,6 +91,7 @@ class LengthScaled(torch.nn.Module):
     def _extents(self, nodes: Nodes) -> Tensor:
         if not isinstance(nodes, (Data, NodeStorage)):
             raise _wrong(nodes)
+        check_nodes("source", nodes)
         pos = check_pos(nodes.pos)
         if pos.size(1) != self.dim:
             raise ValueError(

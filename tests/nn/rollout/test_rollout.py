@@ -8,10 +8,10 @@ import pytest
 import torch
 from clouds import ragged, randomised
 from torch_geometric.data import Batch, Data, HeteroData
-from torch_geometric.nn import GCN
+from torch_geometric.nn import GCN, GCNConv, Sequential
 
 from torch_geometric_erwin import ball_tree, knn_graph, pad_batch
-from torch_geometric_erwin.nn import MPNN, Erwin, Rollout
+from torch_geometric_erwin.nn import MPNN, Erwin, HybridConv, Rollout
 from torch_geometric_erwin.transforms import BallTree
 
 SIZES = [20, 0, 1, 8, 9, 7]
@@ -461,6 +461,35 @@ def test_windows_are_all_parts_of_a_trajectory(steps, stride, moving):
     assert Batch.from_data_list(windows).states.size(0) == 10 * len(windows)
 
 
+@both
+def test_windows_of_several_trajectories_follow_each_other(moving):
+    model = Rollout(torch.nn.Linear(3, 3), moving=moving)
+    clouds = [sample(5, 9), sample(7, 4)]
+    expected = [window for cloud in clouds for window in model.windows(cloud, 2)]
+    for source in (clouds, iter(clouds), tuple(clouds)):
+        actual = model.windows(source, 2)
+        assert len(actual) == len(expected) == 2 * 5 - 2 * (moving + 1)
+        for a, b in zip(actual, expected):
+            assert torch.equal(a.states, b.states)
+            assert torch.equal(a.pos, b.pos)
+    assert model.windows([]) == []
+    for wrong in (3, None, [clouds]):
+        with pytest.raises(TypeError, match="'data' must be"):
+            model.windows(wrong)
+
+
+def test_the_length_scale_of_points_that_move_is_measured_in_windows():
+    inner = Erwin(3, [8], 3, ball_sizes=4, mp_steps=0)
+    model = Rollout(inner, moving=True)
+    trajectory = Data(states=1e3 * sample(5, 40).states)
+    windows = model.windows(trajectory)
+    frames = [Data(pos=trajectory.states[:, step]) for step in (1, 2, 3)]
+    expected = float(inner.set_length_scale(frames).length_scale)
+    assert float(inner.set_length_scale(windows).length_scale) == expected > 100
+    with pytest.raises(ValueError, match=r"'data.pos' is missing"):
+        inner.set_length_scale(trajectory)
+
+
 def test_models_of_pyg_get_what_they_name():
     torch.manual_seed(0)
     inner = GCN(3, 8, 2, out_channels=3).double()
@@ -496,6 +525,200 @@ def test_edge_features_are_passed_on_unless_edges_are_searched():
     inner.edge_dim = 0  # as models say that they take none
     Rollout(inner, moving=True).rollout(data, 1)
     assert inner.seen is None
+
+
+class PassesDistances(torch.nn.Module):
+    """Adds up edge features that it needs."""
+
+    edge_dim = 3
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def forward(self, x, edge_index, edge_attr):
+        zero = torch.zeros(len(x), 3, dtype=x.dtype)
+        return self.weight * zero.index_add(0, edge_index[1], edge_attr)
+
+
+def relative(pos, ptr):
+    """Edges and what leads from one end to the other."""
+    edge_index = knn_graph(pos.detach(), 3, ptr=ptr)
+    return edge_index, pos[edge_index[0]] - pos[edge_index[1]]
+
+
+def test_a_search_may_return_edge_features_too():
+    model = Rollout(PassesDistances(), moving=True, graph=relative)
+    data = batch_of(SIZES, 5)
+    data.edge_attr = "not used"
+    path, loss = model.rollout(data, steps=3), model.loss(data)
+    states = [*data.states[:, :2].unbind(1)]
+    speed, error = states[1] - states[0], 0
+    truth = data.states.diff(dim=1)
+    for step in range(3):
+        edge_index, edge_attr = relative(states[-1], data.ptr)
+        pull = torch.zeros_like(speed).index_add(0, edge_index[1], edge_attr)
+        speed = speed + model.model.weight * pull
+        states.append(states[-1] + speed)
+        error = error + (speed - truth[:, step + 1]).square().mean() / 3
+    close(path, torch.stack(states[2:], 1))
+    grads = [torch.autograd.grad(x, model.model.weight)[0] for x in (loss, error)]
+    close(*grads, 1e-10)  # through the features, which depend on positions
+
+
+def test_erwin_gets_edge_features_of_every_step():
+    inner = Erwin(3, [8, 8], 3, ball_sizes=4, mp_steps=1, edge_dim=3)
+    model = Rollout(randomised(inner), moving=True, graph=relative).eval()
+    data = batch_of(SIZES, 2)
+    with torch.no_grad():
+        path = model.rollout(data, 2)
+        alone = [model.rollout(cloud, 2) for cloud in data.to_data_list()]
+    close(path, torch.cat(alone), 1e-10)
+
+
+GRAPHS = {
+    "batch": lambda pos, batch: knn_graph(pos, 3, batch),
+    "batch by name": lambda points, *, batch=None: knn_graph(points, 3, batch),
+    "ptr": lambda pos, ptr: knn_graph(pos, 3, ptr=ptr),
+    "either": lambda pos, batch=None, ptr=None: knn_graph(pos, 3, batch, ptr=ptr),
+    "tree": lambda pos, ptr, tree: knn_graph(pos, 3, ptr=ptr, tree=tree),
+    "all": lambda pos, **kwargs: knn_graph(pos, 3, **kwargs),
+    "all and batch": lambda pos, batch, **kwargs: knn_graph(
+        pos, 3, batch, tree=kwargs["tree"]
+    ),
+    "partial": partial(knn_graph, k=3),
+}
+
+
+class Graph(torch.nn.Module):
+    def forward(self, pos, batch):
+        return knn_graph(pos, 3, batch)
+
+
+@pytest.mark.parametrize("clouds", ["batch", "ptr", "one"])
+@pytest.mark.parametrize("name", [*GRAPHS, "module"])
+def test_a_search_gets_what_it_names(name, clouds):
+    spy = Spy(3)
+    model = Rollout(spy, moving=True, graph=GRAPHS.get(name) or Graph())
+    data = BallTree(8)(sample(2) if clouds == "one" else batch_of(SIZES, 2))
+    ptr = None if clouds == "one" else data.ptr
+    if clouds == "ptr":
+        pos, states = data.pos, data.states
+        data = Data(pos=pos, states=states, ptr=ptr)
+        if name in ("tree", "all", "all and batch"):
+            data = BallTree(8)(data)
+    model.rollout(data, steps=1)
+    expected = knn_graph(data.states[:, 1], 3, ptr=ptr)
+    assert torch.equal(spy.calls[0]["edge_index"], expected)
+
+
+@pytest.mark.parametrize(
+    ("edge_dim", "result", "message"),
+    [
+        (0, lambda e: (e, e, e), "edge_index or .*got a tuple of 3"),
+        (0, lambda e: None, r"'graph\(pos\)' must be .*'NoneType'"),
+        (0, lambda e: e + 100, r"'graph\(pos\)'"),
+        (0, lambda e: (e, torch.rand(30, 1)), "edge_index alone.*no edge features"),
+        (1, lambda e: e, "edge_attr.*takes 1 edge features.*edge_index alone"),
+        (1, lambda e: (e, None), "edge_attr.*takes 1 edge features"),
+        (1, lambda e: (e, torch.rand(29, 1)), r"'graph\(pos\)\[1\]'.*30.*29"),
+        (1, lambda e: (e, [1.0]), r"'graph\(pos\)\[1\]' must be a tensor"),
+    ],
+)
+def test_what_a_search_returns_is_checked(edge_dim, result, message):
+    inner = Erwin(3, [8], 3, ball_sizes=4, edge_dim=edge_dim).double()
+
+    def graph(pos):
+        return result(knn_graph(pos, 3))
+
+    model = Rollout(inner, moving=True, graph=graph)
+    with pytest.raises((TypeError, ValueError), match=message):
+        model.rollout(sample(2), steps=1)
+
+
+def hybrid(channels):
+    return HybridConv(channels, GCNConv(channels, channels), ball_size=8, norm=None)
+
+
+class Hybrids(torch.nn.Module):
+    """A network as a user writes it, around layers that share a tree."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([hybrid(3), hybrid(3)])
+
+    def forward(self, x, pos, edge_index, batch=None, tree=None):
+        for layer in self.layers:
+            x = layer(x, pos, edge_index, batch, tree)
+        return x
+
+
+def hybrid_sequential():
+    arguments = "x, pos, edge_index, batch, tree"
+    layers = [(hybrid(3), f"{arguments} -> x") for _ in range(2)]
+    return Sequential(arguments, [*layers, (torch.nn.Linear(3, 3), "x -> x")])
+
+
+@both
+@pytest.mark.parametrize("tree", [True, False])
+@pytest.mark.parametrize("make", [Hybrids, hybrid_sequential])
+def test_networks_of_hybrid_layers(make, tree, moving):
+    torch.manual_seed(0)
+    inner = randomised(make())
+    graph = partial(knn_graph, k=3) if moving else None
+    model = Rollout(inner, moving=moving, graph=graph).eval()
+    clouds = [sample(model.window, n) for n in (20, 1, 9)]
+    for cloud in clouds:
+        cloud.edge_index = knn_graph(cloud.pos, 3)
+    transform = BallTree(8) if tree else lambda cloud: cloud
+    data = Batch.from_data_list([transform(cloud) for cloud in clouds])
+    seen = []
+    first = inner.layers[0] if isinstance(inner, Hybrids) else inner[0]
+    first.register_forward_pre_hook(lambda _, args: seen.append(args))
+    path, seen = model.rollout(data, steps=2), [*seen]
+    # Each step by hand, with a tree built anew by the layers themselves.
+    pos = data.states[:, -1] if moving else data.pos
+    last = data.states[:, -1]
+    speed = data.states[:, -1] - data.states[:, 0]
+    for step in range(2):
+        assert (seen[step][4] is not None) == tree
+        edge_index = data.edge_index
+        if moving:
+            edge_index = knn_graph(pos, 3, data.batch)
+        out = inner(speed if moving else last, pos, edge_index, data.batch, None)
+        speed = speed + out
+        last = last + (speed if moving else out)
+        pos = last if moving else pos
+        close(path[:, step], last, 1e-10)
+
+
+@both
+def test_a_network_of_one_cloud_gets_no_batch(moving):
+    inner = randomised(hybrid_sequential())
+    graph = partial(knn_graph, k=3) if moving else None
+    model = Rollout(inner, moving=moving, graph=graph).eval()
+    data = sample(model.window)
+    data.edge_index = knn_graph(data.pos, 3)
+    path = model.rollout(data, 2)
+    close(path, model.rollout(Batch.from_data_list([data]), 2), 1e-10)
+
+
+def test_clouds_given_by_offsets_alone_reach_models_that_take_batch():
+    class Clouds(torch.nn.Module):
+        def forward(self, x, batch=None):
+            return x + batch[:, None]
+
+    data = batch_of([3, 0, 2], 1)
+    expected = Rollout(Clouds()).rollout(data, 1)
+    alone = Data(states=data.states, ptr=data.ptr)
+    assert torch.equal(Rollout(Clouds()).rollout(alone, 1), expected)
+
+
+def test_what_a_model_needs_is_named():
+    with pytest.raises(ValueError, match="'edge_index' is missing, which 'model' need"):
+        Rollout(Hybrids().double()).rollout(sample(1), 1)
+    with pytest.raises(ValueError, match="'edge_index' is missing, which 'model' need"):
+        Rollout(hybrid_sequential()).rollout(sample(1), 1)
 
 
 def test_a_node_store_is_data_too():
@@ -553,7 +776,7 @@ BAD = {
     "no states": ({"states": None}, "'data.states' is missing"),
     "too few states": ({"states": torch.rand(10, 2, 3)}, "at least 3 states W, 2 that"),
     "two axes": ({"states": torch.rand(10, 3)}, r"shape \[N, W, C\] .*got \[10, 3\]"),
-    "other nodes": ({"pos": torch.rand(9, 3)}, r"'pos' must have shape \[10, 3, "),
+    "other nodes": ({"pos": torch.rand(9, 3)}, r"'states' .* \[9, W, C\].*'pos'"),
     "other dimension": ({"pos": torch.rand(10, 2)}, r"'pos' must have shape \[10, 3, "),
     "features": ({"x": torch.rand(9, 2)}, r"'x' must have shape \[10, 2\]"),
     "a mask": ({"boundary_mask": torch.ones(9, dtype=torch.bool)}, "'boundary_mask'"),
@@ -570,6 +793,75 @@ def test_bad_data_is_named(name):
         data[key] = value
     with pytest.raises((TypeError, ValueError), match=message):
         Rollout(Spy(3), moving=True)(data)
+
+
+TELL_NODES = {
+    "pos": torch.rand(7, 3),
+    "x": torch.rand(7, 2),
+    "boundary_mask": torch.ones(7, dtype=torch.bool),
+    "node_mask": torch.ones(7, dtype=torch.bool),
+    "batch": torch.zeros(7, dtype=torch.long),
+    "ptr": torch.tensor([0, 3, 7]),
+    "num_nodes": 7,
+}
+
+
+@both
+@pytest.mark.parametrize("name", TELL_NODES)
+def test_states_with_time_first_are_blamed(name, moving):
+    model = Rollout(torch.nn.Linear(3, 3), moving=moving)
+    data = Data(states=torch.rand(5, 7, 3))
+    data[name] = TELL_NODES[name]
+    methods = (model.loss, model.windows, model.set_statistics)
+    for method in (*methods, partial(model.rollout, steps=1)):
+        with pytest.raises(ValueError, match=rf"'states' .*'{name}' has .*; swap the"):
+            method(data)
+    data.states = torch.rand(5, 4, 3)  # other nodes, but not swapped
+    with pytest.raises(ValueError, match=rf"\[7, W, C\].*'{name}' has .*4, 3\]\)$"):
+        model.loss(data)
+
+
+CHANGES = pytest.mark.parametrize("scale", [1e-4, 1e4])
+
+
+@both
+@CHANGES
+def test_forgotten_statistics_are_told_once(scale, moving):
+    model = Rollout(torch.nn.Linear(3, 3), moving=moving).double()
+    data = sample(5)
+    data.states = scale * data.states
+    with pytest.warns(UserWarning, match="call 'model.set_statistics") as told:
+        model.loss(data)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    model.loss(data)  # a warning is an error
+    model.set_statistics(data)
+    model.loss(data)
+    copy.deepcopy(model).loss(data)
+    fresh = Rollout(torch.nn.Linear(3, 3), moving=moving).double()
+    fresh.load_state_dict(model.state_dict())
+    fresh.loss(data)
+
+
+@both
+def test_there_is_no_warning_of_ordinary_changes(moving):
+    def new(**kwargs):
+        return Rollout(torch.nn.Linear(3, 3), moving=moving, **kwargs).double()
+
+    data = sample(5)
+    new().loss(data)
+    still = sample(5)
+    still.states = torch.zeros_like(still.states)
+    new().loss(still)  # nothing to predict
+    small = sample(5)
+    small.states = 1e-4 * small.states
+    new().eval().loss(small)  # no training
+    new().rollout(small, 1)
+    new(noise=0.1).loss(small)  # what is predicted undoes the noise
+    wall = data.clone()
+    wall.boundary_mask = torch.arange(10) > 7
+    wall.states[wall.boundary_mask] *= 1e6  # is not predicted
+    new().loss(wall)
 
 
 def test_what_functions_return_is_checked():

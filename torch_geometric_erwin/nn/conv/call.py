@@ -128,6 +128,28 @@ def takes_argument(conv: Module, name: str) -> bool:
     return parameters.is_open or name in parameters.names
 
 
+def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
+    r"""Returns the parameters of a function, or of a module's :meth:`forward`.
+
+    Args:
+        function: The function or the module.
+
+    Example:
+        >>> from torch_geometric.nn import Sequential
+        >>> model = Sequential("x, batch", [(torch.nn.Linear(2, 2), "x -> x")])
+        >>> [parameter.name for parameter in parameters_of(model)]
+        ['x', 'batch']
+    """
+    if isinstance(function, Module):
+        # `torch.compile` hides the parameters, and so does PyG.
+        module = getattr(function, "_orig_mod", function)
+        if isinstance(module, Sequential):
+            names = tuple(module.signature.param_dict)
+            return [Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+        function = module.forward
+    return [*signature(function).parameters.values()]
+
+
 def check_adjacency(name: str, edge_index: Adj, x: Tensor) -> None:
     r"""Checks edges in any form that PyG's layers take.
 
@@ -168,13 +190,11 @@ def _name(conv: Module) -> str:
 
 def _parameters(conv: Module) -> _Parameters:
     check_instance("conv", conv, Module, "a module")
-    conv = getattr(conv, "_orig_mod", conv)  # `torch.compile` hides the parameters
-    if isinstance(conv, Sequential):  # so does PyG
-        names = tuple(conv.signature.param_dict)
-        return _sorted([Parameter(n, Parameter.POSITIONAL_OR_KEYWORD) for n in names])
+    conv = getattr(conv, "_orig_mod", conv)
     function = getattr(conv.forward, "__func__", None)
-    if function is None or torch.compiler.is_compiling():
-        return _sorted([*signature(conv.forward).parameters.values()])
+    hidden = function is None or isinstance(conv, Sequential)
+    if hidden or torch.compiler.is_compiling():
+        return _sorted(parameters_of(conv))
     return _inspected(function)
 
 

@@ -17,10 +17,13 @@ from torch_geometric_erwin.utils.checks import (
     check_floating,
     check_instance,
     check_mask,
+    check_ptr,
     check_rows,
     check_shape,
     check_tensor,
+    is_readable,
 )
+from torch_geometric_erwin.utils.rows import segment_ids
 
 
 class Scene(NamedTuple):
@@ -62,6 +65,7 @@ def read_states(data: Nodes, window: int, more: int = 0) -> Tensor:
             f"W, {window} that are known and {more} after them (got "
             f"{[*states.shape]})"
         )
+    _check_number_of_nodes(data, states)
     for name in ("boundary_mask", "node_mask"):
         if (mask := getattr(data, name, None)) is not None:
             check_mask(name, mask, states.size(0))
@@ -85,6 +89,11 @@ def read_scene(data: Nodes, states: Tensor, pos: Any, model: Module) -> Scene:
         TypeError: If something has another type.
         ValueError: If something is of other nodes or on another device.
     """
+    if (ptr := store_ptr(data)) is not None:
+        check_ptr(ptr, states.size(0), states.device, values=is_readable(ptr))
+    batch = getattr(data, "batch", None)
+    if batch is None and ptr is not None:
+        batch = segment_ids(ptr.diff(), states.size(0))
     own = getattr(data, "pos", None)
     if own is not None:
         # Points that move have the dimension of their states.
@@ -96,7 +105,7 @@ def read_scene(data: Nodes, states: Tensor, pos: Any, model: Module) -> Scene:
         check_tensor("x", x)
         check_rows("x", x, states.size(0), x.size(-1) if x.dim() > 0 else 0)
         check_devices(states=states, x=x)
-    ptr, boundary = store_ptr(data), getattr(data, "boundary_mask", None)
+    boundary = getattr(data, "boundary_mask", None)
     config, tree = getattr(model, "tree_config", None), None
     if prefixes := tree_prefixes(data):
         if config is not None:
@@ -109,7 +118,7 @@ def read_scene(data: Nodes, states: Tensor, pos: Any, model: Module) -> Scene:
         x=x,
         edge_index=getattr(data, "edge_index", None),
         edge_attr=getattr(data, "edge_attr", None),
-        batch=getattr(data, "batch", None),
+        batch=batch,
         ptr=ptr,
         tree=tree,
         boundary=None if boundary is None else boundary[:, None],
@@ -136,10 +145,11 @@ def free_nodes(data: Nodes) -> Optional[Tensor]:
     return ~boundary if real is None else real & ~boundary
 
 
-def each_data(source: Any) -> Iterable[Nodes]:
+def each_data(name: str, source: Any) -> Iterable[Nodes]:
     r"""Iterates over data, or over what contains it.
 
     Args:
+        name: The argument's name, for messages.
         source: Data, or an iterable of it.
 
     Raises:
@@ -151,6 +161,28 @@ def each_data(source: Any) -> Iterable[Nodes]:
         return iter(source)
     except (TypeError, NotImplementedError):  # as classes of PyG raise
         raise TypeError(
-            "'source' must be data with states, or an iterable of it (got "
+            f"'{name}' must be data with states, or an iterable of it (got "
             f"'{type(source).__name__}')"
         ) from None
+
+
+def _check_number_of_nodes(data: Nodes, states: Tensor) -> None:
+    # Blames the states if they are of other nodes than everything else.
+    counts: dict[str, int] = {}
+    for name in ("pos", "x", "batch", "boundary_mask", "node_mask"):
+        value = getattr(data, name, None)
+        if isinstance(value, Tensor) and value.dim() > 0:
+            counts[name] = value.size(0)
+    ptr = getattr(data, "ptr", None)
+    if isinstance(ptr, Tensor) and ptr.numel() > 0 and is_readable(ptr):
+        counts["ptr"] = int(ptr.flatten()[-1])
+    if "num_nodes" in data:  # set by the user, not inferred
+        counts["num_nodes"] = data["num_nodes"]
+    if not counts or states.size(0) in counts.values():
+        return
+    name, count = next(iter(counts.items()))
+    swap = "; swap the first two axes, time is the second"
+    raise ValueError(
+        f"'states' must have shape [{count}, W, C], nodes first, as many as '{name}' "
+        f"has (got {[*states.shape]}{swap if states.size(1) == count else ''})"
+    )

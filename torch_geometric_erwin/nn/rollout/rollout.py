@@ -1,8 +1,8 @@
 r"""Autoregressive prediction of a field on fixed points, or of points that move."""
 
 import copy
+import warnings
 from collections.abc import Callable, Iterable
-from inspect import Parameter, signature
 from typing import Any, Optional, Union
 
 import torch
@@ -12,6 +12,7 @@ from torch_geometric.data import Data
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.data.padding import masked_mean
+from torch_geometric_erwin.nn.conv.call import check_adjacency
 from torch_geometric_erwin.nn.rollout.inputs import (
     Scene,
     each_data,
@@ -19,8 +20,10 @@ from torch_geometric_erwin.nn.rollout.inputs import (
     read_scene,
     read_states,
 )
+from torch_geometric_erwin.nn.rollout.names import taken_names
 from torch_geometric_erwin.nn.rollout.noise import random_walk
 from torch_geometric_erwin.nn.rollout.standardise import Moments, Standardise
+from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.tree.reading import Nodes
 from torch_geometric_erwin.utils.checks import (
     check_devices,
@@ -33,7 +36,11 @@ from torch_geometric_erwin.utils.checks import (
     check_shape,
     check_tensor,
     has_memory,
+    is_readable,
 )
+
+#: Deviations of changes that a model can learn without statistics.
+ORDINARY = (0.01, 100.0)
 
 
 class Rollout(Module):
@@ -89,9 +96,11 @@ class Rollout(Module):
         noise: The deviation of the noise, in the unit of states.
         features: A function of the positions :math:`(N, D)` that returns further
             features :math:`(N, F')`, such as distances from walls, or positions.
-        graph: A function that searches the edges of points that move, called as
-            :obj:`graph(pos, ptr=ptr, tree=tree)`, such as
-            :obj:`partial(knn_graph, k=8)`. (default: the edges of the data)
+        graph: A function that searches the edges of points that move in every step,
+            such as :obj:`partial(knn_graph, k=8)`. Its first argument are the
+            positions; of :obj:`batch`, :obj:`ptr` and :obj:`tree` it gets what it
+            names. It returns :obj:`edge_index`, or, for models with edge features,
+            :obj:`(edge_index, edge_attr)`. (default: the edges of the data)
         detach_every: After this number of steps, gradients are cut. (default: never)
 
     Shapes:
@@ -120,7 +129,7 @@ class Rollout(Module):
         moving: bool = False,
         noise: float = 0.0,
         features: Optional[Callable[[Tensor], Tensor]] = None,
-        graph: Optional[Callable[..., Tensor]] = None,
+        graph: Optional[Callable[..., Union[Tensor, tuple[Tensor, Tensor]]]] = None,
         detach_every: Optional[int] = None,
     ) -> None:
         super().__init__()
@@ -142,7 +151,11 @@ class Rollout(Module):
             detach_every = check_int("detach_every", detach_every, 1)
         self.detach_every = detach_every
         self.state_scale, self.change_scale = Standardise(), Standardise()
-        self._takes = _keywords(model)
+        self._takes = taken_names("model", model, _known(model))
+        if graph is not None:
+            clouds = ["batch", "ptr", "tree"]
+            self._graph_takes = taken_names("graph", graph, clouds)
+        self._has_warned = False
 
     @property
     def window(self) -> int:
@@ -174,7 +187,7 @@ class Rollout(Module):
             tensor([3.])
         """
         state, change = Moments(), Moments()
-        for data in each_data(source):
+        for data in each_data("source", source):
             states = self._states(data, 1)
             if not has_memory(states):
                 raise ValueError("'states' must have values (got a tensor without)")
@@ -190,13 +203,17 @@ class Rollout(Module):
             raise ValueError("'states' must be finite, those of 'source' are not")
         self.state_scale.measure(state, self.noise)
         self.change_scale.measure(change, self.noise)
+        self._has_warned = False
         return self
 
-    def windows(self, data: Data, steps: int = 1, stride: int = 1) -> list[Data]:
-        r"""Cuts a trajectory into samples for training.
+    def windows(
+        self, data: Union[Data, Iterable[Data]], steps: int = 1, stride: int = 1
+    ) -> list[Data]:
+        r"""Cuts trajectories into samples for training.
 
         Args:
-            data: Data whose :obj:`states` are a whole trajectory.
+            data: Data whose :obj:`states` are a whole trajectory, or an iterable of it,
+                whose samples follow each other.
             steps: The number of states after the window, through which is trained.
             stride: How many states lie between the starts of two samples.
 
@@ -210,16 +227,17 @@ class Rollout(Module):
             >>> len(samples), samples[0].states.shape, samples[0].pos.shape
             (6, torch.Size([7, 5, 2]), torch.Size([7, 2]))
         """
-        check_instance("data", data, Data)
         steps, stride = check_int("steps", steps, 1), check_int("stride", stride, 1)
-        states, samples = self._states(data, steps), []
-        length = self.window + steps
-        for start in range(0, states.size(1) - length + 1, stride):
-            sample = copy.copy(data)
-            sample.states = states[:, start : start + length]
-            if self.moving:
-                sample.pos = states[:, start + self.window - 1]
-            samples.append(sample)
+        length, samples = self.window + steps, []
+        for whole in each_data("data", data):
+            check_instance("data", whole, Data)
+            states = self._states(whole, steps)
+            for start in range(0, states.size(1) - length + 1, stride):
+                sample = copy.copy(whole)
+                sample.states = states[:, start : start + length]
+                if self.moving:
+                    sample.pos = states[:, start + self.window - 1]
+                samples.append(sample)
         return samples
 
     def forward(
@@ -258,6 +276,8 @@ class Rollout(Module):
                 walk = walk.masked_fill(scene.boundary[:, None], 0)
             known = known + walk
             pos = pos + walk.sum(1) if self.moving else pos
+        if self.training:
+            self._warn_of_scale(series[:, start - 1 :], free_nodes(data))
         recent, outs, targets = [*known.unbind(1)], [], []
         for step, true in enumerate(series[:, start:].unbind(1)):
             last = recent[-1]
@@ -349,6 +369,26 @@ class Rollout(Module):
             return states[:, self.window - 1]
         return getattr(data, "pos", None)
 
+    def _warn_of_scale(self, series: Tensor, free: Optional[Tensor]) -> None:
+        # Warns once, and only on a CPU, because it would have to wait for a GPU.
+        if self._has_warned or not (is_readable(series) and has_memory(series)):
+            return
+        changes = series.detach().diff(dim=1)
+        changes = changes if free is None else changes[free]
+        if changes.numel() == 0 or self.change_scale.is_measured:
+            return
+        size = float(changes.double().square().mean() + self.noise**2) ** 0.5
+        if size == 0 or ORDINARY[0] <= size <= ORDINARY[1]:
+            return
+        what = "accelerations" if self.moving else "changes"
+        warnings.warn(
+            f"{what} are about {size:.2g} per step, an untrained model predicts about "
+            "1; call 'model.set_statistics(data)', or give states in a unit in which "
+            f"{what} are of order one",
+            stacklevel=6,  # names the line that calls `loss`
+        )
+        self._has_warned = True
+
     def _step(
         self,
         recent: list[Tensor],
@@ -380,8 +420,7 @@ class Rollout(Module):
         if self.graph is not None:
             # Only the balanced layout can be searched.
             fits = tree is not None and tree.config.layout == "balanced"
-            edge_index = self.graph(pos, ptr=scene.ptr, tree=tree if fits else None)
-            edge_attr = None
+            edge_index, edge_attr = self._search(pos, scene, tree if fits else None)
         seen = recent[len(recent) - self.history :]
         parts = [self.state_scale(state) for state in seen]
         if scene.x is not None:
@@ -393,18 +432,53 @@ class Rollout(Module):
             check_tensor("features(pos)", more)
             check_rows("features(pos)", more, pos.size(0), more.shape[-1:].numel())
             parts.append(more)
-        given = {
-            "pos": pos,
-            "edge_index": edge_index,
-            "edge_attr": edge_attr,
-            "batch": scene.batch,
-            "ptr": scene.ptr,
-            "tree": tree,
-        }
-        given = {k: v for k, v in given.items() if k in self._takes and v is not None}
+        given = self._takes.of(
+            pos=pos,
+            edge_index=edge_index,
+            edge_attr=edge_attr,
+            batch=scene.batch,
+            ptr=scene.ptr,
+            tree=tree,
+        )
         out = self.model(torch.cat(parts, dim=-1) if parts else None, **given)
         check_rows("model(x)", out, *recent[-1].shape)
         return out
+
+    def _search(
+        self, pos: Tensor, scene: Scene, tree: Optional[Tree]
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        assert self.graph is not None
+        clouds = self._graph_takes.of(batch=scene.batch, ptr=scene.ptr, tree=tree)
+        edges, edge_attr = self.graph(pos, **clouds), None
+        if isinstance(edges, tuple):
+            if len(edges) != 2:
+                raise ValueError(
+                    "'graph(pos)' must be edge_index or (edge_index, edge_attr) (got a "
+                    f"tuple of {len(edges)})"
+                )
+            edges, edge_attr = edges
+        check_adjacency("graph(pos)", edges, pos)
+        width = getattr(self.model, "edge_dim", None)
+        if edge_attr is None:
+            if isinstance(width, int) and width > 0:
+                raise ValueError(
+                    f"'graph(pos)' must be (edge_index, edge_attr), because the model "
+                    f"takes {width} edge features (got edge_index alone)"
+                )
+            return edges, None
+        check_tensor("graph(pos)[1]", edge_attr)
+        dense = isinstance(edges, Tensor) and edges.layout is torch.strided
+        if dense and edge_attr.shape[:1] != edges.shape[1:]:
+            raise ValueError(
+                f"'graph(pos)[1]' must have {edges.size(1)} rows, one per edge (got "
+                f"{[*edge_attr.shape]})"
+            )
+        if "edge_attr" not in self._takes.names:
+            raise ValueError(
+                "'graph(pos)' must be edge_index alone, because the model takes no "
+                "edge features (got (edge_index, edge_attr))"
+            )
+        return edges, edge_attr
 
     def __repr__(self) -> str:
         return (
@@ -413,16 +487,10 @@ class Rollout(Module):
         )
 
 
-def _keywords(model: Module) -> tuple[str, ...]:
-    # What a model is called with by name. A compiled model, whose arguments cannot be
-    # looked up, takes what Erwin does.
+def _known(model: Module) -> list[str]:
+    # What a model may be called with by name.
     known = ["pos", "edge_index", "edge_attr", "batch", "ptr", "tree"]
     takes_edges = getattr(model, "supports_edge_attr", True)  # False in PyG's GCN
     if getattr(model, "edge_dim", None) == 0 or not takes_edges:
         known.remove("edge_attr")  # which the data may have all the same
-    parameters = signature(model.forward).parameters
-    if any(p.kind == Parameter.VAR_KEYWORD for p in parameters.values()):
-        return tuple(name for name in known if name != "batch")
-    names = tuple(name for name in known if name in parameters)
-    # Offsets and clouds say the same.
-    return tuple(n for n in names if n != "batch" or "ptr" not in names)
+    return known

@@ -75,6 +75,11 @@ class Standardise(torch.nn.Module):
         self.register_buffer("std", torch.ones(1))
         self.register_load_state_dict_pre_hook(_with_sizes)
 
+    @property
+    def is_measured(self) -> bool:
+        r"""Whether :meth:`measure` was called. On a GPU, this waits for it."""
+        return bool((self.std != 1).any() or (self.mean != 0).any())
+
     def measure(self, moments: Moments, noise: float = 0.0) -> None:
         r"""Takes the mean and the deviation of rows, or one where there is none.
 

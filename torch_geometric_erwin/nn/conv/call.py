@@ -79,9 +79,9 @@ def call_conv(
         >>> edge_index = torch.tensor([[0, 1], [1, 2]])
         >>> call_conv(GCNConv(8, 4), x, pos, edge_index).shape
         torch.Size([3, 4])
-        >>> call_conv(GATv2Conv(8, 4, edge_dim=1), x, pos, edge_index, torch.rand(2, 1))
-        ... # doctest: +ELLIPSIS
-        tensor([...], grad_fn=<...>)
+        >>> conv = GATv2Conv(8, 4, edge_dim=1)
+        >>> call_conv(conv, x, pos, edge_index, edge_attr=torch.rand(2, 1)).shape
+        torch.Size([3, 4])
     """
     parameters = _parameters(conv)
     given = {n: v for n, v in kwargs.items() if v is not None}

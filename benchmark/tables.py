@@ -428,11 +428,11 @@ def locality() -> str:
     sorts = ("ours, nodes sorted", "ours, edges sorted too")
     rows = []
     for r in records("locality"):
-        row = [*r["workload"].rsplit(", ", 2), seconds(of(r, "random order"))]
+        row = [*r["workload"].split(", "), seconds(of(r, "random order"))]
         for name in sorts:
             row += [seconds(of(r, name)), times(ratio(r, name))]
         rows.append(row)
-    head = ["layer", "nodes", "pass", "random order", "nodes sorted", "ratio"]
+    head = ["layer", "nodes", "random order", "nodes sorted", "ratio"]
     return markdown([*head, "edges sorted too", "ratio"], rows, "locality")
 
 

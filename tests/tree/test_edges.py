@@ -360,7 +360,81 @@ def test_compiled_code_reads_the_edges_of_data():
 
     torch.compiler.reset()
     compiled = torch.compile(sums, fullgraph=True, dynamic=True, backend="aot_eager")
-    for step, sizes in enumerate([[40, 27, 0, 5], [21, 13, 50], [9, 30]]):
+    for step, sizes in enumerate([[40, 27, 0, 5, 3], [21, 13, 50], [9, 30]]):
         batch = Batch.from_data_list([transform(cloud(n)) for n in sizes])
         with no_recompilation(step):
             torch.testing.assert_close(compiled(batch), sums(batch))
+
+
+def other_edges(data):
+    """Changes of edges that a tree must notice, and after each the data."""
+    index = data.edge_index
+    source, target = index
+    changes = {
+        "fewer": index[:, 1:],
+        "none": index[:, :0],
+        "more": torch.cat([index, index[:, :1]], 1),
+        "other direction": index.flip(0),
+        "another end": torch.stack([source, target.roll(1)]),
+        "replaced": torch.cat([index[:, 1:], index[:, 1:2]], 1),
+    }
+    for name, edges in changes.items():
+        changed = copy.copy(data)
+        changed.edge_index, changed.edge_attr = edges, torch.ones(edges.size(1), 2)
+        yield name, changed
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+def test_edges_that_changed_after_the_tree_are_refused(reorder):
+    transform = BallTree(4, [2], edges=True, reorder=reorder)
+    clouds = [transform(cloud(n)) for n in (9, 30, 2)]
+    first, data, last = clouds
+    for name, changed in other_edges(data):
+        for whole in (changed, Batch.from_data_list([first, changed, last])):
+            with pytest.raises(ValueError, match="after all transforms that make or"):
+                Tree.from_data(whole)
+            tree = Tree.from_data(
+                data if whole is changed else Batch.from_data_list(clouds)
+            )
+            with pytest.raises(ValueError, match=r"the \d+ edges of cloud \d are not"):
+                tree.levels(whole.pos, whole.edge_index)
+            assert len(tree.levels(whole.pos)) == 2, name
+            again = tree.with_edges(whole.edge_index)
+            assert len(again.levels(whole.pos, whole.edge_index)) == 2
+    # The order of edges makes no difference, and neither do batches and their parts.
+    data = copy.copy(data)
+    data.edge_index, data.edge_attr = data.edge_index.flip(1), data.edge_attr.flip(0)
+    batch = Batch.from_data_list([last, data, first, data])
+    for part in (data, batch, *batch.to_data_list(), *batch[[3, 0]]):
+        tree = Tree.from_data(part)
+        tree.levels(part.pos, part.edge_index, part.edge_attr)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_features_that_changed_after_the_tree_are_refused(dtype):
+    data = BallTree(4, [2, 2], edges=True)(cloud(40))
+    as_dtype = {
+        name: value.to(dtype)
+        for name, value in data
+        if torch.is_tensor(value) and value.is_floating_point()
+    }
+    data = copy.copy(data).update(as_dtype)
+    tree, attr = Tree.from_data(data), data.edge_attr
+    assert tree.edge_means[0].dtype == dtype
+    tree.levels(data.pos, data.edge_index, attr)
+    for other in (10 * attr, attr.roll(1, 0), attr + 1, attr[:, :1], attr * torch.nan):
+        with pytest.raises(ValueError, match="values of 'edge_attr' are not those"):
+            tree.levels(data.pos, data.edge_index, other)
+    tree.levels(data.pos, data.edge_index)  # whoever needs no features gives none
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_no_edges_are_edges_too(n):
+    data = cloud(n)
+    data.edge_index, data.edge_attr = data.edge_index[:, :0], data.edge_attr[:0]
+    data = BallTree(4, [2], edges=True)(data)
+    Tree.from_data(data).levels(data.pos, data.edge_index, data.edge_attr)
+    if n > 0:
+        data.edge_index = torch.zeros(2, 1, dtype=torch.int64)
+        with pytest.raises(ValueError, match="the 1 edges of cloud 0 are not the 0"):
+            Tree.from_data(data)

@@ -205,7 +205,9 @@ def tree_attributes(tree: Tree) -> dict[str, Tensor]:
         attributes["perm_mask"] = tree.mask
     if tree.real is not None:
         attributes["tree_real"] = tree.real
-    return attributes | edge_tables(tree.edges, tree.edge_means, tree.level)
+    return attributes | edge_tables(
+        *(tree.edges, tree.edge_means, tree.level, tree.edge_code)
+    )
 
 
 _PER_LEVEL = (

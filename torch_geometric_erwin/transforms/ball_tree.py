@@ -53,7 +53,8 @@ class BallTree(BaseTransform):
 
     - :obj:`tree_edge_{l}` :math:`(E_l, 2)`: the edges between the rows of every coarse
       level, which are counted in their own cloud, and :obj:`tree_edge_count`
-      :math:`(1, L)`: their numbers;
+      :math:`(1, L + 2)`: their numbers, followed by the number of edges between nodes
+      and a checksum of them, so that a tree of other edges is refused;
     - :obj:`tree_edge_attr_{l}` :math:`(E_l, F)`: their features, the means of
       :obj:`edge_attr`, if that is there and floating-point.
 
@@ -93,7 +94,8 @@ class BallTree(BaseTransform):
             :obj:`"ball_"`.
         edges: Whether to attach the edges of coarse levels
             (:meth:`Tree.coarse_edges <torch_geometric_erwin.Tree.coarse_edges>`) of
-            :obj:`edge_index`, for models and layers that pass messages there. A batch
+            :obj:`edge_index`, for models and layers that pass messages there. Apply
+            transforms that make or change edges or :obj:`edge_attr` before. A batch
             with such trees cannot be padded.
 
     Raises:

@@ -358,14 +358,16 @@ class _Stored:
         tables = [self.table(f"tree_edge_{l}", dim=2) for l in coarse]
         means = [self.get(f"tree_edge_attr_{l}") for l in coarse]
         means = [mean for mean in means if isinstance(mean, Tensor)]
-        wanted = torch.Size([level.size(0), config.num_levels - 1])
-        if count.shape != wanted:
+        # The last two columns are the code of the edges between nodes.
+        wanted = torch.Size([level.size(0), config.num_levels + 1])
+        # Compiled code would be compiled for as many clouds as there are columns.
+        if not torch.compiler.is_compiling() and count.shape != wanted:
             raise ValueError(
                 f"{_MISFIT}'{self.prefix}tree_edge_count' has shape {[*count.shape]}, "
                 f"expected {[*wanted]}; {CHANGED}"
             )
         if is_readable(count):
-            totals = count.sum(0).tolist()
+            totals = count[:, :-2].sum(0).tolist()
             for l, (table, total) in enumerate(zip(tables, totals), 1):
                 if table.size(0) != total or table.size(1) != 2:
                     raise ValueError(
@@ -376,7 +378,11 @@ class _Stored:
             edges_of_table(table, count[:, l - 1], level[:, l])
             for l, table in enumerate(tables, 1)
         )
-        return {"edges": tuple(edges), "edge_means": tuple(means)}
+        return {
+            "edges": tuple(edges),
+            "edge_means": tuple(means),
+            "edge_code": count[:, -2:],
+        }
 
     def check_nodes(self, ptr: Optional[Tensor]) -> None:
         # Checks that the nodes are still those that the tree was built for. A transform

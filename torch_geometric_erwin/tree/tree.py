@@ -11,16 +11,23 @@ from torch.utils import _pytree as pytree
 
 import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree.config import TreeConfig
-from torch_geometric_erwin.tree.edges import RowEdges, checked_edges, merged
+from torch_geometric_erwin.tree.edges import (
+    RowEdges,
+    checked_edges,
+    edge_code,
+    merged,
+    same_means,
+)
 from torch_geometric_erwin.tree.fit import warn_of_order
 from torch_geometric_erwin.tree.level import Level
 from torch_geometric_erwin.tree.order import Order
 from torch_geometric_erwin.tree.partition import Partition
 from torch_geometric_erwin.tree.reading import Nodes, read_config, read_fields
-from torch_geometric_erwin.tree.validation import problem
+from torch_geometric_erwin.tree.validation import OTHER_EDGES, problem
 from torch_geometric_erwin.utils.centre import centre_dense
 from torch_geometric_erwin.utils.checks import (
     check_devices,
+    check_edges,
     check_flag,
     check_floating,
     check_instance,
@@ -60,13 +67,15 @@ class Tree:
             empty if there are none.
         edge_means: Per coarse level, the features of these edges; empty if they have
             none.
+        edge_code: Numbers by which edges between nodes are recognised as those from
+            which :obj:`edges` were made; :obj:`None` if there are none.
 
     Shapes:
         - **perm:** :math:`(N_0)`; **node_ptr:** :math:`(G + 1)`; **level:**
           :math:`(G, L + 1)`; **ball_len:** :math:`(K_l)` each; **group_len:**
           :math:`(N_{l+1})` each; **perm_rot:** :math:`(N_l)` each; **mask:**
           :math:`(N_0)`; **real:** :math:`(G)`; **edges:** :math:`(2, E_l)` each;
-          **edge_means:** :math:`(E_l, F)` each.
+          **edge_means:** :math:`(E_l, F)` each; **edge_code:** :math:`(G, 2)`.
 
     Example:
         >>> from torch_geometric_erwin import ball_tree
@@ -90,6 +99,7 @@ class Tree:
     real: Optional[Tensor] = None
     edges: tuple[Tensor, ...] = ()
     edge_means: tuple[Tensor, ...] = ()
+    edge_code: Optional[Tensor] = None
 
     @classmethod
     def from_data(
@@ -132,6 +142,10 @@ class Tree:
             tree.validate(data.pos.size(0), own)
             check_pos(data.pos)
             warn_of_order(tree, data.pos)
+            edges = getattr(data, "edge_index", None)
+            if tree.edges and isinstance(edges, Tensor):
+                check_edges("edge_index", edges, tree.num_nodes)
+                tree.check_edges(_mapped(tree.row_of_node(), edges))
         return tree
 
     @property
@@ -363,9 +377,51 @@ class Tree:
         coarse = range(1, self.config.num_levels)
         edges = [self._on_level(given, level) for level in coarse]
         means = [own.edge_attr for own in edges if own.edge_attr is not None]
+        rows = self._on_level(given, 0).edge_index
         return replace(
-            self, edges=tuple(e.edge_index for e in edges), edge_means=tuple(means)
+            self,
+            edges=tuple(e.edge_index for e in edges),
+            edge_means=tuple(means),
+            edge_code=edge_code(rows, self.level[:, 0]) if edges else None,
         )
+
+    def check_edges(
+        self, edge_index: Tensor, edge_attr: Optional[Tensor] = None
+    ) -> None:
+        r"""Checks that the tree's own edges were made from these, where that does not
+        wait for a GPU.
+
+        Args:
+            edge_index: Edges between rows of level 0.
+            edge_attr: Their features.
+
+        Raises:
+            ValueError: If they were made from other edges, or other features.
+        """
+        code = self.edge_code
+        if not self.edges or code is None:
+            return
+        if not (is_readable(edge_index) and is_readable(code)):
+            return
+        own = edge_code(edge_index, self.level[:, 0])
+        wrong = (own != code).any(1) & (code[:, 0] >= 0)
+        if bool(wrong.any()):
+            cloud = int(wrong.nonzero()[0])
+            has, had = int(own[cloud, 0]), int(code[cloud, 0])
+            raise ValueError(
+                f"the tree does not fit its data: the {has} edges of cloud {cloud} are "
+                f"not the {had} that the tree was given; {OTHER_EDGES}"
+            )
+        if edge_attr is None or not self.edge_means or not is_readable(edge_attr):
+            return
+        parent = segment_ids(self.group_len[0], self.num_rows(0))
+        edges = RowEdges(_mapped(parent, edge_index), edge_attr)
+        means = RowEdges(self.edges[0], self.edge_means[0])
+        if not same_means(edges, means, self.num_rows(1)):
+            raise ValueError(
+                "the tree does not fit its data: the values of 'edge_attr' are not "
+                f"those that the tree was given; {OTHER_EDGES}"
+            )
 
     def _given(self, edge_index: Tensor, edge_attr: Optional[Tensor]) -> RowEdges:
         edges = checked_edges(edge_index, edge_attr, self.num_nodes)
@@ -482,6 +538,7 @@ class Tree:
         pos = order.to_rows(pos)
         if edge_index is not None:
             edge_index = _mapped(order.row_of_node(), edge_index)
+            self.check_edges(edge_index, edge_attr)
         edges = [edge_index, *self.edges]
         means = [edge_attr, *self.edge_means]
         out = []
@@ -635,6 +692,7 @@ class Tree:
             mask=None if self.mask is None else mask,
             edges=(),
             edge_means=(),
+            edge_code=None,
         )
 
     def _build(
@@ -755,7 +813,7 @@ def check_tree(name: str, tree: Tree) -> None:
 
 _TENSORS = (
     *("perm", "node_ptr", "level", "ball_len", "group_len", "perm_rot", "mask"),
-    *("runs", "real", "edges", "edge_means"),
+    *("runs", "real", "edges", "edge_means", "edge_code"),
 )
 
 
@@ -763,7 +821,7 @@ def _flatten(tree: Tree) -> tuple[list[Any], str]:
     # Users of `torch.export` list a dynamic shape for every part. The last parts are
     # left out where a tree has none, so that most users need not list them.
     names = [*_TENSORS]
-    for name in reversed(("runs", "real", "edges", "edge_means")):
+    for name in reversed(("runs", "real", "edges", "edge_means", "edge_code")):
         value = getattr(tree, name)
         if isinstance(value, Tensor) or value:
             break

@@ -35,6 +35,12 @@ OTHER_NODES = f"nodes were added or removed after it was built, so {_AGAIN}"
 OTHER_ORDER = f"nodes were reordered or replaced after it was built, so {_AGAIN}"
 #: A table of the tree was changed.
 CHANGED = f"its tables were changed after it was built, so {_AGAIN}, or 'ball_tree'"
+#: The edges are not those that the edges of coarse levels stand for.
+OTHER_EDGES = (
+    "edges were changed after it got the edges of coarse levels: apply "
+    "'BallTree(..., edges=True)' after all transforms that make or change them, or "
+    "call 'tree.with_edges(edge_index, edge_attr)'"
+)
 #: A transform cut a table, because its length is the number of nodes or edges.
 CUT = (
     "a transform took it for an attribute of nodes or edges, as its length is their "
@@ -84,7 +90,7 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
     for name in ("edges", "edge_means"):
         check_instance(name, getattr(tree, name), tuple)
     runs = tuple(t for lengths in tree.runs for t in lengths)
-    coarse = levels - 1 if tree.edges else 0
+    coarse, code = levels - 1 if tree.edges else 0, tree.edge_code
     for name, tables, dtype, dim, count in (
         ("perm", (tree.perm,), ints, 1, 1),
         ("node_ptr", (tree.node_ptr,), ints, 1, 1),
@@ -97,6 +103,7 @@ def _wrong_places(tree: "Tree", num_nodes: int, device: Optional[torch.device]) 
         ("runs", runs, ints, 1, sum(map(len, config.runs))),
         ("edges", tree.edges, ints, 2, coarse),
         ("edge_means", tree.edge_means, None, 2, coarse if tree.edge_means else 0),
+        ("edge_code", () if code is None else (code,), ints, 2, None),
     ):
         if not isinstance(tables, tuple):
             return f"'{name}' is a '{type(tables).__name__}', expected a tuple"
@@ -154,6 +161,11 @@ def _malformed(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> 
 
 def _wrong_edges(tree: "Tree", num_nodes: int, device: Optional[torch.device]) -> str:
     # Checks the shapes of edges, and on the host that their rows are there.
+    code, clouds = tree.edge_code, tree.level.size(0)
+    if code is not None and not torch.compiler.is_compiling():
+        shape = [*code.shape]
+        if shape != [clouds, 2]:
+            return f"'edge_code' has shape {shape}, expected {[clouds, 2]}; {CHANGED}"
     for l, edges in enumerate(tree.edges, 1):
         if edges.size(0) != 2:
             return f"'edges' has shape {[*edges.shape]}, expected [2, E]; {CHANGED}"

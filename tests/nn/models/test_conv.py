@@ -7,8 +7,9 @@ import pytest
 import torch
 from clouds import cloud, ragged, randomised
 from compiled import no_recompilation
-from torch_geometric.data import Batch
+from torch_geometric.data import Batch, Data
 from torch_geometric.nn import GATv2Conv, GCNConv, GINEConv, PointNetConv, SAGEConv
+from torch_geometric.transforms import ToUndirected
 
 from torch_geometric_erwin import Tree, ball_tree
 from torch_geometric_erwin.nn import Erwin, MPNNConv
@@ -305,3 +306,46 @@ def test_a_level_without_pooling_keeps_its_rows():
     model, data = randomised(model).eval(), cloud(20)
     data.edge_attr = torch.ones(60, 1).double()
     torch.testing.assert_close(model(data), by_hand(model, data))
+
+
+def test_edges_beside_data_are_those_of_every_level():
+    conv = lambda c: GINEConv(torch.nn.Linear(c, c), edge_dim=3)  # noqa: E731
+    model = make(conv, edge_dim=3)
+    data = model.tree_transform()(data_of())
+    edges, attr = data.edge_index[:, ::2], data.edge_attr[::2]
+    given = {"ptr": data.ptr, "x": data.x, "pos": data.pos}
+    for others in (
+        {"edge_index": edges, "edge_attr": attr},
+        {"edge_attr": 10 * data.edge_attr},
+        {"edge_index": data.edge_index, "edge_attr": data.edge_attr},
+    ):
+        expected = model(**{"edge_index": data.edge_index, **given, **others})
+        torch.testing.assert_close(model(data, **others), expected)
+        # In compiled code there is no time for it.
+        torch.compiler.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        with pytest.raises(
+            Exception, match=r"pass 'tree=tree.with_edges\(edge_index\)"
+        ):
+            compiled(data, **others)
+
+
+def test_edges_that_changed_inside_data_are_refused():
+    transform = make(gine, edge_dim=3).tree_transform()
+    model, data = make(gine, edge_dim=3), transform(data_of())
+    undirected = ToUndirected()(data.clone())
+    for changed, message in (
+        (undirected, r"edges of cloud \d are not"),
+        (
+            data.clone().update({"edge_attr": 10 * data.edge_attr}),
+            "'edge_attr' are not",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(changed)
+        assert model(transform(changed)).shape == (data.num_nodes, 3)
+    data = data_of()
+    late = transform(Data(x=data.x, pos=data.pos, edge_index=data.edge_index))
+    late.edge_attr = data.edge_attr
+    with pytest.raises(ValueError, match="such as 'Distance', before 'BallTree"):
+        model(late)

@@ -446,7 +446,12 @@ class Erwin(LengthScaled):
             ),
             first=self.embed,
         )
-        tree = self._with_edges(self._tree(inputs, tree), inputs)
+        is_own = tree is None
+        tree = self._tree(inputs, tree)
+        if is_own and tree.edges and not (edge_index is None and edge_attr is None):
+            # The data's tree has the edges of the data, and these are others.
+            tree = _tree_with_edges(tree, inputs.edge_index, inputs.edge_attr)
+        tree = self._with_edges(tree, inputs)
         warn_of_coupling(self, inputs.pos, tree)
         pos = self._in_units(inputs.pos)
         edges = (inputs.edge_index, inputs.edge_attr)
@@ -486,6 +491,12 @@ class Erwin(LengthScaled):
             return _tree_with_edges(tree, inputs.edge_index, inputs.edge_attr)
         if self.edge_dim == 0 and tree.edge_means:
             return replace(tree, edge_means=())
+        if self.edge_dim > 0 and tree.edges and not tree.edge_means:
+            raise ValueError(
+                "the edges of the tree have no features, the model takes "
+                f"edge_dim={self.edge_dim}: apply the transform that makes "
+                "'edge_attr', such as 'Distance', before 'BallTree(..., edges=True)'"
+            )
         for means in tree.edge_means:
             if means.size(1) != self.edge_dim:
                 raise ValueError(

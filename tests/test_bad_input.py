@@ -123,7 +123,7 @@ CAUSES = {
         lambda b: BallTree([8], rotate=90.0)(b),
         "was built for 'balls=8 strides= rotate=90.0",
     ),
-    "no configuration": (lambda b: without(b, "tree_config"), "'tree_config' of the"),
+    "no configuration": (lambda b: without(b, "tree_config"), "has no 'tree_config'"),
     "a table is missing": (lambda b: without(b, "ball_len_0"), "has no 'ball_len_0'"),
     "a table was changed": (
         with_value("ball_len_0", 7),

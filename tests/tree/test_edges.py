@@ -438,3 +438,18 @@ def test_no_edges_are_edges_too(n):
         data.edge_index = torch.zeros(2, 1, dtype=torch.int64)
         with pytest.raises(ValueError, match="the 1 edges of cloud 0 are not the 0"):
             Tree.from_data(data)
+
+
+def test_texts_have_sizes_and_no_tensors():
+    data = BallTree(4, [2], edges=True)(cloud(9))
+    tree = Tree.from_data(Batch.from_data_list([data, data]))
+    count = tree.edges[0].size(1)
+    config = "balls=4,4 strides=2 rotate=45.0 layout=balanced"
+    rows = f"clouds=2, rows=[18, 10], edges=[{count}]"
+    assert repr(tree) == f"Tree('{config}', {rows})"
+    plain = ball_tree(data.pos, ball_sizes=4, strides=[2])
+    assert repr(plain.pad(20, 2)).endswith("clouds=2, rows=[20, 11], padded)")
+    level = Tree.from_data(data).levels(data.pos, data.edge_index)[0]
+    text = f"Level(rows=9, clouds=1, balls=3 x 4, edges={data.num_edges}"
+    assert repr(level) == f"{text})"
+    assert repr(level.rotated()) == f"{text}, rotated)"

@@ -8,7 +8,11 @@ from torch.nn import Dropout, Module
 from torch_geometric.nn.inits import reset
 
 from torch_geometric_erwin.nn.attention import BallAttention
-from torch_geometric_erwin.nn.conv.call import call_conv, takes_argument
+from torch_geometric_erwin.nn.conv.call import (
+    call_conv,
+    takes_argument,
+    takes_edge_attr,
+)
 from torch_geometric_erwin.nn.drop_path import DropPath
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.nn.swiglu import SwiGLU
@@ -42,7 +46,8 @@ class Block(Module):
         mlp: The feed-forward layer, a module that is called with rows and returns rows.
         conv: A :class:`~torch_geometric.nn.conv.MessagePassing` layer whose output is
             added to that of the mixer. It is called with rows, the level's edges and,
-            if it takes them, :obj:`pos`, :obj:`edge_attr` and :obj:`batch`.
+            if it takes them, :obj:`pos`, :obj:`edge_attr` and :obj:`batch`. A layer
+            that was built without an :obj:`edge_dim` does not get :obj:`edge_attr`.
         norm: The norms, see :func:`~torch_geometric_erwin.nn.norm.make_norm`.
         dropout: The probability that an entry of a branch is set to zero in training.
         drop_path: The probability that a branch is left out for a whole cloud in
@@ -123,11 +128,10 @@ class Block(Module):
                 "'tree.levels(pos, edge_index)', and coarse ones a tree with edges, of "
                 "'BallTree(..., edges=True)' or 'tree.with_edges(edge_index)'"
             )
-        takes = {n: takes_argument(self.conv, n) for n in ("edge_attr", "batch")}
         out = call_conv(
             *(self.conv, x, level.pos, level.edge_index),
-            level.edge_attr if takes["edge_attr"] else None,
-            batch=level.batch if takes["batch"] else None,
+            level.edge_attr if takes_edge_attr(self.conv) else None,
+            batch=level.batch if takes_argument(self.conv, "batch") else None,
         )
         check_rows("conv(x)", out, level.num_rows, self.channels)
         return out

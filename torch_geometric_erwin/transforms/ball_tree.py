@@ -75,7 +75,8 @@ class BallTree(BaseTransform):
     Args:
         ball_sizes: The largest number of rows in a ball, one value or one per level.
         strides: The number of rows that each coarsening pools, one value or one per
-            coarsening.
+            coarsening. If it is a number, :obj:`ball_sizes` must be a list, whose
+            length is the number of levels.
         rotate: The angle of the second tree, in degrees; zero for none.
         layout: :obj:`"balanced"`, or :obj:`"perfect"` for the tree of the original
             implementation.

@@ -247,8 +247,9 @@ def _num_levels(
         name, levels = "strides", len(strides) + 1
     else:
         raise ValueError(
-            "the number of levels is unknown: 'ball_sizes' or 'strides' must be a "
-            f"list (got {ball_sizes} and {strides})"
+            "the number of levels is unknown: 'ball_sizes' or 'strides' must be a list "
+            f"(got {ball_sizes} and {strides}), such as 'ball_sizes={ball_sizes}, "
+            f"strides=[{strides}]' for two levels"
         )
     if not 1 <= levels <= MAX_LEVELS:
         raise ValueError(

@@ -81,6 +81,8 @@ class Level:
         >>> import torch
         >>> pos = torch.tensor([[0.0], [2.0], [6.0]])
         >>> level = Level.build(pos, torch.tensor([2, 1]), ball_size=2)
+        >>> level
+        Level(rows=3, clouds=1, balls=2 x 2)
         >>> level.offset.flatten().tolist()
         [-1.0, 1.0, 0.0]
         >>> level.to_balls(pos).squeeze(-1).tolist()
@@ -217,6 +219,15 @@ class Level:
         self.check()
         level = replace(self, perm=self.perm_rot, offset=self.offset_rot)
         return level._known_to_fit()
+
+    def __repr__(self) -> str:
+        edges = "" if self.edge_index is None else f", edges={self.edge_index.size(1)}"
+        rotated = "" if self.perm is None else ", rotated"
+        balls = f"{self.ball_len.size(0)} x {self.ball_size}"
+        return (
+            f"{self.__class__.__name__}(rows={self.num_rows}, "
+            f"clouds={self.num_clouds}, balls={balls}{edges}{rotated})"
+        )
 
     @property
     def num_rows(self) -> int:

@@ -270,6 +270,8 @@ class _Stored:
         if not self.has_tree():
             raise ValueError(_no_tree(self.nodes, self.prefix))
         built = self.get("tree_config")
+        if built is None:
+            raise ValueError(_missing(self.prefix + "tree_config"))
         if not isinstance(built, (str, list)):
             raise ValueError(
                 f"'{self.prefix}tree_config' of the data must be the text of a "
@@ -281,10 +283,7 @@ class _Stored:
         # Its length is not checked yet.
         value, name = self.get(name), self.prefix + name
         if value is None:
-            raise ValueError(
-                f"the tree has no '{name}', which must be kept with its other "
-                "attributes; apply 'BallTree' again, as the last transform"
-            )
+            raise ValueError(_missing(name))
         check_tensor(name, value)
         is_mask = name.endswith("perm_mask")
         wanted = (torch.bool,) if is_mask else (torch.int32, torch.int64)
@@ -426,6 +425,13 @@ class _Stored:
             )
         elif not bool(same_order):
             raise ValueError(f"{_MISFIT}{OTHER_ORDER}")
+
+
+def _missing(name: str) -> str:
+    return (
+        f"the tree has no '{name}', which must be kept with its other attributes; "
+        "apply 'BallTree' again, as the last transform"
+    )
 
 
 def _no_tree(nodes: Nodes, prefix: str) -> str:

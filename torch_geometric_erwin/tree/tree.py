@@ -85,6 +85,8 @@ class Tree:
         >>> x = torch.rand(1000, 8)
         >>> torch.equal(tree.to_nodes(tree.to_rows(x)), x)
         True
+        >>> ball_tree(torch.rand(9, 3), ball_sizes=4)
+        Tree('balls=4 strides= rotate=45.0 layout=balanced', clouds=1, rows=[9])
     """
 
     perm: Tensor
@@ -422,6 +424,15 @@ class Tree:
                 "the tree does not fit its data: the values of 'edge_attr' are not "
                 f"those that the tree was given; {OTHER_EDGES}"
             )
+
+    def __repr__(self) -> str:
+        edges = f", edges={[e.size(1) for e in self.edges]}" if self.edges else ""
+        padded = ", padded" if self.real is not None else ""
+        rows = [self.num_rows(l) for l in range(len(self.ball_len))]
+        return (
+            f"{self.__class__.__name__}('{self.config}', clouds={len(self.level)}, "
+            f"rows={rows}{edges}{padded})"
+        )
 
     def _given(self, edge_index: Tensor, edge_attr: Optional[Tensor]) -> RowEdges:
         edges = checked_edges(edge_index, edge_attr, self.num_nodes)

@@ -10,6 +10,7 @@ from torch_geometric.nn import (
     CGConv,
     ChebConv,
     EdgeConv,
+    GATConv,
     GATv2Conv,
     GCN2Conv,
     GCNConv,
@@ -17,6 +18,7 @@ from torch_geometric.nn import (
     GMMConv,
     GPSConv,
     MessagePassing,
+    PNAConv,
     PointNetConv,
     PointTransformerConv,
     PPFConv,
@@ -27,7 +29,11 @@ from torch_geometric.nn import (
 )
 from torch_geometric.nn.models.schnet import InteractionBlock
 
-from torch_geometric_erwin.nn.conv.call import call_conv, takes_argument
+from torch_geometric_erwin.nn.conv.call import (
+    call_conv,
+    takes_argument,
+    takes_edge_attr,
+)
 
 N, C, E = 12, 4, 40
 
@@ -259,3 +265,48 @@ def test_hooks_see_the_features(values):
     conv.register_forward_pre_hook(lambda _, args: seen.extend(args))
     call_conv(conv, values["x"], values["pos"], values["edge_index"])
     assert seen[0] is values["x"]
+
+
+@pytest.mark.parametrize("layer", [GATConv, GATv2Conv, TransformerConv, PNAConv])
+def test_a_layer_without_edge_dim_takes_no_features_of_edges(layer, values):
+    more = ["mean"], ["identity"], torch.ones(5)
+    make = lambda d: layer(C, C, *(more if layer is PNAConv else ()), edge_dim=d)  # noqa: E731
+    x, edge_index = values["x"].float(), values["edge_index"]
+    attr = torch.rand(edge_index.size(1), 2)
+    assert [takes_edge_attr(make(d)) for d in (None, 2)] == [False, True]
+    with pytest.raises(TypeError, match=r"without 'edge_dim', .* with 'edge_dim=2'"):
+        call_conv(make(None), x, None, edge_index, attr)
+    with pytest.raises(TypeError, match=r"without 'edge_dim', .* with 'edge_dim=1'"):
+        call_conv(make(None), x, None, edge_index, attr[:, 0])
+    assert call_conv(make(None), x, None, edge_index).shape == x.shape
+    assert call_conv(make(2), x, None, edge_index, attr).shape == x.shape
+
+
+@pytest.mark.parametrize("kind", [AssertionError, AttributeError, RuntimeError])
+def test_errors_of_a_layer_say_what_it_was_called_with(kind, values):
+    class Fails(torch.nn.Module):
+        def forward(self, x, edge_index, edge_weight=None, *, edge_attr=None):
+            raise kind(*reasons)
+
+    x, edge_index = values["x"].float(), values["edge_index"]
+    called = rf"'Fails' fails .* x=float32\[{N}, {C}\], edge_index=int64\[2, \d+\], "
+    reasons = []
+    for given, message, reason in (
+        ({}, "without 'edge_weight', 'edge_attr'$", ()),
+        ({"edge_attr": x}, "edge_attr=.*, without 'edge_weight': so$", ("so",)),
+    ):
+        reasons[:] = reason
+        with pytest.raises(kind, match=called + message) as caught:
+            call_conv(Fails(), x, None, edge_index, **given)
+        assert type(caught.value.__cause__) is kind
+
+    class Full(RuntimeError):  # as `torch.OutOfMemoryError`
+        def __init__(self, size):
+            super().__init__("full")
+
+    kind, reasons = Full, [3]
+    with pytest.raises(Full, match="full"):
+        call_conv(Fails(), x, None, edge_index)
+    edges = values["edge_index"]
+    with pytest.raises(TypeError, match=r"'GINEConv' fails .*without 'edge_attr'"):
+        call_conv(GINEConv(Linear(C, C), edge_dim=1), x, None, edges)

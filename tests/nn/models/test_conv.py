@@ -8,10 +8,17 @@ import torch
 from clouds import cloud, ragged, randomised
 from compiled import no_recompilation
 from torch_geometric.data import Batch, Data
-from torch_geometric.nn import GATv2Conv, GCNConv, GINEConv, PointNetConv, SAGEConv
+from torch_geometric.nn import (
+    GATv2Conv,
+    GCNConv,
+    GINEConv,
+    PointNetConv,
+    SAGEConv,
+    TransformerConv,
+)
 from torch_geometric.transforms import ToUndirected
 
-from torch_geometric_erwin import Tree, ball_tree
+from torch_geometric_erwin import Tree, ball_tree, to_original
 from torch_geometric_erwin.nn import Erwin, MPNNConv
 
 SIZES = [13, 0, 1, 30, 2]
@@ -218,6 +225,15 @@ def test_bad_arguments(kwargs, kind, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("layer", [GATv2Conv, TransformerConv])
+def test_layers_without_edge_dim_do_not_get_features_of_edges(layer):
+    model = make(lambda c: layer(c, c), edge_dim=3)
+    data = data_of()
+    out = model(data)
+    torch.testing.assert_close(model(data, edge_attr=10 * data.edge_attr), out)
+    torch.testing.assert_close(model(model.tree_transform()(data)), out)
+
+
 def test_bad_edge_features():
     model, data = make(gine, edge_dim=3), data_of()
     args = (data.x, data.pos, data.edge_index)
@@ -349,3 +365,28 @@ def test_edges_that_changed_inside_data_are_refused():
     late.edge_attr = data.edge_attr
     with pytest.raises(ValueError, match="such as 'Distance', before 'BallTree"):
         model(late)
+
+
+def test_the_transform_takes_what_is_not_of_the_model():
+    model, data = make(gine, edge_dim=3), data_of()
+    data.perm = torch.rand(data.num_nodes)  # a permeability
+    with pytest.raises(ValueError, match="'perm' of the data is not of a tree"):
+        model.tree_transform()(data)
+    options = {"ties": "coordinates", "reorder": True, "prefix": "own_"}
+    transform = model.tree_transform(**options)
+    assert {name: getattr(transform, name) for name in options} == options
+    assert transform.config == model.tree_config
+    assert transform.edges
+    ordered = transform(data)
+    out = to_original(model(ordered), ordered)
+    del data.perm
+    torch.testing.assert_close(out, model(data))
+
+
+def test_swapped_arguments_and_other_dimensions_are_named():
+    model, data = make(gcn), data_of()
+    x, pos, edge_index = data.x, data.pos, data.edge_index
+    with pytest.raises(TypeError, match=r"arguments are \(x, pos, edge_index, batch"):
+        model(x, edge_index, data.batch)
+    with pytest.raises(ValueError, match=r"'pos' must have 3 .*'dim=2'"):
+        model(x, pos[:, :2], edge_index)

@@ -16,6 +16,7 @@ from torch_geometric_erwin.tree.level import check_level
 from torch_geometric_erwin.utils.checks import (
     check_choice,
     check_devices,
+    check_dim,
     check_finite_number,
     check_flag,
     check_floating,
@@ -283,6 +284,7 @@ class BallAttention(torch.nn.Module):
         # Returns queries, keys and values, and the positions in the layer's unit.
         check_level("level", level)
         check_rows("x", x, level.num_rows, self.channels)
+        check_dim("level.pos", level.pos, self.dim)
         check_rows("level.offset", level.offset, level.num_rows, self.dim)
         check_devices(x=x, level=level.offset)
         if level.ball_size > self.ball_size:

@@ -69,9 +69,11 @@ def call_conv(
           :math:`(2, E)`; **edge_attr:** :math:`(E, *)`; **batch:** :math:`(N)`;
           **output:** what the layer returns.
 
+    If the layer itself fails, the error tells what it was called with.
+
     Raises:
         TypeError: If an argument that the layer needs was not given, or it does not
-            take one that was.
+            take one that was, such as :obj:`edge_attr` without an :obj:`edge_dim`.
 
     Example:
         >>> from torch_geometric.nn import GATv2Conv, GCNConv
@@ -87,8 +89,14 @@ def call_conv(
     given = {n: v for n, v in kwargs.items() if v is not None}
     if edge_attr is not None:
         given["edge_attr"] = edge_attr
+        if not _has_edge_dim(conv):
+            size = edge_attr.size(1) if edge_attr.dim() > 1 else 1
+            raise TypeError(
+                f"{_name(conv)} was built without 'edge_dim', so it takes no "
+                f"'edge_attr', which was given: build it with 'edge_dim={size}'"
+            )
     if not parameters.names:
-        return conv(x, edge_index, **given)
+        return _called(conv, (x, edge_index), given)
     for name in given:
         if name not in parameters.names and not parameters.is_open:
             raise TypeError(
@@ -109,7 +117,7 @@ def call_conv(
         if name not in given:
             break
         first.append(given.pop(name))
-    return conv(*first, **given)
+    return _called(conv, (*first,), given)
 
 
 def takes_argument(conv: Module, name: str) -> bool:
@@ -150,6 +158,23 @@ def parameters_of(function: Callable[..., Any]) -> list[Parameter]:
     return [*signature(function).parameters.values()]
 
 
+def takes_edge_attr(conv: Module) -> bool:
+    r"""Whether a layer takes features of edges.
+
+    Layers of PyG do if they were built with an :obj:`edge_dim`, though all of them have
+    the argument.
+
+    Args:
+        conv: The layer.
+
+    Example:
+        >>> from torch_geometric.nn import GATv2Conv
+        >>> [takes_edge_attr(GATv2Conv(8, 8, edge_dim=d)) for d in (None, 1)]
+        [False, True]
+    """
+    return takes_argument(conv, "edge_attr") and _has_edge_dim(conv)
+
+
 def check_adjacency(name: str, edge_index: Adj, x: Tensor) -> None:
     r"""Checks edges in any form that PyG's layers take.
 
@@ -182,6 +207,43 @@ def check_adjacency(name: str, edge_index: Adj, x: Tensor) -> None:
             f"{[*edge_index.shape]})"
         )
     check_devices(x=x, **{name: edge_index})
+
+
+def _has_edge_dim(conv: Module) -> bool:
+    return getattr(conv, "edge_dim", 1) is not None  # most layers have no such thing
+
+
+# Errors that a layer does not raise on purpose, as a rule.
+_RAW = (AssertionError, AttributeError, RuntimeError, TypeError)
+
+
+def _called(conv: Module, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    if torch.compiler.is_compiling():
+        return conv(*args, **given)
+    try:
+        return conv(*args, **given)
+    except _RAW as error:
+        kind = type(error)
+        if kind not in _RAW:
+            raise  # such as of memory, which callers handle
+        names = _parameters(conv).names
+        free = [name for name in names if name not in given]
+        named = {**dict(zip(free or ("x", "edge_index"), args)), **given}
+        missing = [f"'{name}'" for name in free[len(args) :]]
+        named = {n: named[n] for n in sorted(named, key=(*names, *named).index)}
+        without = f", without {', '.join(missing)}" if missing else ""
+        reason = f": {error}" if str(error) else ""
+        raise kind(
+            f"{_name(conv)} fails when it is called with "
+            f"{', '.join(f'{n}={_shape(v)}' for n, v in named.items())}{without}"
+            f"{reason}"
+        ) from error
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype}{[*value.shape]}".removeprefix("torch.")
+    return type(value).__name__
 
 
 def _name(conv: Module) -> str:

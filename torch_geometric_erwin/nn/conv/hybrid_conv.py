@@ -32,6 +32,7 @@ from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     LIMIT,
     check_devices,
+    check_dim,
     check_flag,
     check_instance,
     check_int,
@@ -293,6 +294,7 @@ class HybridConv(Module):
         if weight is not None:
             check_weight("x", x, weight)
         check_tensor("pos", pos)
+        check_dim("pos", pos, self.dim)
         check_positions("pos", pos, x.size(0), self.dim)
         check_devices(x=x, pos=pos)
 
@@ -337,19 +339,9 @@ class HybridConv(Module):
     def _tree(
         self, pos: Tensor, batch: Optional[Tensor], ptr: Optional[Tensor]
     ) -> Tree:
-        if torch.compiler.is_compiling():
-            raise ValueError(
-                "'tree' is missing, and compiled code cannot build one: build it "
-                "before, by 'ball_tree', and pass it to all layers"
-            )
-        return ball_tree(
-            pos,
-            batch,
-            ptr=ptr,
-            ball_sizes=self.ball_size,
-            rotate=45.0 if self.rotated else 0.0,
-            runs=[self._runs] if self._runs else (),
-        )
+        rotate = 45.0 if self.rotated else 0.0
+        runs = (self._runs,) if self._runs else ()
+        return _built_tree(pos, batch, ptr, self.ball_size, rotate, runs)
 
     def _check_tree(
         self,
@@ -391,6 +383,30 @@ class HybridConv(Module):
         if self.rotated:
             parts.append("rotated=True")
         return f"{self.__class__.__name__}({', '.join(parts)})"
+
+
+_NEEDS_TREE = (
+    "compiled code needs a tree: pass 'tree=Tree.from_data(batch)', or one that "
+    "'ball_tree' built outside of it, to all layers"
+)
+
+
+# A compiler that may not leave the graph reports the reason as its explanation; others
+# call the function outside the graph. `torch.export` calls it with traced tensors.
+@torch.compiler.disable(reason=_NEEDS_TREE)
+def _built_tree(
+    pos: Tensor,
+    batch: Optional[Tensor],
+    ptr: Optional[Tensor],
+    ball_size: int,
+    rotate: float,
+    runs: tuple[tuple[int, ...], ...],
+) -> Tree:
+    if torch.compiler.is_compiling():
+        raise ValueError(_NEEDS_TREE)
+    return ball_tree(
+        pos, batch, ptr=ptr, ball_sizes=ball_size, rotate=rotate, runs=runs
+    )
 
 
 def _clouds(tree: Tree, level: Level, pos: Tensor) -> Level:

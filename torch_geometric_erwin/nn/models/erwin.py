@@ -391,10 +391,19 @@ class Erwin(LengthScaled):
             if isinstance(module, Linear):
                 reset_linear(module)
 
-    def tree_transform(self) -> BallTree:
+    def tree_transform(
+        self, *, ties: str = "index", reorder: bool = False, prefix: str = ""
+    ) -> BallTree:
         r"""Returns the transform that attaches the tree that this model needs.
 
-        If the model passes messages on coarse levels, data must have its edges before.
+        If the model passes messages on coarse levels, data must have its edges before,
+        and their features.
+
+        Args:
+            ties: What orders nodes of equal coordinate, see
+                :class:`~torch_geometric_erwin.transforms.BallTree`.
+            reorder: Whether to sort the nodes themselves.
+            prefix: What the names of the tree's attributes begin with.
 
         Example:
             >>> str(Erwin(1, [16, 16], ball_sizes=8).tree_transform().config)
@@ -402,7 +411,7 @@ class Erwin(LengthScaled):
         """
         c = self.tree_config
         sizes = (c.ball_sizes, c.strides, c.rotate, c.layout)
-        return BallTree(*sizes, runs=c.runs, edges=self._passes[1])
+        return BallTree(*(*sizes, ties, c.runs, reorder, prefix), edges=self._passes[1])
 
     def forward(
         self,

@@ -14,6 +14,7 @@ from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     batch_to_ptr,
     check_devices,
+    check_dim,
     check_edge_attr,
     check_edges,
     check_pos,
@@ -101,6 +102,8 @@ def unpack_inputs(given: Given, takes: Takes, first: Module) -> Inputs:
     if ptr is not None and batch is not None:
         raise ValueError("'ptr' and 'batch' say the same: give one of them")
     values = isinstance(pos, Tensor) and pos.device.type == "cpu"
+    if isinstance(pos, Tensor):
+        check_dim("pos", pos, takes.dim)
     check_pos(pos, values)
     num_nodes = pos.size(0)
     if tree is not None:
@@ -109,8 +112,6 @@ def unpack_inputs(given: Given, takes: Takes, first: Module) -> Inputs:
             ptr = tree.node_ptr
     elif nodes is not None and values:
         check_count(nodes)  # before the offsets, because its message says more
-    if pos.size(1) != takes.dim:
-        raise ValueError(f"'pos' must have {takes.dim} coordinates (got {pos.size(1)})")
     if ptr is None and batch is not None:
         if not isinstance(batch, Tensor) or batch.dim() != 1:
             batch_to_ptr(batch)  # raises the error

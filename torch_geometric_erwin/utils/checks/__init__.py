@@ -6,6 +6,7 @@ none.
 
 from torch_geometric_erwin.utils.checks.clouds import (
     batch_to_ptr,
+    check_dim,
     check_finite,
     check_pos,
     check_positions,
@@ -66,6 +67,7 @@ __all__ = [
     "check_call",
     "check_choice",
     "check_devices",
+    "check_dim",
     "check_edge_attr",
     "check_edges",
     "check_finite",

@@ -77,6 +77,41 @@ def check_positions(name: str, pos: Tensor, num_rows: int, dim: int) -> None:
         check_finite(pos, name)
 
 
+def check_dim(name: str, pos: Tensor, dim: int) -> None:
+    r"""Checks the number of coordinates that a layer takes, and that it does not get
+    edges for positions.
+
+    Args:
+        name: The argument's name, for messages.
+        pos: The argument.
+        dim: The number of coordinates :math:`D`.
+
+    Shapes:
+        - **pos:** :math:`(N, D)`.
+
+    Raises:
+        TypeError: If it has the form of edges.
+        ValueError: If there are more or fewer coordinates.
+
+    Example:
+        >>> check_dim("pos", torch.rand(9, 2), dim=3)
+        Traceback (most recent call last):
+        ValueError: 'pos' must have 3 coordinates (got 2): build it with 'dim=2'
+    """
+    if pos.dim() != 2:
+        return
+    if pos.size(0) == 2 and pos.dtype in (torch.int64, torch.int32):
+        raise TypeError(
+            f"'{name}' has the form of edges: the arguments are (x, pos, edge_index, "
+            f"batch), in this order (got {pos.dtype}, {[*pos.shape]})"
+        )
+    if pos.size(1) != dim and pos.is_floating_point():
+        raise ValueError(
+            f"'{name}' must have {dim} coordinates (got {pos.size(1)}): build "
+            f"it with 'dim={pos.size(1)}'"
+        )
+
+
 def check_finite(pos: Tensor, name: str = "pos") -> None:
     r"""Checks that all positions are finite.
 

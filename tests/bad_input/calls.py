@@ -592,6 +592,14 @@ def calls() -> dict[str, Call]:
             lambda source: model().set_length_scale(source).length_scale,
             {"source": an(2.0, "sources", names=("length scale", "pos"))},
         ),
+        "Erwin.tree_transform": Call(
+            shown(model().tree_transform),
+            {
+                "ties": choice("index"),
+                "reorder": flag(False),
+                "prefix": an("ball_", "prefixes", "a text", "an empty text"),
+            },
+        ),
         "Erwin.from_preset": Call(
             shown(nn.Erwin.from_preset),
             {

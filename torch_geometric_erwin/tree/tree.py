@@ -147,7 +147,7 @@ class Tree:
             edges = getattr(data, "edge_index", None)
             if tree.edges and isinstance(edges, Tensor):
                 check_edges("edge_index", edges, tree.num_nodes)
-                tree.check_edges(_mapped(tree.row_of_node(), edges))
+                tree._check_edges(_mapped(tree.row_of_node(), edges))
         return tree
 
     @property
@@ -387,7 +387,7 @@ class Tree:
             edge_code=edge_code(rows, self.level[:, 0]) if edges else None,
         )
 
-    def check_edges(
+    def _check_edges(
         self, edge_index: Tensor, edge_attr: Optional[Tensor] = None
     ) -> None:
         r"""Checks that the tree's own edges were made from these, where that does not
@@ -549,7 +549,7 @@ class Tree:
         pos = order.to_rows(pos)
         if edge_index is not None:
             edge_index = _mapped(order.row_of_node(), edge_index)
-            self.check_edges(edge_index, edge_attr)
+            self._check_edges(edge_index, edge_attr)
         edges = [edge_index, *self.edges]
         means = [edge_attr, *self.edge_means]
         out = []

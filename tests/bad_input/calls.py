@@ -303,6 +303,7 @@ def calls() -> dict[str, Call]:
                 "real": an(None, "nothing"),
                 "edges": an((edge_index % 3,), "tables", *OTHER_EDGES),
                 "edge_means": an((), "nothing"),
+                "edge_code": an(None, "nothing"),
             },
         ),
         "Tree.from_data": Call(

@@ -301,6 +301,18 @@ def test_compiled(name, norm, backend):
         )
 
 
+def test_compiled_code_compares_clouds_with_those_of_the_tree():
+    layer = layer_of("gcn").eval()
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="eager")
+    torch.compiler.reset()
+    batch = batch_of(dtype=torch.float32)
+    tree = ball_tree(batch.pos, batch.batch, ball_sizes=B)
+    expected = layer(*args_of(batch), batch.batch, tree)
+    torch.testing.assert_close(compiled(*args_of(batch), batch.batch, tree), expected)
+    with pytest.raises(RuntimeError, match="'batch' is of other clouds than 'tree'"):
+        compiled(*args_of(batch), batch.batch.flip(0), tree)
+
+
 def test_compiled_code_needs_a_tree():
     compiled = torch.compile(layer_of("gcn"), fullgraph=True, backend="eager")
     torch.compiler.reset()

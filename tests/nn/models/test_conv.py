@@ -390,3 +390,11 @@ def test_swapped_arguments_and_other_dimensions_are_named():
         model(x, edge_index, data.batch)
     with pytest.raises(ValueError, match=r"'pos' must have 3 .*'dim=2'"):
         model(x, pos[:, :2], edge_index)
+
+
+@pytest.mark.parametrize("edge_dim", [0, 2])
+def test_a_layer_for_other_edge_features_is_refused(edge_dim):
+    """Its features of edges would be left out without a word."""
+    for layer in (GATv2Conv, TransformerConv):
+        with pytest.raises(ValueError, match=r"edge_dim=3.*must have 'edge_dim=3' too"):
+            make(lambda c, kind=layer: kind(c, c, edge_dim=3), edge_dim=edge_dim)

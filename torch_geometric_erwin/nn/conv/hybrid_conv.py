@@ -45,6 +45,7 @@ from torch_geometric_erwin.utils.checks import (
     given_ptr,
     is_autocast,
 )
+from torch_geometric_erwin.utils.rows import segment_ids
 
 
 class HybridConv(Module):
@@ -372,6 +373,10 @@ class HybridConv(Module):
         values = pos.device.type == "cpu" and not torch.compiler.is_compiling()
         if values:
             ptr = given_ptr(batch, ptr, pos, tree.node_ptr.size(0) - 1)
+        elif batch is not None:  # the device compares
+            own = segment_ids(tree.node_ptr.diff(), pos.size(0))
+            same = (batch == own).all()
+            torch._assert_async(same, "'batch' is of other clouds than 'tree'")
         tree.validate(pos.size(0), config, ptr, values)
 
     @property

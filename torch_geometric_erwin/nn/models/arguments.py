@@ -60,15 +60,19 @@ def conv_per_level(
     return convs
 
 
-def make_conv(conv: Optional[Conv], channels: int) -> Optional[Module]:
+def make_conv(
+    conv: Optional[Conv], channels: int, edge_dim: int = 0
+) -> Optional[Module]:
     r"""Makes the message-passing layer of a block.
 
     Args:
         conv: What makes it, or :obj:`None` for none.
         channels: The number of features.
+        edge_dim: The number of features of an edge that the model takes.
 
     Raises:
         TypeError: If it does not make a module from a number of channels.
+        ValueError: If it makes one for another number of features of an edge.
 
     Example:
         >>> from torch_geometric.nn import GCNConv
@@ -81,6 +85,12 @@ def make_conv(conv: Optional[Conv], channels: int) -> Optional[Module]:
     if not isinstance(module, Module):
         kind = type(module).__name__
         raise TypeError(f"'conv' must make a module (got '{kind}')")
+    own = getattr(module, "edge_dim", None)
+    if isinstance(own, int) and own not in (0, edge_dim):
+        raise ValueError(
+            f"'conv' makes a '{type(module).__name__}' with edge_dim={own}: the model "
+            f"must have 'edge_dim={own}' too (got {edge_dim})"
+        )
     return module
 
 

@@ -278,7 +278,7 @@ class Erwin(LengthScaled):
                 hidden[l],
                 make_mixer(mixers[l], hidden[l], heads, sizes[l], dim),
                 SwiGLU(hidden[l], mlp_ratio * hidden[l]),
-                make_conv(convs[l], hidden[l]),
+                make_conv(convs[l], hidden[l], edge_dim),
                 norm=block_norm,
                 dropout=dropout,
                 drop_path=drop_path,

@@ -5,6 +5,7 @@ import re
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from universes import SMALL
@@ -25,8 +26,8 @@ UNIT = r"(s|ms|µs|ns|[kMG]i?B|GFLOP/s|%|x|×|times.*|points?|launches)"
 MEASURED = re.compile(rf"\|\s*[<>~≈]?\d[\d.,]*( ?{UNIT})?\s*[|;(]")
 
 
-def blocks(path):
-    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+def blocks(path, fence="python"):
+    return re.findall(rf"```(?:{fence})\n(.*?)```", path.read_text(), re.DOTALL)
 
 
 WITH_CODE = [path for path in PAGES if blocks(path)]
@@ -52,6 +53,36 @@ def test_blocks_run(path, tmp_path, monkeypatch):
             exec(compile(block, path.name, "exec"), scope)
     finally:
         torch.multiprocessing.set_sharing_strategy(before)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # of torch.onnx
+def test_blocks_that_need_onnx_run(tmp_path, monkeypatch):
+    """Their fence is `py`, because they need more packages and half a minute."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    path, scope = DOCS / "explain.md", {}
+    assert len(blocks(path, "python|py")) == len(blocks(path)) + 2
+    for block in blocks(path, "python|py"):
+        exec(compile(block, path.name, "exec"), scope)
+        if "torch.onnx" in block:
+            model, args, kwargs = (scope[n] for n in ("model", "args", "kwargs"))
+            expected = model(*args, **kwargs).detach().numpy()
+    np.testing.assert_allclose(scope["out"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_no_other_fence():
+    """Every block of Python is found."""
+    fences = {
+        fence
+        for path in PAGES
+        for fence in re.findall(r"^```(\w+)$", path.read_text(), re.MULTILINE)
+    }
+    assert fences <= {"python", "py", "bash", "bibtex", "text"}
+    for path in PAGES:
+        assert not blocks(path, "py") or path.name == "explain.md"
 
 
 def test_pages_with_code():

@@ -117,10 +117,10 @@ def cross_args(
         known = tree.node_ptr
     # An assignment does not tell how many clouds at the end are empty.
     most = max(1 if ptr is None else ptr.size(0) - 1 for ptr in (known, given_y))
-    if batch_x is not None:
-        given_x = given_ptr(batch_x, None, x, most, "_x")
-    if batch_y is not None:
-        given_y = given_ptr(batch_y, None, y, most, "_y")
+    if batch_x is not None and given_x is not None:
+        given_x = _with_empty_clouds(given_x, most)
+    if batch_y is not None and given_y is not None:
+        given_y = _with_empty_clouds(given_y, most)
     search = tree_args(x, None, given_x, tree, "_x")
     given_y = check_ptr(given_y, y.size(0), y.device, False, "ptr_y")
     clouds_x, clouds_y = search[1].size(0) - 1, given_y.size(0) - 1
@@ -130,6 +130,11 @@ def cross_args(
             "must have as many, by 'batch_x' and 'batch_y' or 'ptr_x' and 'ptr_y'"
         )
     return *search, y, given_y, order_of(y, given_y)
+
+
+def _with_empty_clouds(ptr: Tensor, clouds: int) -> Tensor:
+    # Adds clouds without points at the end, where there are less.
+    return torch.cat([ptr, ptr[-1:].expand(max(0, clouds + 1 - ptr.size(0)))])
 
 
 def _check_positions(

@@ -1,5 +1,6 @@
 r"""Transforms that attach a graph by exact neighbour search."""
 
+from abc import abstractmethod
 from typing import Any, Optional, Union
 
 import torch
@@ -40,11 +41,11 @@ class _TreeGraph(BaseTransform):
     edge_type: Optional[EdgeType]
     force_undirected = False
 
-    def _among(self, pos: Tensor, ptr: Optional[Tensor]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _among(self, pos: Tensor, ptr: Optional[Tensor]) -> Tensor: ...
 
-    def _between(self, x: Tensor, y: Tensor, clouds: dict[str, Any]) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _between(self, x: Tensor, y: Tensor, clouds: dict[str, Any]) -> Tensor: ...
 
     def forward(
         self, data: Union[Data, HeteroData, Batch]

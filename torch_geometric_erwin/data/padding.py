@@ -13,7 +13,7 @@ from torch_geometric_erwin.data.storage import (
     tree_attributes,
     tree_code,
 )
-from torch_geometric_erwin.tree import Tree, TreeConfig
+from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.tree.reading import check_nodes, store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_devices,
@@ -83,15 +83,9 @@ def pad_batch(
         raise ValueError("the batch is padded already")
     check_nodes("batch", batch)
     ptr = store_ptr(batch)
-    texts = getattr(batch, "tree_config", None)
     if ptr is None:
         raise ValueError(
             "the batch has no 'ptr', and no 'batch' either: it needs one of them"
-        )
-    if not isinstance(texts, list) or not texts:
-        raise ValueError(
-            "'tree_config' must be a list with the configuration of every cloud, at "
-            f"least one (got {texts!r})"
         )
     if batch.edge_index is not None and num_edges is None:
         raise ValueError("'num_edges' is missing, the batch has edges")
@@ -122,14 +116,7 @@ def pad_batch(
         )
 
     num_nodes, num_graphs = wanted["node"], wanted["graph"]
-    try:
-        config = TreeConfig.parse(texts[0])
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"'tree_config' must hold texts of configurations (got {texts[0]!r})"
-        ) from error
-    tree = Tree.from_data(batch, config)
-    tree = tree.pad(num_nodes, num_graphs)
+    tree = Tree.from_data(batch).pad(num_nodes, num_graphs)
     out = copy.copy(batch)
     for name, value in batch.stores[0].items():
         if name in ("ptr", "num_nodes") or is_tree_attribute(name):
@@ -144,8 +131,8 @@ def pad_batch(
     out.ptr = torch.cat([ptr, ptr.new_full((missing["graph"],), num_nodes)])
     numbers = torch.arange(missing["node"], dtype=torch.int32, device=ptr.device)
     out.tree_node = torch.cat([batch.tree_node, numbers])
-    out.tree_code = tree_code(config, out.ptr.diff())
-    out.tree_config = [config.text] * num_graphs
+    out.tree_code = tree_code(tree.config, out.ptr.diff())
+    out.tree_config = [tree.config.text] * num_graphs
     out.stores[0].update(tree_attributes(tree))
     out.graph_mask = tree.real
     out.node_mask = torch.arange(num_nodes, device=ptr.device) < sizes["node"]

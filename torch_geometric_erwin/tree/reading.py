@@ -124,7 +124,13 @@ def read_config(nodes: Nodes, prefix: str = "") -> TreeConfig:
             "the clouds of the batch have trees of several configurations: "
             f"{sorted(set(texts))}; apply one 'BallTree' to all"
         )
-    return TreeConfig.parse(texts[0])
+    try:
+        return TreeConfig.parse(texts[0])
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"'{prefix}tree_config' must hold texts of configurations (got "
+            f"{texts[0]!r})"
+        ) from error
 
 
 def has_config(nodes: Nodes, config: TreeConfig, prefix: str = "") -> bool:

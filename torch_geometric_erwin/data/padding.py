@@ -7,14 +7,23 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
+from torch_geometric.typing import TensorFrame
+from torch_geometric.utils import is_sparse
 
+from torch_geometric_erwin.data.attributes import Attribute, Attributes, is_ptr
+from torch_geometric_erwin.data.reorder import ORIGINAL
 from torch_geometric_erwin.data.storage import (
     is_tree_attribute,
     tree_attributes,
     tree_code,
 )
 from torch_geometric_erwin.tree import Tree
-from torch_geometric_erwin.tree.reading import check_nodes, store_ptr
+from torch_geometric_erwin.tree.reading import (
+    MARK,
+    check_nodes,
+    store_ptr,
+    tree_prefixes,
+)
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_edges,
@@ -42,13 +51,19 @@ def pad_batch(
     - :obj:`node_mask` :math:`(N)` and :obj:`graph_mask` :math:`(G)`, :obj:`False` for
       what was added, for losses such as :func:`masked_mean`;
     - a tree of the sizes that :meth:`TreeConfig.padded_sizes` returns, see
-      :meth:`Tree.pad`.
+      :meth:`Tree.pad`, in place of each tree that it carries, whatever its prefix.
 
-    Attributes with an entry per node, edge or cloud are filled up: with numbers of
-    added nodes if their name contains ``index``, otherwise with zeros. Tensors without
-    such entries are refused. If every cloud has one node, an attribute of the clouds
-    counts as one of the nodes. Pad last: in a loader's :obj:`collate_fn`, or on the
-    GPU, from which nothing is read.
+    Tensors with an entry per node, edge or cloud are filled up, those in mappings and
+    lists too: with numbers of added nodes if they name nodes, by PyG's rules for
+    collating, otherwise with zeros. Tensors without such entries are refused. What is
+    not a tensor, such as a list of names, stays as it is. The attributes of a batch are
+    divided among its clouds, which tells what they belong to; where that says the same
+    of several, as if every cloud has one node, an attribute with :obj:`edge` in its
+    name belongs to the edges, any other to the nodes, or else to the clouds.
+
+    Data that ``BallTree(..., reorder=True)`` sorted stays sorted: :func:`to_original`
+    leaves the added nodes at the end. Pad last: in a loader's :obj:`collate_fn`, or on
+    the GPU, from which nothing is read.
 
     Args:
         batch: The batch, or a single cloud, with the tree of
@@ -58,9 +73,10 @@ def pad_batch(
         num_edges: The number of edges :math:`E` after padding, where there are edges.
 
     Raises:
-        TypeError: If the data is not homogeneous.
-        ValueError: If there is no tree, there are more nodes, edges or clouds than
-            asked for, or an attribute belongs to neither nodes nor edges nor clouds.
+        TypeError: If the data is not homogeneous, or an attribute is sparse.
+        ValueError: If there is no tree, or one with edges of coarse levels; if there
+            are more nodes, edges or clouds than asked for; or if an attribute belongs
+            to neither nodes nor edges nor clouds.
 
     Example:
         >>> from torch_geometric_erwin.transforms import BallTree
@@ -77,23 +93,68 @@ def pad_batch(
         )
     if not isinstance(batch, Batch):
         batch = Batch.from_data_list([batch])
-    if getattr(batch, "tree_node", None) is None:
+    prefixes = tree_prefixes(batch)
+    if not prefixes:
         raise ValueError("the batch has no tree; apply the transform 'BallTree' first")
-    if getattr(batch, "tree_real", None) is not None:
+    if any(f"{prefix}tree_real" in batch.stores[0] for prefix in prefixes):
         raise ValueError("the batch is padded already")
+    for name in ("node_mask", "graph_mask"):
+        if name in batch.stores[0]:
+            raise ValueError(
+                f"'{name}' of the batch would be overwritten by that of padding: "
+                "rename it"
+            )
     check_nodes("batch", batch)
     ptr = store_ptr(batch)
     if ptr is None:
         raise ValueError(
             "the batch has no 'ptr', and no 'batch' either: it needs one of them"
         )
-    if batch.edge_index is not None and num_edges is None:
-        raise ValueError("'num_edges' is missing, the batch has edges")
-    sizes = {"node": batch.pos.size(0), "edge": 0, "graph": ptr.size(0) - 1}
     if batch.edge_index is not None:
-        check_edges("edge_index", batch.edge_index, sizes["node"])
-        sizes["edge"] = batch.edge_index.size(1)
-    elif num_edges:
+        check_edges("edge_index", batch.edge_index, batch.pos.size(0))
+    rules = Attributes(batch, batch.stores[0])
+    wanted = _wanted(rules.sizes, num_nodes, num_graphs, num_edges)
+    trees = {
+        prefix: Tree.from_data(batch, prefix=prefix).pad(num_nodes, num_graphs)
+        for prefix in prefixes
+    }
+    pad = _Padding(rules, wanted)
+
+    def padded(own: Attribute) -> Any:
+        name = own.path[0]
+        is_of_tree = any(is_tree_attribute(name, prefix) for prefix in trees)
+        return own.value if is_of_tree or name in ("ptr", "num_nodes") else pad(own)
+
+    out = copy.copy(batch)
+    out.stores[0].update(rules.map(padded))
+    if "num_nodes" in batch.stores[0]:
+        out.num_nodes = num_nodes
+    nodes, clouds = rules.sizes["node"], rules.sizes["graph"]
+    out.ptr = torch.cat([ptr, ptr.new_full((num_graphs - clouds,), num_nodes)])
+    numbers = torch.arange(num_nodes - nodes, dtype=torch.int32, device=ptr.device)
+    for prefix, tree in trees.items():
+        values: dict[str, Any] = {
+            **tree_attributes(tree),
+            MARK: torch.cat([batch[prefix + MARK], numbers]),
+            "tree_code": tree_code(tree.config, out.ptr.diff()),
+            "tree_config": [tree.config.text] * num_graphs,
+        }
+        out.stores[0].update({prefix + name: value for name, value in values.items()})
+    out.graph_mask = torch.arange(num_graphs, device=ptr.device) < clouds
+    out.node_mask = torch.arange(num_nodes, device=ptr.device) < nodes
+    out._num_graphs = num_graphs
+    for name in ("_slice_dict", "_inc_dict"):  # the clouds cannot be separated
+        vars(out.stores[0]).pop(name, None)
+    return out
+
+
+def _wanted(
+    sizes: dict[str, int], num_nodes: int, num_graphs: int, num_edges: Optional[int]
+) -> dict[str, int]:
+    # The sizes after padding, which are checked.
+    if "edge" in sizes and num_edges is None:
+        raise ValueError("'num_edges' is missing, the batch has edges")
+    if "edge" not in sizes and num_edges:
         raise ValueError(
             f"'num_edges' must be None or 0, the batch has no edges (got {num_edges})"
         )
@@ -102,7 +163,6 @@ def pad_batch(
         "edge": check_int("num_edges", 0 if num_edges is None else num_edges, 0),
         "graph": check_int("num_graphs", num_graphs, 1),
     }
-    missing = {kind: wanted[kind] - size for kind, size in sizes.items()}
     for kind, size in sizes.items():
         least = size + (kind == "graph")
         if wanted[kind] < least:
@@ -110,94 +170,69 @@ def pad_batch(
                 f"'num_{kind}s' must be at least {least} for a batch with {size} (got "
                 f"{wanted[kind]})"
             )
-    if missing["edge"] > 0 and missing["node"] == 0:
+    if wanted["edge"] > sizes.get("edge", 0) and wanted["node"] == sizes["node"]:
         raise ValueError(
             f"'num_nodes' must be above {num_nodes}: added edges need an added node"
         )
-
-    num_nodes, num_graphs = wanted["node"], wanted["graph"]
-    tree = Tree.from_data(batch).pad(num_nodes, num_graphs)
-    out = copy.copy(batch)
-    for name, value in batch.stores[0].items():
-        if name in ("ptr", "num_nodes") or is_tree_attribute(name):
-            continue
-        if isinstance(value, Tensor):
-            check_tensor(name, value)
-            kind, axis = _kind(batch, name, value, sizes)
-            fill = _fill(name, kind, value.device, missing, sizes)
-            out[name] = _extended(value, fill, axis)
-    if "num_nodes" in batch.stores[0]:
-        out.num_nodes = num_nodes
-    out.ptr = torch.cat([ptr, ptr.new_full((missing["graph"],), num_nodes)])
-    numbers = torch.arange(missing["node"], dtype=torch.int32, device=ptr.device)
-    out.tree_node = torch.cat([batch.tree_node, numbers])
-    out.tree_code = tree_code(tree.config, out.ptr.diff())
-    out.tree_config = [tree.config.text] * num_graphs
-    out.stores[0].update(tree_attributes(tree))
-    out.graph_mask = tree.real
-    out.node_mask = torch.arange(num_nodes, device=ptr.device) < sizes["node"]
-    out._num_graphs = num_graphs
-    for name in ("_slice_dict", "_inc_dict"):  # the clouds cannot be separated
-        vars(out.stores[0]).pop(name, None)
-    return out
+    return wanted
 
 
-def _kind(
-    batch: Batch, name: str, value: Tensor, sizes: dict[str, int]
-) -> tuple[str, int]:
-    # Returns whether an attribute has an entry per node, edge or graph, and its axis.
-    axis = batch.__cat_dim__(name, value)
-    if value.dim() > 0 and axis is not None:
-        fits = [kind for kind, n in sizes.items() if n == value.size(axis)]
-        if len(fits) > 1:
-            fits = _same_slices(batch, name, fits, sizes["graph"]) or fits
-        if len(fits) > 1 and "edge" in fits:  # PyG also decides by the name
-            fits = ["edge"] if "edge" in name else [k for k in fits if k != "edge"]
-        if fits:
-            return fits[0], axis % value.dim()
-    raise ValueError(
-        f"'{name}' of shape {list(value.shape)} has an entry for neither every node "
-        "nor every edge nor every cloud: remove it before padding"
-    )
+class _Padding:
+    # The first added cloud has all added nodes, and all added edges between them.
 
+    def __init__(self, rules: Attributes, wanted: dict[str, int]) -> None:
+        self.rules, self.wanted = rules, wanted
+        self.missing = {kind: wanted[kind] - n for kind, n in rules.sizes.items()}
 
-def _same_slices(batch: Batch, name: str, kinds: list[str], graphs: int) -> list[str]:
-    # If an attribute is as long as there are nodes and, by chance, as there are edges
-    # or clouds, how its entries are divided among the clouds tells which it is.
-    slices = getattr(batch.stores[0], "_slice_dict", {})
-    known = {
-        "node": slices.get("pos"),
-        "edge": slices.get("edge_index"),
-        "graph": torch.arange(graphs + 1),
-    }
-    own = slices.get(name)
-    if own is None:
-        return []
-    same = {k: s is not None and torch.equal(own, s) for k, s in known.items()}
-    return [kind for kind in kinds if same[kind]]
-
-
-def _fill(
-    name: str,
-    kind: str,
-    device: torch.device,
-    missing: dict[str, int],
-    sizes: dict[str, int],
-) -> Tensor:
-    # Returns the added entries of an attribute. The first added cloud holds all added
-    # nodes. Added edges are spread over them, because a GPU adds the messages into one
-    # node one after the other.
-    rows = torch.arange(missing[kind], device=device)
-    if name == "batch":
-        return rows * 0 + sizes["graph"]
-    if "index" in name and len(rows) > 0:
-        if missing["node"] == 0:
+    def __call__(self, own: Attribute) -> Any:
+        value, name = own.value, ".".join(own.path)
+        if isinstance(value, TensorFrame) or is_sparse(value):
+            kind = getattr(value, "layout", type(value).__name__)
+            raise TypeError(
+                f"'{name}' must be a dense tensor to be padded (got {kind}): give "
+                "edges as 'edge_index', or remove it before padding"
+            )
+        if not isinstance(value, Tensor):
+            return value
+        check_tensor(name, value)
+        kind, axis = self.rules.owner(own)
+        if is_ptr(own.path[0]):
+            fill = self._offsets(own)
+        else:
+            fill = None if kind is None else self._entries(own, kind)
+        if fill is None:
             raise ValueError(
-                f"'num_nodes' must be above {sizes['node']}: '{name}' names a node of "
+                f"'{name}' of shape {list(value.shape)} has an entry for neither every "
+                "node nor every edge nor every cloud: remove it before padding"
+            )
+        return _extended(value, fill, axis)
+
+    def _entries(self, own: Attribute, kind: str) -> Tensor:
+        rows = torch.arange(self.missing[kind], device=own.value.device)
+        nodes, clouds = self.rules.sizes["node"], self.rules.sizes["graph"]
+        if own.path == (ORIGINAL,):
+            return rows  # added nodes were not sorted
+        if own.path == ("batch",) or self.rules.followed(own) is not None:
+            return clouds + (rows if kind == "graph" else rows * 0)
+        if len(rows) == 0 or not self.rules.names_nodes(own):
+            return rows * 0
+        if self.missing["node"] == 0:
+            raise ValueError(
+                f"'num_nodes' must be above {nodes}: '{own.name}' names a node of "
                 "every added cloud, which needs an added node"
             )
-        return sizes["node"] + rows % missing["node"]
-    return rows * 0
+        # Spread over the added nodes, because a GPU adds the messages into one node one
+        # after the other.
+        return nodes + rows % self.missing["node"]
+
+    def _offsets(self, own: Attribute) -> Optional[Tensor]:
+        # The offsets of an attribute that a batch follows, where added clouds end.
+        followed, clouds = self.rules.followed(own), self.rules.sizes["graph"]
+        kind = None if followed is None else self.rules.owner(followed)[0]
+        if kind is None or own.value.shape != (clouds + 1,):
+            return None
+        added = torch.arange(self.missing["graph"], device=own.value.device)
+        return clouds + 1 + added if kind == "graph" else added * 0 + self.wanted[kind]
 
 
 def _extended(value: Tensor, fill: Tensor, axis: int) -> Tensor:

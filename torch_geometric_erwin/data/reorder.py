@@ -1,6 +1,5 @@
 r"""Sorting the nodes of data, with everything that belongs to them or names them."""
 
-from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -8,10 +7,16 @@ import torch
 from torch import Tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data, HeteroData
-from torch_geometric.data.storage import BaseStorage, NodeStorage
+from torch_geometric.data.storage import BaseStorage, EdgeStorage, NodeStorage
 from torch_geometric.typing import SparseTensor, TensorFrame
 from torch_geometric.utils import is_sparse
 
+from torch_geometric_erwin.data.attributes import (
+    Attribute,
+    Attributes,
+    map_attributes,
+    names_ends,
+)
 from torch_geometric_erwin.data.storage import is_collated, record_slices
 from torch_geometric_erwin.tree.reading import (
     Nodes,
@@ -42,7 +47,7 @@ def reorder_nodes(
     nodes of the store. Edges and faces keep their order.
 
     What belongs to nodes, and what names nodes, is decided as PyG decides it when it
-    collates data: by the lengths of attributes, and by :meth:`Data.__inc__`.
+    collates data, see :class:`~torch_geometric_erwin.data.attributes.Attributes`.
 
     :obj:`original_node` keeps the numbers from before the first sorting; nodes that
     were sampled from sorted data keep those that they had in the whole.
@@ -77,28 +82,37 @@ def reorder_nodes(
         _check_original(store)
     place = put_rows(torch.arange(order.size(0), device=order.device), order, len(own))
 
-    def moved(name: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: moved(name, part) for key, part in value.items()}
-        if names_nodes(data, store, name, value):
-            value = _renumbered(name, value, (place, place))
-        if is_of_nodes(data, store, name, value):
-            return _sorted(value, order, _axis(data, store, name, value) or 0)
+    rules = Attributes(data, store)
+
+    def moved(own: Attribute) -> Any:
+        value = own.value
         if isinstance(value, list) and _is_list_of_lists(store, value):
             assert ptr is not None
             return _sorted_lists(value, order, ptr)
-        return value
+        kind, axis = rules.owner(own)
+        if order.size(0) > 0 and rules.names_nodes(own):
+            value = _renumbered(own.name, value, (place, place))
+        return _sorted(value, order, axis) if kind == "node" else value
 
-    for name, value in list(store.items()):
-        store[name] = moved(name, value)
+    store.update(rules.map(moved))
     if isinstance(data, HeteroData):
         for edges in data.edge_stores:
             kinds = tuple(
                 place if kind == store._key else None for kind in edges._key[::2]
             )
-            for name, value in list(edges.items()):
-                if any(p is not None for p in kinds) and _names_ends(name, value):
-                    edges[name] = _renumbered(name, value, kinds)
+            if any(p is not None for p in kinds):
+                _renumber_ends(data, edges, kinds)
+
+
+def _renumber_ends(
+    data: HeteroData, store: EdgeStorage, places: tuple[Optional[Tensor], ...]
+) -> None:
+    def moved(own: Attribute) -> Any:
+        if not names_ends(data, store, own):
+            return own.value
+        return _renumbered(own.name, own.value, places)
+
+    store.update(map_attributes(data, store, moved))
 
 
 def to_original(x: Tensor, data: Nodes) -> Tensor:
@@ -144,113 +158,6 @@ def to_original(x: Tensor, data: Nodes) -> Tensor:
     if ptr is not None:
         place = place + ptr[segment_ids(ptr.diff(), place.size(0))]
     return put_rows(x, place, place.size(0))
-
-
-def is_of_nodes(
-    data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str, value: Any
-) -> bool:
-    r"""Whether an attribute has an entry for every node of its store.
-
-    If it is as long as there are nodes and, by chance, edges or clouds, its name
-    decides as in PyG, or how its entries are divided among the clouds of a batch.
-
-    Args:
-        data: The data or batch.
-        store: The store of the attribute.
-        name: The attribute's name.
-        value: The attribute.
-
-    Example:
-        >>> data = Data(pos=torch.rand(3, 2), y=torch.rand(1))
-        >>> [is_of_nodes(data, data.stores[0], n, data[n]) for n in ("pos", "y")]
-        [True, False]
-    """
-    count = store["pos"].size(0)
-    if name in ("face", "num_nodes") or _is_ptr(name):
-        return False
-    if "edge" in name and getattr(store, "num_edges", 0) == count:
-        return False
-    slices = getattr(data.stores[0], "_slice_dict", {})
-    slices = slices if store._key is None else slices.get(store._key, {})
-    if isinstance(value, (list, tuple)):
-        return name not in slices and _is_list_of_nodes(store, value, count)
-    if isinstance(value, Tensor) and is_sparse(value):
-        return not _is_adjacency(name) and value.size(0) == count
-    if not isinstance(value, (Tensor, np.ndarray, TensorFrame)):
-        return False
-    index = store.get(f"{name}_index")
-    if isinstance(index, Tensor) and index.dim() > 0 and index.size(-1) == count:
-        return False  # its entries are of those columns, as 'edge_label'
-    axis = _axis(data, store, name, value)
-    if axis is None or len(value.shape) == 0 or value.shape[axis] != count:
-        return False
-    if "index" in name and value.ndim > 1:  # columns of node numbers, as of edges
-        return False
-    own, nodes = slices.get(name), slices.get("pos")
-    if isinstance(own, Tensor) and isinstance(nodes, Tensor):
-        return torch.equal(own, nodes)
-    return True
-
-
-def names_nodes(
-    data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str, value: Any
-) -> bool:
-    r"""Whether the values of an attribute are numbers of nodes of its store.
-
-    That is so if collating would add the number of nodes to them.
-
-    Args:
-        data: The data or batch.
-        store: The store of the attribute.
-        name: The attribute's name.
-        value: The attribute.
-
-    Example:
-        >>> data = Data(pos=torch.rand(3, 2), face=torch.tensor([[0], [1], [2]]))
-        >>> [names_nodes(data, data.stores[0], n, data[n]) for n in ("pos", "face")]
-        [False, True]
-    """
-    if "batch" in name or _is_ptr(name) or store["pos"].size(0) == 0:
-        return False
-    if not isinstance(value, (Tensor, SparseTensor)):
-        return False
-    if is_sparse(value):  # a SparseTensor that names no nodes is refused too
-        return _is_adjacency(name) or isinstance(value, SparseTensor)
-    if value.is_floating_point() or value.dtype == torch.bool or value.numel() == 0:
-        return False
-    step = data.__inc__(name, value, store)
-    if isinstance(step, Tensor):
-        return step.numel() == 1 and int(step) == store["pos"].size(0)
-    return step == store["pos"].size(0)
-
-
-def _names_ends(name: str, value: Any) -> bool:
-    # Whether an attribute of edges between two types of nodes has their numbers.
-    if not isinstance(value, (Tensor, SparseTensor)):
-        return False
-    if is_sparse(value):
-        return _is_adjacency(name)
-    return "index" in name and value.dim() > 1 and value.size(0) == 2
-
-
-def _is_adjacency(name: str) -> bool:
-    # Whether PyG takes a sparse matrix of this name for one of edges.
-    return "adj" in name or "edge_index" in name
-
-
-def _is_ptr(name: str) -> bool:
-    return name == "ptr" or name.endswith("_ptr")
-
-
-def _axis(
-    data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str, value: Any
-) -> Optional[int]:
-    axis = data.__cat_dim__(name, value, store)
-    return axis if isinstance(axis, int) else None
-
-
-def _is_list_of_nodes(store: BaseStorage, value: Any, count: int) -> bool:
-    return len(value) == count and not _is_list_of_lists(store, value)
 
 
 def _is_list_of_lists(store: BaseStorage, value: Any) -> bool:

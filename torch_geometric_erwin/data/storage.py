@@ -28,8 +28,8 @@ def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
     r"""Returns the tree that data carries for a configuration, or :obj:`None`.
 
     Where the data carries several trees, with different prefixes, it is the first one
-    of this configuration. It is for callers that call :meth:`Tree.validate` themselves;
-    others use :meth:`Tree.from_data`.
+    of this configuration; in compiled code, the one without a prefix. It is for callers
+    that call :meth:`Tree.validate` themselves; others use :meth:`Tree.from_data`.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
@@ -44,7 +44,8 @@ def stored_tree(nodes: Nodes, config: TreeConfig) -> Optional[Tree]:
         if torch.compiler.is_compiling():
             raise ValueError(
                 f"the data has trees with the prefixes {prefixes}, between which "
-                "compiled code cannot choose: pass 'tree=Tree.from_data(data, prefix)'"
+                "compiled code cannot choose: pass "
+                "'tree=Tree.from_data(data, prefix=...)'"
             )
         prefixes.sort(key=lambda prefix: not has_config(nodes, config, prefix))
     prefix = prefixes[0] if prefixes else ""

@@ -85,7 +85,8 @@ def check_nodes(name: str, nodes: Nodes) -> None:
 
 
 def tree_prefixes(nodes: Nodes) -> list[str]:
-    r"""Returns the prefixes of the trees that data carries; that without one is first.
+    r"""Returns the prefixes of the trees that data carries; that without one is first,
+    and the only one in compiled code.
 
     Args:
         nodes: Data, a batch, or one node store of heterogeneous data.
@@ -94,10 +95,12 @@ def tree_prefixes(nodes: Nodes) -> list[str]:
         >>> tree_prefixes(Data(coarse_tree_node=torch.arange(3)))
         ['coarse_']
     """
-    if getattr(nodes, MARK, None) is not None:
+    is_first = getattr(nodes, MARK, None) is not None
+    if is_first and torch.compiler.is_compiling():
         return [""]
-    names = [str(name) for name in nodes.keys()]  # noqa: SIM118  (Data is no dict)
-    return [name[: -len(MARK)] for name in names if name.endswith(MARK)]
+    store = nodes if isinstance(nodes, NodeStorage) else nodes.stores[0]
+    names = [name[: -len(MARK)] for name in map(str, store) if name.endswith(MARK)]
+    return [""] * is_first + [name for name in names if name]
 
 
 def read_config(nodes: Nodes, prefix: str = "") -> TreeConfig:
@@ -401,8 +404,8 @@ class _Stored:
         clouds = 1 if ptr is None else ptr.size(0) - 1
         if code.size(1) < 2:
             raise ValueError(
-                f"{_MISFIT}'tree_code' has {code.size(1)} columns, expected more; "
-                f"{CHANGED}"
+                f"{_MISFIT}'{self.prefix}tree_code' has {code.size(1)} columns, "
+                f"expected more; {CHANGED}"
             )
         check_count(self.nodes, self.prefix)
         if ptr is None and code.size(0) != 1:

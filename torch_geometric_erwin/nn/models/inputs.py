@@ -9,7 +9,12 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree import Tree
-from torch_geometric_erwin.tree.reading import Nodes, check_count, store_ptr
+from torch_geometric_erwin.tree.reading import (
+    Nodes,
+    check_count,
+    store_ptr,
+    tree_prefixes,
+)
 from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     batch_to_ptr,
@@ -111,7 +116,8 @@ def unpack_inputs(given: Given, takes: Takes, first: Module) -> Inputs:
         if ptr is None and batch is None:
             ptr = tree.node_ptr
     elif nodes is not None and values:
-        check_count(nodes)  # before the offsets, because its message says more
+        for prefix in tree_prefixes(nodes)[:1]:
+            check_count(nodes, prefix)  # its message says more than that of offsets
     if ptr is None and batch is not None:
         if not isinstance(batch, Tensor) or batch.dim() != 1:
             batch_to_ptr(batch)  # raises the error

@@ -2,11 +2,19 @@ import copy
 
 import pytest
 import torch
-from clouds import cloud, ragged
+from clouds import cloud, ragged, randomised
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 
-from torch_geometric_erwin import Tree, masked_mean, pad_batch
+from torch_geometric_erwin import (
+    CapturedStep,
+    Tree,
+    masked_mean,
+    pad_batch,
+    to_original,
+)
+from torch_geometric_erwin.data.storage import stored_tree
+from torch_geometric_erwin.nn import Erwin
 from torch_geometric_erwin.transforms import BallTree
 
 TRANSFORM = BallTree(ball_sizes=[4, 4], strides=[2])
@@ -185,3 +193,128 @@ def test_masked_mean_equals_indexing():
         value[~mask] = torch.nan
         torch.testing.assert_close(masked_mean(value, mask), value[mask].mean())
         assert masked_mean(value, mask & False) == 0
+
+
+PREFIXES = {
+    "none": [""],
+    "one": ["fine_"],
+    "two": ["fine_", "coarse_"],
+    "one of two": ["", "coarse_"],
+}
+
+
+def models_for(prefixes):
+    """A model per tree; the first one has features of edges."""
+    options = {"enc_depths": 1, "dec_depths": 1, "dim": 3}
+    fine = Erwin(2, [8, 8], 3, ball_sizes=4, edge_dim=2, mp_steps=1, **options)
+    coarse = Erwin(2, [8, 8], 3, ball_sizes=8, mp_steps=0, **options)
+    return [randomised(model) for model in (fine, coarse)][: len(prefixes)]
+
+
+def clouds_with_trees(models, prefixes, reorder):
+    transforms = [
+        model.tree_transform(prefix=prefix, reorder=reorder and i == 0)
+        for i, (model, prefix) in enumerate(zip(models, prefixes, strict=True))
+    ]
+    clouds = []
+    for i, n in enumerate((9, 1, 20)):
+        data = cloud(n, seed=i)
+        data.edge_attr = torch.rand(data.num_edges, 2, dtype=torch.float64)
+        data.number = torch.arange(n)
+        data.length = torch.tensor([1.0 + i])
+        for transform in transforms:
+            data = transform(data)
+        clouds.append(data)
+    return clouds
+
+
+@pytest.mark.parametrize("reorder", [False, True])
+@pytest.mark.parametrize("prefixes", PREFIXES.values(), ids=[*PREFIXES])
+def test_every_tree_of_a_batch(prefixes, reorder):
+    """From the transform to the model, and back into the order before."""
+    models = models_for(prefixes)
+    clouds = clouds_with_trees(models, prefixes, reorder)
+    loader = DataLoader(clouds, batch_size=3)
+    batch = next(iter(loader))
+    collate = loader.collate_fn
+    loader.collate_fn = lambda items: pad_batch(collate(items), 40, 5, 150)
+    padded = next(iter(loader))
+    for model, prefix in zip(models, prefixes, strict=True):
+        tree = Tree.from_data(padded, prefix=prefix)
+        assert tree.config == model.tree_config
+        assert torch.equal(tree.real, padded.graph_mask)
+        tree.validate(40, tree.config, padded.ptr)
+        expected = model(batch)
+        out = model(padded)
+        torch.testing.assert_close(out[padded.node_mask], expected, rtol=0, atol=1e-12)
+        if reorder:
+            back = to_original(out, padded)
+            assert torch.equal(back[30:], out[30:])
+            torch.testing.assert_close(
+                back[:30], to_original(expected, batch), rtol=0, atol=1e-12
+            )
+    with pytest.raises(ValueError, match="padded already"):
+        pad_batch(padded, 60, 9, 200)
+    if reorder:
+        numbers = to_original(padded.number, padded)
+        assert numbers[:30].tolist() == [*range(9), 0, *range(20)]
+    else:
+        with pytest.raises(ValueError, match="its nodes were not sorted"):
+            to_original(padded.number, padded)
+
+
+def test_a_tree_with_a_prefix_beside_attributes_of_its_names():
+    """Such as a permeability `perm`, and the refinement `level` of a mesh."""
+    data = cloud(5)
+    data.perm, data.level = torch.rand(5), torch.arange(5)
+    out = pad_batch(BallTree(4, [2], prefix="ball_")(data), 8, 3, 20)
+    assert out.perm.tolist() == [*data.perm.tolist(), 0, 0, 0]
+    assert out.level.tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
+    assert Tree.from_data(out, prefix="ball_").num_rows(0) == 8
+
+
+@pytest.mark.parametrize("prefix", ["", "ball_"])
+def test_a_tree_with_edges(prefix):
+    batch = BallTree(4, [2], prefix=prefix, edges=True)(ragged([5, 3]))
+    batch = BallTree(4, prefix="other_")(batch)
+    with pytest.raises(ValueError, match="a tree with edges cannot be padded"):
+        pad_batch(batch, 12, 4, 30)
+
+
+@pytest.mark.parametrize("name", ["node_mask", "graph_mask"])
+def test_masks_of_the_users_are_not_overwritten(name):
+    batch = batch_of([5, 3])
+    batch[name] = torch.ones(8, dtype=torch.bool)
+    with pytest.raises(ValueError, match=f"'{name}' of the batch would be overwrit"):
+        pad_batch(batch, 12, 4, 30)
+
+
+def test_a_recorded_step_finds_a_tree_by_its_prefix():
+    (model,) = models_for(["fine_"])
+    step = CapturedStep(lambda batch: masked_mean(model(batch), batch.node_mask))
+    for data in clouds_with_trees([model], ["fine_"], reorder=True):
+        del data.length  # of the cloud that has one node, it might be the node's
+        loss = step(pad_batch(data, 25, 2, 80))
+        torch.testing.assert_close(loss, model(data).mean(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prefix", ["", "fine_"])
+def test_compiled_code_finds_the_tree(prefix):
+    torch.compiler.reset()
+    transform = BallTree(4, [2], prefix=prefix)
+
+    def rows(data):
+        tree = stored_tree(data, transform.config)
+        return tree.to_rows(data.x), tree.real_rows(1)
+
+    compiled = torch.compile(rows, fullgraph=True, dynamic=True, backend="eager")
+    batch = pad_batch(transform(ragged([9, 0, 20])), 40, 5, 150)
+    both = pad_batch(BallTree(8, prefix="other_")(transform(ragged([9]))), 40, 5, 150)
+    for data in (batch, both):
+        if data is both and prefix:  # which one, a text of the data tells
+            with pytest.raises(Exception, match="compiled code cannot choose"):
+                compiled(data)
+            continue
+        for a, b in zip(compiled(data), rows(data), strict=True):
+            assert torch.equal(a, b)
+    torch.compiler.reset()

@@ -100,7 +100,7 @@ class Attributes:
             [('node', 0), ('graph', 0)]
         """
         name, value = attribute.name, attribute.value
-        if name == "face" or is_ptr(name):
+        if name == "face" or is_ptr(attribute.path[0]):
             return None, 0
         axis, size = self._entries(name, value)
         if size is None:
@@ -137,8 +137,8 @@ class Attributes:
             [False, True]
         """
         name, value = attribute.name, attribute.value
-        if "batch" in name or is_ptr(name):  # they number clouds and rows
-            return False
+        if is_ptr(attribute.path[0]) or "batch" in name or self.followed(attribute):
+            return False  # they number rows and clouds
         if isinstance(value, SparseTensor):  # one that names no nodes is refused too
             return True
         if not isinstance(value, Tensor):
@@ -362,8 +362,6 @@ def _num_edges(
     data: Union[Data, HeteroData, Batch], store: BaseStorage, name: str
 ) -> int:
     value = store[name]
-    if isinstance(value, SparseTensor):
-        return value.nnz()
     if is_sparse(value):
-        return value._nnz()
+        return store.num_edges
     return value.size(data.__cat_dim__(name, value, store))

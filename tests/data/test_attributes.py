@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch_geometric import EdgeIndex, Index
 from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.loader import DataLoader, RandomNodeLoader
 
 from torch_geometric_erwin import pad_batch
 from torch_geometric_erwin.data.attributes import Attribute, Attributes
@@ -456,3 +457,66 @@ def test_lists(name, n):
             assert torch.equal(a, b[order])
     else:  # as PyG, which takes a list of this length for one of nodes
         assert all(a is value[i] for a, i in zip(out[name], order, strict=True))
+
+
+def displaced(n, e, seed=0):
+    """Every edge knows where its ends are."""
+    generator = torch.Generator().manual_seed(seed)
+    pos = torch.rand(n, 2, generator=generator)
+    edge_index = torch.randint(max(n, 1), (2, e), generator=generator)
+    return Data(pos=pos, edge_index=edge_index, edge_attr=between(pos, pos, edge_index))
+
+
+def between(source, target, edge_index):
+    return source[edge_index[0]] - target[edge_index[1]]
+
+
+def batched(clouds):
+    return next(iter(DataLoader(clouds, batch_size=len(clouds))))
+
+
+def padded(clouds):
+    return pad_batch(batched([BallTree(2)(data) for data in clouds]), 40, 6, 60)
+
+
+FLOWS = {
+    "sorted": lambda clouds: [SORT(data) for data in clouds],
+    "collated": lambda clouds: [batched([SORT(data) for data in clouds])],
+    "sorted in a batch": lambda clouds: [SORT(batched(clouds))],
+    "sorted again": lambda clouds: [BallTree(3, reorder=True)(SORT(batched(clouds)))],
+    "separated": lambda clouds: SORT(batched(clouds)).to_data_list(),
+    "chosen": lambda clouds: [batched(SORT(batched(clouds))[[1, 0]])],
+    "padded": lambda clouds: [padded(clouds)],
+    "sorted, padded": lambda clouds: [padded([SORT(data) for data in clouds])],
+    "a part": lambda clouds: [SORT(SORT(clouds[0]).subgraph(torch.arange(4)))],
+    "parts": lambda clouds: [
+        SORT(part) for part in RandomNodeLoader(SORT(clouds[0]), num_parts=2)
+    ],
+}
+
+
+SIZES = [[(9, 20), (3, 7)], [(9, 9), (3, 3)], [(9, 3), (3, 9)]]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=["any", "N = E in every cloud", "N = E"])
+@pytest.mark.parametrize("flow", FLOWS)
+def test_features_stay_with_their_edges(flow, sizes):
+    """Added edges have no features, and lie between nodes at the same place."""
+    clouds = [displaced(*own, i) for i, own in enumerate(sizes)]
+    for out in FLOWS[flow](clouds):
+        assert torch.equal(out.edge_attr, between(out.pos, out.pos, out.edge_index))
+
+
+def test_features_stay_with_edges_between_two_types():
+    data = HeteroData()
+    data["a"].pos, data["b"].pos = torch.rand(6, 2), torch.rand(9, 2)
+    edges = data["a", "to", "b"]
+    edges.edge_index = torch.stack([torch.randint(6, (9,)), torch.randint(9, (9,))])
+    edges.edge_attr = between(data["a"].pos, data["b"].pos, edges.edge_index)
+    for out in (
+        SORT(data),
+        batched([SORT(data), SORT(data)]),
+        SORT(batched([data, data])),
+    ):
+        edges, ends = out["a", "to", "b"], (out["a"].pos, out["b"].pos)
+        assert torch.equal(edges.edge_attr, between(*ends, edges.edge_index))

@@ -260,6 +260,28 @@ def test_a_model_finds_the_tree_of_its_configuration():
         assert stored_tree(data, model.tree_config).config == model.tree_config
 
 
+@pytest.mark.parametrize("prefix", ["", "my_"])
+def test_an_attribute_with_the_end_of_a_name_is_no_tree(prefix):
+    data = batch_of(SIZES)
+    data.subtree_node = torch.zeros(data.num_nodes)
+    config = TreeConfig(4, [2])
+    assert stored_tree(data, config) is None
+    out = BallTree(4, [2], prefix=prefix)(data)
+    assert_same(stored_tree(out, config), tree_of(data, config))
+
+
+@pytest.mark.parametrize("prefixes", [("", "my_"), ("my_", ""), ("a_", "b_")])
+def test_the_tree_of_a_configuration_is_found_beside_another(prefixes):
+    data = batch_of(SIZES)
+    configs = TreeConfig(4, [2]), TreeConfig(8)
+    for config, prefix in zip(configs, prefixes, strict=True):
+        data = BallTree(config.ball_sizes, config.strides, prefix=prefix)(data)
+    for config in configs:
+        assert_same(stored_tree(data, config), tree_of(batch_of(SIZES), config))
+    with pytest.raises(ValueError, match="needed is 'balls=16"):
+        stored_tree(data, TreeConfig(16))
+
+
 @pytest.mark.parametrize(
     "name", ["perm", "level", "ball_len_0", "tree_node", "tree_code"]
 )

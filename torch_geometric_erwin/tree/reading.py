@@ -92,15 +92,19 @@ def tree_prefixes(nodes: Nodes) -> list[str]:
         nodes: Data, a batch, or one node store of heterogeneous data.
 
     Example:
-        >>> tree_prefixes(Data(coarse_tree_node=torch.arange(3)))
-        ['coarse_']
+        >>> from torch_geometric_erwin.transforms import BallTree
+        >>> data = BallTree(ball_sizes=2, prefix="my_")(Data(pos=torch.rand(3, 2)))
+        >>> tree_prefixes(data)
+        ['my_']
     """
     is_first = getattr(nodes, MARK, None) is not None
     if is_first and torch.compiler.is_compiling():
         return [""]
     store = nodes if isinstance(nodes, NodeStorage) else nodes.stores[0]
     names = [name[: -len(MARK)] for name in map(str, store) if name.endswith(MARK)]
-    return [""] * is_first + [name for name in names if name]
+    # Others may have an attribute whose name ends like that.
+    kept = [p for p in names if f"{p}tree_code" in store or f"{p}tree_config" in store]
+    return [""] * is_first + [prefix for prefix in kept if prefix]
 
 
 def read_config(nodes: Nodes, prefix: str = "") -> TreeConfig:

@@ -403,6 +403,33 @@ def test_numbers_with_metadata():
     assert out.parent_index.tolist() == [0, 0, 1, 2, *range(4, NODES)]
 
 
+@pytest.mark.parametrize("collated", [False, True])
+def test_names_that_end_like_offsets(collated):
+    """Of the clouds' own, and of those that PyG adds to a batch, without records."""
+    data = Data(pos=torch.rand(5, 2), next_ptr=torch.arange(5))
+    if collated:
+        data = Batch.from_data_list([data, data])
+        data.lost_ptr = torch.tensor([0, 7, 10])
+    out = SORT(copy.copy(data))
+    start = torch.tensor([0, 5])[out.batch] if collated else 0
+    assert torch.equal(out.next_ptr, data.next_ptr[out.original_node + start])
+    padded = BallTree(2)(data)
+    if collated:
+        assert torch.equal(out.lost_ptr, data.lost_ptr)
+        with pytest.raises(ValueError, match="'lost_ptr' of shape"):
+            pad_batch(padded, NODES, GRAPHS)
+        del padded.lost_ptr
+    assert pad_batch(padded, NODES, GRAPHS).next_ptr.shape == (NODES,)
+
+
+def test_lists_that_grew_since_collation():
+    batch = batch_of([(4, 7), (2, 3)])
+    batch.layers = [*batch.layers, torch.rand(6)]
+    out = SORT(copy.copy(batch))
+    order = out.original_node + batch.ptr[out.batch]
+    assert torch.equal(out.layers[-1], batch.layers[-1][order])
+
+
 def test_an_index_that_is_not_a_number_of_nodes():
     data = cloud(4, 6)
     data.refraction_index = torch.rand(4)

@@ -100,7 +100,7 @@ class Attributes:
             [('node', 0), ('graph', 0)]
         """
         name, value = attribute.name, attribute.value
-        if name == "face" or is_ptr(attribute.path[0]):
+        if name == "face" or self.is_ptr(attribute):
             return None, 0
         axis, size = self._entries(name, value)
         if size is None:
@@ -137,7 +137,7 @@ class Attributes:
             [False, True]
         """
         name, value = attribute.name, attribute.value
-        if is_ptr(attribute.path[0]) or "batch" in name or self.followed(attribute):
+        if self.is_ptr(attribute) or "batch" in name or self.followed(attribute):
             return False  # they number rows and clouds
         if isinstance(value, SparseTensor):  # one that names no nodes is refused too
             return True
@@ -187,6 +187,18 @@ class Attributes:
             if stem != name and stem in self.store:
                 return self.attribute(stem, *keys)
         return None
+
+    def is_ptr(self, attribute: Attribute) -> bool:
+        r"""Whether an attribute has the offsets of clouds: :obj:`ptr`, or the
+        :obj:`x_ptr` that PyG makes for :obj:`follow_batch=["x"]`.
+
+        Args:
+            attribute: The attribute.
+        """
+        name = attribute.path[0]
+        if not name.endswith("_ptr") or attribute.slices is not None:
+            return name == "ptr"  # slices divide what clouds had themselves
+        return self._is_batch or self.followed(attribute) is not None
 
     def _entries(self, name: str, value: Any) -> tuple[int, Optional[int]]:
         # The axis of the entries of an attribute, and their number.
@@ -285,21 +297,14 @@ def names_ends(
         return False
     if is_sparse(value):
         return _is_adjacency(name)
-    if not _is_integer(value) or value.dim() < 2 or value.size(0) != 2:
+    if "batch" in name or not _is_integer(value):
         return False
-    if "index" in name:  # PyG's own rule, which needs the number of nodes
+    if value.dim() < 2 or value.size(0) != 2:
+        return False
+    if "index" in name:  # PyG's own rule, which needs the numbers of nodes
         return True
-    step = data.__inc__(name, value, store) if "batch" not in name else 0
+    step = data.__inc__(name, value, store)
     return isinstance(step, Tensor) and step.numel() == 2
-
-
-def is_ptr(name: str) -> bool:
-    r"""Whether PyG gives an attribute of this name the offsets of clouds.
-
-    Args:
-        name: The attribute's name.
-    """
-    return name == "ptr" or name.endswith("_ptr")
 
 
 def _is_adjacency(name: str) -> bool:
@@ -322,7 +327,8 @@ def _at(records: Any, key: Any) -> Any:
     # The record of a part of an attribute.
     if isinstance(records, Mapping):
         return records.get(key)
-    return records[key] if isinstance(records, list) else None
+    known = isinstance(records, list) and key < len(records)
+    return records[key] if known else None
 
 
 def _listed(record: Any) -> Optional[list[int]]:

@@ -10,7 +10,7 @@ from torch_geometric.data import Batch, Data
 from torch_geometric.typing import TensorFrame
 from torch_geometric.utils import is_sparse
 
-from torch_geometric_erwin.data.attributes import Attribute, Attributes, is_ptr
+from torch_geometric_erwin.data.attributes import Attribute, Attributes
 from torch_geometric_erwin.data.reorder import ORIGINAL
 from torch_geometric_erwin.data.storage import (
     is_tree_attribute,
@@ -196,7 +196,7 @@ class _Padding:
             return value
         check_tensor(name, value)
         kind, axis = self.rules.owner(own)
-        if is_ptr(own.path[0]):
+        if self.rules.is_ptr(own):
             fill = self._offsets(own)
         else:
             fill = None if kind is None else self._entries(own, kind)

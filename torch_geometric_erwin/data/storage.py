@@ -11,7 +11,7 @@ from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree import Tree, TreeConfig
-from torch_geometric_erwin.tree.edges import edge_tables
+from torch_geometric_erwin.tree.edge_tables import edge_tables
 from torch_geometric_erwin.tree.reading import (
     MARK,
     Nodes,

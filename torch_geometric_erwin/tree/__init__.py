@@ -6,6 +6,7 @@ rows follows from the positions. A :class:`Tree` consists of a partition and an 
 and a :class:`Level` is what a layer gets of one level.
 """
 
+import torch_geometric_erwin.tree.pytrees  # noqa: F401  (registers both classes)
 from torch_geometric_erwin.tree.builder import ball_tree
 from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.level import Level

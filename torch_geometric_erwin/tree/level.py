@@ -1,12 +1,10 @@
 r"""One level of a tree, in the form that layers take."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from torch_geometric_erwin.utils.centre import centre
 from torch_geometric_erwin.utils.checks import (
@@ -448,41 +446,3 @@ def _check_borders(ptr: Tensor, ball_len: Tensor, perm: Optional[Tensor]) -> Non
             f"'perm_rot' must keep rows in their cloud (got row {int(perm[place])} at "
             f"place {place})"
         )
-
-
-_TENSORS = (
-    *("pos", "ptr", "ball_len", "offset", "offset_rot", "perm", "perm_rot"),
-    *("group_len", "children", "real", "edge_index", "node", "edge_attr"),
-)
-
-
-def _flatten(level: Level) -> tuple[list[Any], str]:
-    # Sizes are returned as text, because an exported program stores text.
-    values = [getattr(level, name) for name in _TENSORS]
-    sizes = " ".join(map(str, (level.ball_size, *level.runs)))
-    return [*values, *level.runs.values()], sizes
-
-
-def _flatten_with_keys(level: Level) -> tuple[list[Any], str]:
-    values, sizes = _flatten(level)
-    return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], sizes
-
-
-def _unflatten(values: Iterable[Any], context: str) -> Level:
-    values = [*values]
-    ball_size, *sizes = map(int, context.split())
-    count = len(_TENSORS)
-    runs = dict(zip(sizes, values[count:]))
-    named = dict(zip(_TENSORS, values[:count]))
-    return Level(**named, runs=runs, ball_size=ball_size)
-
-
-# So that a level can be an input of torch.compile and torch.export.
-pytree.register_pytree_node(
-    Level,
-    _flatten,
-    _unflatten,
-    serialized_type_name="torch_geometric_erwin.Level",
-    flatten_with_keys_fn=_flatten_with_keys,
-)
-torch.serialization.add_safe_globals([Level])

@@ -30,6 +30,39 @@ class Order(NamedTuple):
     num_nodes: int
     repeats: bool
 
+    @classmethod
+    def of(
+        cls,
+        perm: Tensor,
+        perm_rot: tuple[Tensor, ...],
+        level: Tensor,
+        ptr: Tensor,
+        num_nodes: int,
+        repeats: bool,
+    ) -> "Order":
+        r"""Returns the order of a batch, from orders that are counted in clouds.
+
+        Args:
+            perm: The node in every row of level 0, counted in its own cloud.
+            perm_rot: Per level, the row at every place of the rotated tree.
+            level: The number of rows of every cloud on every level.
+            ptr: The offsets of the clouds among the nodes.
+            num_nodes: The number of nodes :math:`N`.
+            repeats: Whether a node may have more than one row.
+        """
+        # Computed in one go for all levels: on a GPU a launch for each would take
+        # longer than the computation.
+        perms = (perm, *perm_rot)
+        start, rows = [ptr[:-1]], level.t()[: max(1, len(perm_rot))]
+        lengths = [rows[0]]
+        if perm_rot:
+            start.append((rows.cumsum(1) - rows).flatten())
+            lengths.append(rows.flatten())
+        sizes = [own.size(0) for own in perms]
+        segment = segment_ids(torch.cat(lengths), sum(sizes))
+        main, *rotated = (torch.cat(perms) + torch.cat(start)[segment]).split(sizes)
+        return cls(main, tuple(rotated), num_nodes, repeats)
+
     def to_rows(self, x: Tensor) -> Tensor:
         r"""Brings entries of nodes into the order of rows.
 

@@ -9,7 +9,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.tree.config import TreeConfig
-from torch_geometric_erwin.tree.edges import edges_of_table
+from torch_geometric_erwin.tree.edge_tables import edges_of_table
 from torch_geometric_erwin.tree.partition import group_lengths
 from torch_geometric_erwin.tree.validation import (
     CHANGED,

@@ -1,40 +1,38 @@
 r"""The ball tree of a batch of clouds."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils import _pytree as pytree
 
-import torch_geometric_erwin.ops.ball_tree_cuda  # noqa: F401  (registers the operators)
 from torch_geometric_erwin.tree.config import TreeConfig
+from torch_geometric_erwin.tree.edge_check import check_same_edges, edge_code
 from torch_geometric_erwin.tree.edges import (
     RowEdges,
     checked_edges,
-    edge_code,
-    merged,
-    same_means,
+    edges_on_level,
+    renumbered,
 )
 from torch_geometric_erwin.tree.fit import warn_of_order
 from torch_geometric_erwin.tree.level import Level
+from torch_geometric_erwin.tree.levels import levels_of
 from torch_geometric_erwin.tree.order import Order
+from torch_geometric_erwin.tree.padding import padded
 from torch_geometric_erwin.tree.partition import Partition
 from torch_geometric_erwin.tree.reading import Nodes, read_config, read_fields
-from torch_geometric_erwin.tree.validation import OTHER_EDGES, problem
-from torch_geometric_erwin.utils.centre import centre_dense
+from torch_geometric_erwin.tree.update import updated
+from torch_geometric_erwin.tree.validation import check_fits
 from torch_geometric_erwin.utils.checks import (
     check_devices,
     check_edges,
-    check_flag,
     check_floating,
     check_instance,
     check_int,
     check_pos,
     check_positions,
-    check_ptr,
     check_tensor,
     is_readable,
 )
@@ -147,7 +145,7 @@ class Tree:
             edges = getattr(data, "edge_index", None)
             if tree.edges and isinstance(edges, Tensor):
                 check_edges("edge_index", edges, tree.num_nodes)
-                tree._check_edges(_mapped(tree.row_of_node(), edges))
+                check_same_edges(tree, renumbered(edges, tree.row_of_node()))
         return tree
 
     @property
@@ -223,20 +221,9 @@ class Tree:
             levels: The number of levels with a rotated order, from the finest on.
                 (default: all)
         """
-        # Computed in one go for all levels: on a GPU a launch for each would take
-        # longer than the computation.
-        perm_rot = self.perm_rot[:levels]
-        perms = (self.perm, *perm_rot)
-        start, level = [self.node_ptr[:-1]], self.level.t()[: max(1, len(perm_rot))]
-        lengths = [level[0]]
-        if perm_rot:
-            start.append((level.cumsum(1) - level).flatten())
-            lengths.append(level.flatten())
-        sizes = [perm.size(0) for perm in perms]
-        segment = segment_ids(torch.cat(lengths), sum(sizes))
-        main, *rotated = (torch.cat(perms) + torch.cat(start)[segment]).split(sizes)
         num_nodes = self.num_nodes if num_nodes is None else num_nodes
-        return Order(main, tuple(rotated), num_nodes, self.mask is not None)
+        tables = (self.perm, self.perm_rot[:levels], self.level, self.node_ptr)
+        return Order.of(*tables, num_nodes, repeats=self.mask is not None)
 
     def to_rows(self, x: Tensor) -> Tensor:
         r"""Brings entries of nodes into the order of the rows of level 0.
@@ -340,7 +327,7 @@ class Tree:
         """
         self._check_level(level)
         edges = self._given(edge_index, edge_attr)
-        edge_index, edge_attr = self._on_level(edges, level)
+        edge_index, edge_attr = edges_on_level(self, edges, level)
         return edge_index if edge_attr is None else (edge_index, edge_attr)
 
     def with_edges(
@@ -377,9 +364,9 @@ class Tree:
             )
         given = self._given(edge_index, edge_attr)
         coarse = range(1, self.config.num_levels)
-        edges = [self._on_level(given, level) for level in coarse]
+        edges = [edges_on_level(self, given, level) for level in coarse]
         means = [own.edge_attr for own in edges if own.edge_attr is not None]
-        rows = self._on_level(given, 0).edge_index
+        rows = edges_on_level(self, given, 0).edge_index
         return replace(
             self,
             edges=tuple(e.edge_index for e in edges),
@@ -387,43 +374,10 @@ class Tree:
             edge_code=edge_code(rows, self.level[:, 0]) if edges else None,
         )
 
-    def _check_edges(
-        self, edge_index: Tensor, edge_attr: Optional[Tensor] = None
-    ) -> None:
-        r"""Checks that the tree's own edges were made from these, where that does not
-        wait for a GPU.
-
-        Args:
-            edge_index: Edges between rows of level 0.
-            edge_attr: Their features.
-
-        Raises:
-            ValueError: If they were made from other edges, or other features.
-        """
-        code = self.edge_code
-        if not self.edges or code is None:
-            return
-        if not (is_readable(edge_index) and is_readable(code)):
-            return
-        own = edge_code(edge_index, self.level[:, 0])
-        wrong = (own != code).any(1) & (code[:, 0] >= 0)
-        if bool(wrong.any()):
-            cloud = int(wrong.nonzero()[0])
-            has, had = int(own[cloud, 0]), int(code[cloud, 0])
-            raise ValueError(
-                f"the tree does not fit its data: the {has} edges of cloud {cloud} are "
-                f"not the {had} that the tree was given; {OTHER_EDGES}"
-            )
-        if edge_attr is None or not self.edge_means or not is_readable(edge_attr):
-            return
-        parent = segment_ids(self.group_len[0], self.num_rows(0))
-        edges = RowEdges(_mapped(parent, edge_index), edge_attr)
-        means = RowEdges(self.edges[0], self.edge_means[0])
-        if not same_means(edges, means, self.num_rows(1)):
-            raise ValueError(
-                "the tree does not fit its data: the values of 'edge_attr' are not "
-                f"those that the tree was given; {OTHER_EDGES}"
-            )
+    def _given(self, edge_index: Tensor, edge_attr: Optional[Tensor]) -> RowEdges:
+        edges = checked_edges(edge_index, edge_attr, self.num_nodes)
+        check_devices(tree=self.perm, edge_index=edge_index, edge_attr=edge_attr)
+        return edges
 
     def __repr__(self) -> str:
         edges = f", edges={[e.size(1) for e in self.edges]}" if self.edges else ""
@@ -433,16 +387,6 @@ class Tree:
             f"{self.__class__.__name__}('{self.config}', clouds={len(self.level)}, "
             f"rows={rows}{edges}{padded})"
         )
-
-    def _given(self, edge_index: Tensor, edge_attr: Optional[Tensor]) -> RowEdges:
-        edges = checked_edges(edge_index, edge_attr, self.num_nodes)
-        check_devices(tree=self.perm, edge_index=edge_index, edge_attr=edge_attr)
-        return edges
-
-    def _on_level(self, edges: RowEdges, level: int) -> RowEdges:
-        rows = self.row_of_node(level)
-        edges = edges._replace(edge_index=_mapped(rows, edges.edge_index))
-        return edges if level == 0 else merged(edges, self.num_rows(level))
 
     def levels(
         self,
@@ -546,35 +490,7 @@ class Tree:
             edge_attr: The features of the edges.
             levels: The number of levels, from the finest on. (default: all)
         """
-        pos = order.to_rows(pos)
-        if edge_index is not None:
-            edge_index = _mapped(order.row_of_node(), edge_index)
-            self._check_edges(edge_index, edge_attr)
-        edges = [edge_index, *self.edges]
-        means = [edge_attr, *self.edge_means]
-        out = []
-        # Computed in one go for all levels, as in `order`.
-        ptrs = pad(self.level.t().cumsum(1), (1, 0)).unbind()
-        for l, size in enumerate(self.config.ball_sizes[:levels]):
-            groups = children = None
-            if l > 0:
-                groups = self.group_len[l - 1]
-                children, pos = centre_dense(pos, groups, self.config.strides[l - 1])
-            level = Level.of(
-                *(pos, ptrs[l], self.ball_len[l], size),
-                order.perm_rot[l] if order.perm_rot else None,
-                group_len=groups,
-                children=children,
-                real=self.real_rows(l),
-                edge_index=edges[l] if l < len(edges) else None,
-                edge_attr=means[l] if l < len(means) else None,
-                node=order.perm if l == 0 else None,
-                runs=dict(
-                    zip(self.config.runs_of(l), self.runs[l] if self.runs else ())
-                ),
-            )
-            out.append(level)
-        return tuple(out)
+        return levels_of(self, order, pos, edge_index, edge_attr, levels)
 
     def partition(self) -> Partition:
         r"""Returns the lengths of clouds, balls, groups and runs."""
@@ -613,34 +529,7 @@ class Tree:
             >>> [balls.tolist() for balls in tree.ball_len]
             [[4, 1, 4, 1], [3, 3, 0]]
         """
-        if self.real is not None:
-            raise ValueError("the tree is padded already")
-        if self.edges:
-            raise ValueError(
-                "a tree with edges cannot be padded, as the number of edges of a level "
-                "does not follow from that of nodes: build it without"
-            )
-        num_nodes = check_int("num_nodes", num_nodes, 0)
-        num_clouds = check_int("num_clouds", num_clouds, 1)
-        clouds = self.level.size(0)
-        tables = self.partition().padded(
-            self.config, self.perm.size(0), num_nodes, num_clouds
-        )
-
-        def itself(perm: Tensor, rows: int) -> Tensor:
-            added = torch.arange(rows - perm.size(0), device=perm.device)
-            return torch.cat([perm, added])
-
-        rows = [num_nodes, *(lengths.size(0) for lengths in tables.group_len)]
-        ends = self.node_ptr.new_full((num_clouds - clouds,), num_nodes)
-        return replace(
-            self,
-            perm=itself(self.perm, num_nodes),
-            node_ptr=torch.cat([self.node_ptr, ends]),
-            perm_rot=tuple(itself(t, n) for t, n in zip(self.perm_rot, rows)),
-            real=torch.arange(num_clouds, device=self.level.device) < clouds,
-            **tables._asdict(),
-        )
+        return padded(self, num_nodes, num_clouds)
 
     def update(self, pos: Tensor, max_points: Optional[int] = None) -> "Tree":
         r"""Builds the tree again for positions that moved.
@@ -672,57 +561,7 @@ class Tree:
             >>> torch.equal(moved.perm, ball_tree(-pos, ball_sizes=4).perm)
             True
         """
-        pos = check_pos(pos, values=False)
-        if pos.device != self.level.device:
-            raise ValueError(
-                f"'pos' is on {pos.device}, the tree is on {self.level.device}"
-            )
-        if self.mask is None and pos.size(0) != self.perm.size(0):
-            raise ValueError(
-                f"'pos' must have a row for each of the tree's {self.perm.size(0)} "
-                f"nodes (got {pos.size(0)})"
-            )
-        if max_points is None:
-            max_points = pos.size(0)
-        else:
-            max_points = check_int("max_points", max_points, 0)
-        if self.real is not None and self.level.device.type == "cpu":
-            # The builder for the host needs exact sizes, so it gets the real clouds.
-            clouds, points = int(self.real.sum()), int(self.level[self.real, 0].sum())
-            ptr, levels = self.node_ptr[: clouds + 1], self.level[:clouds].sum(0)
-            order = self._build(pos[:points], ptr, levels.tolist(), max_points)
-            perm, mask, *perm_rot = (self._filled(t) for t in order)
-        else:
-            rows = [self.num_rows(l) for l in range(self.config.num_levels)]
-            order = self._build(pos, self.node_ptr, rows, max_points)
-            perm, mask, *perm_rot = order
-        return replace(
-            self,
-            perm=self._fixed(perm, 0),
-            perm_rot=tuple(self._fixed(t, l) for l, t in enumerate(perm_rot)),
-            mask=None if self.mask is None else mask,
-            edges=(),
-            edge_means=(),
-            edge_code=None,
-        )
-
-    def _build(
-        self, pos: Tensor, ptr: Tensor, rows: list[int], max_points: int
-    ) -> list[Tensor]:
-        config = self.config
-        args = (config.ball_sizes, config.strides, config.rotate, config.layout)
-        return torch.ops.erwin.ball_tree_order(pos, ptr, rows, max_points, *args)
-
-    def _filled(self, perm: Tensor) -> Tensor:
-        return pad(perm, (0, max(0, self.perm.size(0) - perm.size(0))))
-
-    def _fixed(self, perm: Tensor, level: int) -> Tensor:
-        # Rows that padding added keep their order, because a tree that is built for the
-        # added cloud would have fewer rows than padding gave it.
-        real = self.real_rows(level)
-        if real is None:
-            return perm
-        return torch.where(real, perm[: real.size(0)], (~real).cumsum(0) - 1)
+        return updated(self, pos, max_points)
 
     def to(self, device: Union[str, torch.device]) -> "Tree":
         r"""Moves every tensor to a device.
@@ -763,42 +602,7 @@ class Tree:
             TypeError: If the offsets are not int64.
             ValueError: If the tree was built for other nodes or another configuration.
         """
-        check_instance("config", config, TreeConfig)
-        check_instance("config", self.config, TreeConfig)
-        if not torch.compiler.is_compiling():
-            values = check_flag("values", values)
-            num_nodes = check_int("num_nodes", num_nodes, 0)
-        if self.config.text != config.text:
-            raise ValueError(
-                f"the tree was built for '{self.config.text}', needed is "
-                f"'{config.text}'; apply 'model.tree_transform()' to the data"
-            )
-        device = None
-        if ptr is not None:
-            check_tensor("ptr", ptr)
-            device = check_ptr(ptr, num_nodes, ptr.device, values=False).device
-            if isinstance(self.node_ptr, Tensor):
-                check_devices(tree=self.node_ptr, ptr=ptr)
-        wrong = problem(self, num_nodes, device, values)
-        if wrong:
-            raise ValueError(f"the tree does not fit its data: {wrong}")
-        if ptr is None:
-            return
-        message = "'ptr' must be the offsets of the clouds that the tree was built for"
-        if ptr.shape != self.node_ptr.shape:
-            clouds = self.level.size(0)
-            raise ValueError(f"{message}, {clouds} clouds (got {ptr.size(0) - 1})")
-        if values:
-            if not torch.equal(ptr, self.node_ptr):
-                own = self.node_ptr.tolist()
-                raise ValueError(f"{message}, {own} (got {ptr.tolist()})")
-        else:  # the device raises the error, so that the host need not wait
-            torch._assert_async((ptr == self.node_ptr).all(), message)
-
-
-def _mapped(rows: Tensor, edge_index: Tensor) -> Tensor:
-    # Not `rows[edge_index]`, which ignores a lazy negation of the edges.
-    return rows.index_select(0, edge_index.flatten()).view_as(edge_index)
+        check_fits(self, num_nodes, config, ptr, values)
 
 
 def check_tree(name: str, tree: Tree) -> None:
@@ -820,43 +624,3 @@ def check_tree(name: str, tree: Tree) -> None:
     check_instance(f"{name}.config", tree.config, TreeConfig)
     for table in ("perm", "node_ptr"):
         check_tensor(table, getattr(tree, table))
-
-
-_TENSORS = (
-    *("perm", "node_ptr", "level", "ball_len", "group_len", "perm_rot", "mask"),
-    *("runs", "real", "edges", "edge_means", "edge_code"),
-)
-
-
-def _flatten(tree: Tree) -> tuple[list[Any], str]:
-    # Users of `torch.export` list a dynamic shape for every part. The last parts are
-    # left out where a tree has none, so that most users need not list them.
-    names = [*_TENSORS]
-    for name in reversed(("runs", "real", "edges", "edge_means", "edge_code")):
-        value = getattr(tree, name)
-        if isinstance(value, Tensor) or value:
-            break
-        names.remove(name)
-    return [getattr(tree, name) for name in names], tree.config.text
-
-
-def _flatten_with_keys(tree: Tree) -> tuple[list[Any], str]:
-    # Keys are numbers, not names, because guards of `torch.export` confuse 'perm' with
-    # the beginning of 'perm_rot' (torch 2.13).
-    values, config = _flatten(tree)
-    return [(pytree.SequenceKey(i), value) for i, value in enumerate(values)], config
-
-
-def _unflatten(values: Iterable[Any], config: str) -> Tree:
-    return Tree(**dict(zip(_TENSORS, values)), config=TreeConfig.parse(config))
-
-
-# So that a tree can be an input of torch.compile and torch.export.
-pytree.register_pytree_node(
-    Tree,
-    _flatten,
-    _unflatten,
-    serialized_type_name="torch_geometric_erwin.Tree",
-    flatten_with_keys_fn=_flatten_with_keys,
-)
-torch.serialization.add_safe_globals([Tree, TreeConfig])

@@ -15,9 +15,12 @@ from torch_geometric_erwin.tree.partition import (
     has_other_lengths,
 )
 from torch_geometric_erwin.utils.checks import (
+    check_devices,
     check_edges,
+    check_flag,
     check_floating,
     check_instance,
+    check_int,
     check_ptr,
     check_tensor,
     is_batched,
@@ -49,17 +52,64 @@ CUT = (
 _PLACES = "move the data with its tree, such as by 'data.to(device)'; or build it there"
 
 
-def problem(
-    tree: "Tree", num_nodes: int, device: Optional[torch.device], values: bool
-) -> str:
-    r"""Says why a tree does not fit nodes; empty if it fits.
+def check_fits(
+    tree: "Tree",
+    num_nodes: int,
+    config: TreeConfig,
+    ptr: Optional[Tensor] = None,
+    values: bool = True,
+) -> None:
+    r"""Checks that a tree fits a batch; see :meth:`Tree.validate`.
 
     Args:
         tree: The tree.
-        num_nodes: The number of nodes.
-        device: The device of the nodes, or :obj:`None` for that of the tree.
+        num_nodes: The number of nodes :math:`N` of the batch.
+        config: The configuration that is needed.
+        ptr: The row offsets of the clouds, to compare them with those of the tree.
         values: Whether to check values too; if they are on a GPU, this waits for it.
+
+    Raises:
+        TypeError: If the offsets are not int64.
+        ValueError: If the tree was built for other nodes or another configuration.
     """
+    check_instance("config", config, TreeConfig)
+    check_instance("config", tree.config, TreeConfig)
+    if not torch.compiler.is_compiling():
+        values = check_flag("values", values)
+        num_nodes = check_int("num_nodes", num_nodes, 0)
+    if tree.config.text != config.text:
+        raise ValueError(
+            f"the tree was built for '{tree.config.text}', needed is "
+            f"'{config.text}'; apply 'model.tree_transform()' to the data"
+        )
+    device = None
+    if ptr is not None:
+        check_tensor("ptr", ptr)
+        device = check_ptr(ptr, num_nodes, ptr.device, values=False).device
+        if isinstance(tree.node_ptr, Tensor):
+            check_devices(tree=tree.node_ptr, ptr=ptr)
+    wrong = _problem(tree, num_nodes, device, values)
+    if wrong:
+        raise ValueError(f"the tree does not fit its data: {wrong}")
+    if ptr is None:
+        return
+    message = "'ptr' must be the offsets of the clouds that the tree was built for"
+    if ptr.shape != tree.node_ptr.shape:
+        clouds = tree.level.size(0)
+        raise ValueError(f"{message}, {clouds} clouds (got {ptr.size(0) - 1})")
+    if values:
+        if not torch.equal(ptr, tree.node_ptr):
+            own = tree.node_ptr.tolist()
+            raise ValueError(f"{message}, {own} (got {ptr.tolist()})")
+    else:  # the device raises the error, so that the host need not wait
+        torch._assert_async((ptr == tree.node_ptr).all(), message)
+
+
+def _problem(
+    tree: "Tree", num_nodes: int, device: Optional[torch.device], values: bool
+) -> str:
+    # Says why a tree does not fit nodes, on the device of the tree if none is given;
+    # empty if it fits.
     for check in (_wrong_places, _malformed, _wrong_edges):
         wrong = check(tree, num_nodes, device)
         if wrong:

@@ -1,10 +1,11 @@
 """Random clouds and weights that every test can make again from a seed."""
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Optional, TypeVar
 
 import torch
 from torch_geometric.data import Batch, Data
+from trees import random_pos
 
 M = TypeVar("M", bound=torch.nn.Module)
 
@@ -48,3 +49,19 @@ def randomised(module: M, seed: int = 0) -> M:
                 noise = 0.5 + noise.square()
             tensor.copy_(noise / max(1, tensor.shape[-1]) ** 0.5)
     return module
+
+
+def edges_of(n: int, seed: int = 0, count: Optional[int] = None) -> torch.Tensor:
+    """Random edges with repetitions and loops."""
+    generator = torch.Generator().manual_seed(seed + n)
+    count = 4 * n if count is None else count
+    return torch.randint(max(n, 1), (2, count if n else 0), generator=generator)
+
+
+def edged(n: int, channels: int = 2, sparse: bool = False) -> Data:
+    """A cloud with the features of :func:`edges_of`, or without edges."""
+    edge_index = edges_of(n)
+    edge_attr = random_pos(edge_index.size(1), channels, seed=n)
+    if sparse:  # no edges
+        edge_index, edge_attr = edge_index[:, :0], edge_attr[:0]
+    return Data(pos=random_pos(n, seed=n), edge_index=edge_index, edge_attr=edge_attr)

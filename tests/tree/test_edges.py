@@ -1,31 +1,22 @@
 """Edges between the rows of coarse levels, compared with sets and with PyG."""
 
-import copy
 import dataclasses
-import pickle
 
 import pytest
 import torch
-from compiled import no_recompilation
+from clouds import edged, edges_of
+from comparisons import assert_same
 from torch.utils import _pytree as pytree
-from torch_geometric.data import Batch, Data, HeteroData
-from torch_geometric.loader import DataLoader
+from torch_geometric.data import Batch
 from torch_geometric.utils import coalesce, remove_self_loops
 from trees import LAYOUTS, MIXED, offsets, random_pos
 
-from torch_geometric_erwin import Level, Tree, ball_tree, pad_batch
+from torch_geometric_erwin import Level, Tree, ball_tree
 from torch_geometric_erwin.transforms import BallTree
 
 each_layout = pytest.mark.parametrize(("layout", "ball_sizes", "strides"), LAYOUTS)
 BATCHES = [MIXED, [0], [1], [2], [], [0, 30]]
 SIZES = [9, 0, 1, 20, 2]
-
-
-def edges_of(n, seed=0, count=None):
-    """Random edges with repetitions and loops."""
-    generator = torch.Generator().manual_seed(seed + n)
-    count = 4 * n if count is None else count
-    return torch.randint(max(n, 1), (2, count if n else 0), generator=generator)
 
 
 def random_tree(layout, ball_sizes, strides, sizes):
@@ -99,7 +90,7 @@ def test_one_feature_needs_no_axis():
 
 
 def test_edges_of_a_cloud_do_not_depend_on_others():
-    clouds = [cloud(n) for n in SIZES]
+    clouds = [edged(n) for n in SIZES]
     batch = Batch.from_data_list(clouds)
     tree = ball_tree(batch.pos, batch.batch, ball_sizes=4, strides=[2, 2])
     for level in (1, 2):
@@ -172,137 +163,6 @@ def test_bad_edges(edge_index, edge_attr, message):
         tree.coarse_edges(edges_of(30), 2)
 
 
-# In PyG data.
-
-
-def cloud(n, channels=2, sparse=False):
-    edge_index = edges_of(n)
-    edge_attr = random_pos(edge_index.size(1), channels, seed=n)
-    if sparse:  # no edges
-        edge_index, edge_attr = edge_index[:, :0], edge_attr[:0]
-    return Data(pos=random_pos(n, seed=n), edge_index=edge_index, edge_attr=edge_attr)
-
-
-def assert_same(a, b):
-    (x, spec), (y, other) = pytree.tree_flatten(a), pytree.tree_flatten(b)
-    assert spec == other
-    for s, t in zip(x, y, strict=True):
-        assert s is t is None or (s.dtype == t.dtype and torch.equal(s, t))
-
-
-CONFIGS = {
-    "three levels": {"ball_sizes": 4, "strides": [2, 2]},
-    "no rotation": {"ball_sizes": 4, "strides": [3], "rotate": 0.0},
-    "perfect": {"ball_sizes": 4, "strides": [2], "layout": "perfect"},
-    "one level": {"ball_sizes": 4},
-    "runs": {"ball_sizes": 4, "strides": [2], "runs": [[2], []]},
-    "prefix": {"ball_sizes": 4, "strides": [2, 2], "prefix": "ball_"},
-    "sorted": {"ball_sizes": 4, "strides": [2, 2], "reorder": True},
-}
-
-
-@pytest.mark.parametrize("has_attr", [False, True], ids=["bare", "features"])
-@pytest.mark.parametrize("kwargs", CONFIGS.values(), ids=[*CONFIGS])
-def test_data_keeps_the_edges(kwargs, has_attr):
-    transform = BallTree(**kwargs, edges=True)
-    prefix = kwargs.get("prefix", "")
-    clouds = [cloud(n, sparse=n == 2) for n in SIZES]
-    if not has_attr:
-        for data in clouds:
-            del data.edge_attr
-    batch = Batch.from_data_list(clouds)
-    whole = transform(batch)
-    joined = Batch.from_data_list([transform(data) for data in clouds])
-    plain = BallTree(**kwargs)(batch)
-    tree = Tree.from_data(plain, prefix=prefix)
-    expected = tree.with_edges(plain.edge_index, plain.edge_attr)
-    for data in (
-        whole,
-        joined,
-        copy.deepcopy(whole),
-        pickle.loads(pickle.dumps(whole)),
-    ):
-        assert_same(Tree.from_data(data, prefix=prefix), expected)
-        assert data.num_edges == batch.num_edges
-    for data in (whole, joined):
-        for own, alone in zip(data.to_data_list(), clouds, strict=True):
-            alone = transform(alone)
-            for name, value in alone.to_dict().items():
-                if "tree_edge" in name:
-                    assert torch.equal(own[name], value), name
-            ours = Tree.from_data(own, prefix=prefix)
-            assert_same(ours, Tree.from_data(alone, prefix=prefix))
-    names = [name for name in whole.to_dict() if "tree_edge" in name]
-    levels = len(kwargs.get("strides", []))
-    assert len(names) == (levels > 0) + levels * (1 + has_attr)
-    assert not any("index" in name for name in names)
-
-
-def test_data_loader_keeps_the_edges():
-    transform = BallTree(4, [2], edges=True)
-    clouds = [transform(cloud(n)) for n in SIZES]
-    for batch in DataLoader(clouds, batch_size=2):
-        tree = Tree.from_data(batch)
-        again = replace_edges(tree).with_edges(batch.edge_index, batch.edge_attr)
-        assert_same(tree, again)
-
-
-def replace_edges(tree, edges=(), means=()):
-    return dataclasses.replace(tree, edges=edges, edge_means=means)
-
-
-def test_features_that_are_no_means_are_left_out():
-    data = cloud(20)
-    data.edge_attr = torch.randint(3, (80,))
-    data = BallTree(4, [2], edges=True)(data)
-    assert "tree_edge_1" in data
-    assert "tree_edge_attr_1" not in data
-
-
-def test_a_tree_without_edges_replaces_one_that_has_them():
-    data = BallTree(4, [2], edges=True)(cloud(20))
-    assert not any("tree_edge" in name for name in BallTree(4, [2])(data).to_dict())
-
-
-def test_what_cannot_have_edges_is_refused():
-    transform = BallTree(4, [2], edges=True)
-    with pytest.raises(ValueError, match=r"'data\.edge_index' is missing; apply"):
-        transform(Data(pos=random_pos(9)))
-    hetero = HeteroData()
-    hetero["atom"].pos = random_pos(9)
-    with pytest.raises(TypeError, match="'edges=True' is for Data and batches of it"):
-        transform(hetero)
-    batch = Batch.from_data_list([cloud(9), cloud(9)])
-    batch.edge_index[:, 0] = torch.tensor([0, 17])
-    with pytest.raises(ValueError, match="an edge between two clouds"):
-        transform(batch)
-    batch = transform(Batch.from_data_list([cloud(9), cloud(9)]))
-    with pytest.raises(ValueError, match="a tree with edges cannot be padded"):
-        pad_batch(batch, 30, 3, num_edges=90)
-
-
-def test_tables_that_were_changed_are_refused():
-    def data():
-        return BallTree(4, [2, 2], edges=True)(cloud(20))
-
-    cut = data()
-    cut.tree_edge_1 = cut.tree_edge_1[1:]
-    with pytest.raises(ValueError, match=r"'tree_edge_1' has shape .* took it for an"):
-        Tree.from_data(cut)
-    lost = data()
-    del lost.tree_edge_2
-    with pytest.raises(ValueError, match="the tree has no 'tree_edge_2'"):
-        Tree.from_data(lost)
-    beyond = data()
-    beyond.tree_edge_1[0, 0] = 10
-    with pytest.raises(ValueError, match=r"'edges\[0\]' must name one of 10 nodes"):
-        Tree.from_data(beyond)
-    fewer = data()
-    fewer.tree_edge_attr_2 = fewer.tree_edge_attr_2[1:]
-    with pytest.raises(ValueError, match=r"'edge_means' has .* rows for"):
-        Tree.from_data(fewer)
-
-
 def test_trees_without_edges_have_the_parts_they_had():
     tree = ball_tree(random_pos(20), ball_sizes=4, strides=[2])
     (values, _), count = pytree.tree_flatten(tree), 4 + 2 + 1 + 2
@@ -343,105 +203,8 @@ def test_a_level_checks_the_features_of_its_edges():
         Level.build(pos, balls, ball_size=4, edge_attr=torch.ones(1, 2))
 
 
-def test_compiled_code_reads_the_edges_of_data():
-    transform = BallTree(4, [2, 2], edges=True)
-
-    def sums(data):
-        levels = Tree.from_data(data, transform.config).levels(data.pos)
-        return torch.stack(
-            [
-                level.pos.new_zeros(level.num_rows, 3)
-                .index_add(0, level.edge_index[0], level.pos[level.edge_index[1]])
-                .square()
-                .sum()
-                for level in levels[1:]
-            ]
-        )
-
-    torch.compiler.reset()
-    compiled = torch.compile(sums, fullgraph=True, dynamic=True, backend="aot_eager")
-    for step, sizes in enumerate([[40, 27, 0, 5, 3], [21, 13, 50], [9, 30]]):
-        batch = Batch.from_data_list([transform(cloud(n)) for n in sizes])
-        with no_recompilation(step):
-            torch.testing.assert_close(compiled(batch), sums(batch))
-
-
-def other_edges(data):
-    """Changes of edges that a tree must notice, and after each the data."""
-    index = data.edge_index
-    source, target = index
-    changes = {
-        "fewer": index[:, 1:],
-        "none": index[:, :0],
-        "more": torch.cat([index, index[:, :1]], 1),
-        "other direction": index.flip(0),
-        "another end": torch.stack([source, target.roll(1)]),
-        "replaced": torch.cat([index[:, 1:], index[:, 1:2]], 1),
-    }
-    for name, edges in changes.items():
-        changed = copy.copy(data)
-        changed.edge_index, changed.edge_attr = edges, torch.ones(edges.size(1), 2)
-        yield name, changed
-
-
-@pytest.mark.parametrize("reorder", [False, True])
-def test_edges_that_changed_after_the_tree_are_refused(reorder):
-    transform = BallTree(4, [2], edges=True, reorder=reorder)
-    clouds = [transform(cloud(n)) for n in (9, 30, 2)]
-    first, data, last = clouds
-    for name, changed in other_edges(data):
-        for whole in (changed, Batch.from_data_list([first, changed, last])):
-            with pytest.raises(ValueError, match="after all transforms that make or"):
-                Tree.from_data(whole)
-            tree = Tree.from_data(
-                data if whole is changed else Batch.from_data_list(clouds)
-            )
-            with pytest.raises(ValueError, match=r"the \d+ edges of cloud \d are not"):
-                tree.levels(whole.pos, whole.edge_index)
-            assert len(tree.levels(whole.pos)) == 2, name
-            again = tree.with_edges(whole.edge_index)
-            assert len(again.levels(whole.pos, whole.edge_index)) == 2
-    # The order of edges makes no difference, and neither do batches and their parts.
-    data = copy.copy(data)
-    data.edge_index, data.edge_attr = data.edge_index.flip(1), data.edge_attr.flip(0)
-    batch = Batch.from_data_list([last, data, first, data])
-    for part in (data, batch, *batch.to_data_list(), *batch[[3, 0]]):
-        tree = Tree.from_data(part)
-        tree.levels(part.pos, part.edge_index, part.edge_attr)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_features_that_changed_after_the_tree_are_refused(dtype):
-    data = BallTree(4, [2, 2], edges=True)(cloud(40))
-    as_dtype = {
-        name: value.to(dtype)
-        for name, value in data
-        if torch.is_tensor(value) and value.is_floating_point()
-    }
-    data = copy.copy(data).update(as_dtype)
-    tree, attr = Tree.from_data(data), data.edge_attr
-    assert tree.edge_means[0].dtype == dtype
-    tree.levels(data.pos, data.edge_index, attr)
-    for other in (10 * attr, attr.roll(1, 0), attr + 1, attr[:, :1], attr * torch.nan):
-        with pytest.raises(ValueError, match="values of 'edge_attr' are not those"):
-            tree.levels(data.pos, data.edge_index, other)
-    tree.levels(data.pos, data.edge_index)  # whoever needs no features gives none
-
-
-@pytest.mark.parametrize("n", [0, 1, 2])
-def test_no_edges_are_edges_too(n):
-    data = cloud(n)
-    data.edge_index, data.edge_attr = data.edge_index[:, :0], data.edge_attr[:0]
-    data = BallTree(4, [2], edges=True)(data)
-    Tree.from_data(data).levels(data.pos, data.edge_index, data.edge_attr)
-    if n > 0:
-        data.edge_index = torch.zeros(2, 1, dtype=torch.int64)
-        with pytest.raises(ValueError, match="the 1 edges of cloud 0 are not the 0"):
-            Tree.from_data(data)
-
-
 def test_texts_have_sizes_and_no_tensors():
-    data = BallTree(4, [2], edges=True)(cloud(9))
+    data = BallTree(4, [2], edges=True)(edged(9))
     tree = Tree.from_data(Batch.from_data_list([data, data]))
     count = tree.edges[0].size(1)
     config = "balls=4,4 strides=2 rotate=45.0 layout=balanced"

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from torch_geometric_erwin.tree.edge_check import check_same_edges
-from torch_geometric_erwin.tree.edges import renumbered
+from torch_geometric_erwin.tree.edges import RowEdges, renumbered
 from torch_geometric_erwin.tree.level import Level
 from torch_geometric_erwin.tree.order import Order
 from torch_geometric_erwin.utils.centre import centre_dense
@@ -38,8 +38,9 @@ def levels_of(
     """
     pos = order.to_rows(pos)
     if edge_index is not None:
-        edge_index = renumbered(edge_index, order.row_of_node())
-        check_same_edges(tree, edge_index, edge_attr)
+        rows = order.row_of_node()
+        check_same_edges(tree, RowEdges(edge_index, edge_attr), rows)
+        edge_index = renumbered(edge_index, rows)
     edges = [edge_index, *tree.edges]
     means = [edge_attr, *tree.edge_means]
     out = []

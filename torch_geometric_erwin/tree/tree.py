@@ -14,7 +14,6 @@ from torch_geometric_erwin.tree.edges import (
     RowEdges,
     checked_edges,
     edges_on_level,
-    renumbered,
 )
 from torch_geometric_erwin.tree.fit import warn_of_order
 from torch_geometric_erwin.tree.level import Level
@@ -145,7 +144,7 @@ class Tree:
             edges = getattr(data, "edge_index", None)
             if tree.edges and isinstance(edges, Tensor):
                 check_edges("edge_index", edges, tree.num_nodes)
-                check_same_edges(tree, renumbered(edges, tree.row_of_node()))
+                check_same_edges(tree, RowEdges(edges), tree.row_of_node())
         return tree
 
     @property
@@ -366,12 +365,14 @@ class Tree:
         coarse = range(1, self.config.num_levels)
         edges = [edges_on_level(self, given, level) for level in coarse]
         means = [own.edge_attr for own in edges if own.edge_attr is not None]
-        rows = edges_on_level(self, given, 0).edge_index
+        code = None
+        if edges:
+            code = edge_code(given.edge_index, self.row_of_node(), self.level[:, 0])
         return replace(
             self,
             edges=tuple(e.edge_index for e in edges),
             edge_means=tuple(means),
-            edge_code=edge_code(rows, self.level[:, 0]) if edges else None,
+            edge_code=code,
         )
 
     def _given(self, edge_index: Tensor, edge_attr: Optional[Tensor]) -> RowEdges:

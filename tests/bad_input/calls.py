@@ -848,6 +848,10 @@ def calls() -> dict[str, Call]:
                 "prefix": an("ball_", "prefixes", "a text", "an empty text"),
             },
         ),
+        "BallTree with edges of a type": Call(
+            shown(transforms.BallTree),
+            {**balls, "edges": an(("atom", "bond", "atom"), "edge_types", "true")},
+        ),
         "BallTree.forward": Call(transform, {"data": an(points, "points")}),
         "TreeKNNGraph": Call(
             shown(transforms.TreeKNNGraph),

@@ -9,7 +9,7 @@ import torch
 from clouds import edged
 from comparisons import assert_same
 from compiled import no_recompilation
-from torch_geometric.data import Batch, Data, HeteroData
+from torch_geometric.data import Batch, Data
 from torch_geometric.loader import DataLoader
 from trees import random_pos
 
@@ -97,10 +97,6 @@ def test_what_cannot_have_edges_is_refused():
     transform = BallTree(4, [2], edges=True)
     with pytest.raises(ValueError, match=r"'data\.edge_index' is missing; apply"):
         transform(Data(pos=random_pos(9)))
-    hetero = HeteroData()
-    hetero["atom"].pos = random_pos(9)
-    with pytest.raises(TypeError, match="'edges=True' is for Data and batches of it"):
-        transform(hetero)
     batch = Batch.from_data_list([edged(9), edged(9)])
     batch.edge_index[:, 0] = torch.tensor([0, 17])
     with pytest.raises(ValueError, match="an edge between two clouds"):

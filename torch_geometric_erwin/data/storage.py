@@ -9,12 +9,15 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
+from torch_geometric.typing import EdgeType
 
 from torch_geometric_erwin.tree import Tree, TreeConfig
 from torch_geometric_erwin.tree.edge_tables import edge_tables
 from torch_geometric_erwin.tree.reading import (
+    EDGE_TYPE,
     MARK,
     Nodes,
+    edge_type_text,
     has_config,
     local_nodes,
     num_nodes,
@@ -58,6 +61,7 @@ def attach_tree(
     store: NodeStorage,
     tree: Tree,
     prefix: str = "",
+    edge_type: Optional[EdgeType] = None,
 ) -> None:
     r"""Writes a tree into a node store of :obj:`data`, in place of an earlier one.
 
@@ -66,6 +70,8 @@ def attach_tree(
         store: The node store.
         tree: The tree of its nodes.
         prefix: What the names of the tree's attributes begin with.
+        edge_type: In heterogeneous data, the type of the edges from which those of the
+            tree were made.
 
     Raises:
         ValueError: If the store has an attribute of such a name that is not of a tree.
@@ -78,17 +84,19 @@ def attach_tree(
         "tree_code": tree_code(tree.config, sizes),
         "tree_config": tree.config.text,
     }
+    if edge_type is not None:
+        values[EDGE_TYPE] = edge_type_text(edge_type)
     remove_tree(store, prefix, values)
     count = values.get("tree_edge_count")
     slices = {prefix + name: _slices(name, tree, sizes, count) for name in values}
     values = {prefix + name: value for name, value in values.items()}
-    text = prefix + "tree_config"
+    texts = [name for name, value in values.items() if isinstance(value, str)]
+    store.update(values)
     if not is_collated(data):
-        store.update(values)
         return
-    store.update({**values, text: [tree.config.text] * len(tree.level)})
+    store.update({name: [values[name]] * len(tree.level) for name in texts})
     incs = {name: torch.zeros(len(tree.level)) for name in values}
-    record_slices(data, store, slices, {**incs, text: None})
+    record_slices(data, store, slices, {**incs, **dict.fromkeys(texts)})
 
 
 def remove_tree(
@@ -237,6 +245,7 @@ def is_tree_attribute(name: str, prefix: str = "") -> bool:
         "tree_config",
         "tree_real",
         "tree_edge_count",
+        EDGE_TYPE,
     )
 
 
@@ -244,7 +253,7 @@ def _slices(
     name: str, tree: Tree, sizes: Tensor, edge_count: Optional[Tensor]
 ) -> Tensor:
     # Returns where every cloud's part of an attribute begins, and the last one's end.
-    if name in ("level", "tree_code", "tree_config", "tree_edge_count"):
+    if name in ("level", "tree_code", "tree_config", "tree_edge_count", EDGE_TYPE):
         return torch.arange(len(tree.level) + 1)
     if name == MARK:
         return _offsets(sizes)

@@ -2,15 +2,19 @@ r"""The transform that attaches a ball tree to data."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Optional, Union
+from typing import Union
 
-from torch import Tensor
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.data.datapipes import functional_transform
 from torch_geometric.transforms import BaseTransform
+from torch_geometric.typing import EdgeType
 
 from torch_geometric_erwin.data.reorder import reorder_nodes
 from torch_geometric_erwin.data.storage import attach_tree, remove_tree
+from torch_geometric_erwin.transforms.ball_tree_edges import (
+    check_which_edges,
+    edges_of_store,
+)
 from torch_geometric_erwin.tree import TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.order import TIES
@@ -49,14 +53,15 @@ class BallTree(BaseTransform):
     - :obj:`perm_mask`, only for :obj:`layout="perfect"`: :obj:`False` for rows of
       :obj:`perm` that repeat a node.
 
-    With :obj:`edges=True` it sets also
+    With :obj:`edges` it sets also
 
     - :obj:`tree_edge_{l}` :math:`(E_l, 2)`: the edges between the rows of every coarse
       level, which are counted in their own cloud, and :obj:`tree_edge_count`
       :math:`(1, L + 2)`: their numbers, followed by the number of edges between nodes
       and a checksum of them, so that a tree of other edges is refused;
     - :obj:`tree_edge_attr_{l}` :math:`(E_l, F)`: their features, the means of
-      :obj:`edge_attr`, if that is there and floating-point.
+      :obj:`edge_attr`, if that is there and floating-point;
+    - :obj:`tree_edge_type`, only in heterogeneous data: the type of the edges.
 
     :meth:`Tree.from_data <torch_geometric_erwin.Tree.from_data>` reads the tree again.
     Attributes of these names that are not of a tree, such as a permeability
@@ -97,11 +102,15 @@ class BallTree(BaseTransform):
             (:meth:`Tree.coarse_edges <torch_geometric_erwin.Tree.coarse_edges>`) of
             :obj:`edge_index`, for models and layers that pass messages there. Apply
             transforms that make or change edges or :obj:`edge_attr` before. A batch
-            with such trees cannot be padded.
+            with such trees cannot be padded. In heterogeneous data, the type of the
+            edges, such as :obj:`("atom", "bond", "atom")`; trees of other nodes get
+            none. :obj:`True` is enough where every type of nodes with positions has
+            edges of exactly one type between its nodes.
 
     Raises:
         TypeError: If an argument or the positions have another type.
-        ValueError: If an argument is out of range, or a position is not finite.
+        ValueError: If an argument is out of range, a position is not finite, or there
+            are no edges of the kind that :obj:`edges` names.
 
     Example:
         >>> import torch
@@ -121,7 +130,7 @@ class BallTree(BaseTransform):
         runs: Sequence[Sequence[int]] = (),
         reorder: bool = False,
         prefix: str = "",
-        edges: bool = False,
+        edges: Union[bool, EdgeType] = False,
     ) -> None:
         self.config = TreeConfig(ball_sizes, strides, rotate, layout, runs)
         check_choice("ties", ties, TIES)
@@ -132,7 +141,7 @@ class BallTree(BaseTransform):
                 "'reorder' needs layout='balanced' (got 'perfect', which repeats nodes)"
             )
         self.prefix = _check_prefix(prefix)
-        self.edges = check_flag("edges", edges)
+        self.edges = check_which_edges(edges)
 
     def forward(
         self, data: Union[Data, HeteroData, Batch]
@@ -151,14 +160,18 @@ class BallTree(BaseTransform):
                 *(self.config, self.ties),
                 validate=store["pos"].device.type != "cpu",
             )
+            edge_type = None
             if self.edges:
-                tree = tree.with_edges(*_edges_of(data))
+                edges = edges_of_store(data, store, self.edges)
+                if edges is not None:
+                    edge_type = edges.edge_type
+                    tree = tree.with_edges(edges.edge_index, edges.edge_attr)
             if self.reorder:
                 # Only then: the order of an earlier tree has an entry per node too.
                 remove_tree(store, self.prefix)
                 reorder_nodes(data, store, tree.global_perm())
                 tree = replace(tree, perm=local_nodes(store, store_ptr(store)).long())
-            attach_tree(data, store, tree, self.prefix)
+            attach_tree(data, store, tree, self.prefix, edge_type)
         return data
 
     def __repr__(self) -> str:
@@ -166,28 +179,12 @@ class BallTree(BaseTransform):
         more = f", runs={[[*level] for level in c.runs]}" if c.runs else ""
         more += ", reorder=True" if self.reorder else ""
         more += f", prefix={self.prefix!r}" if self.prefix else ""
-        more += ", edges=True" if self.edges else ""
+        more += f", edges={self.edges}" if self.edges else ""
         return (
             f"{self.__class__.__name__}(ball_sizes={[*c.ball_sizes]}, "
             f"strides={[*c.strides]}, rotate={c.rotate}, layout='{c.layout}', "
             f"ties='{self.ties}'{more})"
         )
-
-
-def _edges_of(data: Union[Data, HeteroData]) -> tuple[Tensor, Optional[Tensor]]:
-    if isinstance(data, HeteroData):
-        raise TypeError(
-            "'edges=True' is for Data and batches of it (got 'HeteroData'): use "
-            "'tree.with_edges(edge_index)' with the edges between nodes of one type"
-        )
-    if data.edge_index is None:
-        raise ValueError(
-            "'edges=True' needs edges: 'data.edge_index' is missing; apply the "
-            "transform 'TreeKNNGraph' or 'TreeRadiusGraph' before 'BallTree'"
-        )
-    attr = data.edge_attr
-    has_means = isinstance(attr, Tensor) and attr.is_floating_point()
-    return data.edge_index, attr if has_means else None
 
 
 # Parts of names by which PyG decides what an attribute is.

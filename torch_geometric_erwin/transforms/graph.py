@@ -24,6 +24,7 @@ from torch_geometric_erwin.neighbors import (
 from torch_geometric_erwin.tree.reading import store_ptr
 from torch_geometric_erwin.utils.checks import (
     check_choice,
+    check_edge_type,
     check_flag,
     check_int,
     check_radius,
@@ -274,19 +275,14 @@ def _check_edge_type(
 ) -> Optional[EdgeType]:
     if edge_type is None:
         return None
-    is_type = isinstance(edge_type, (tuple, list)) and len(edge_type) == 3
-    if not is_type or not all(isinstance(part, str) for part in edge_type):
-        raise TypeError(
-            "'edge_type' must be three words, such as ('atom', 'near', 'grid') (got "
-            f"{edge_type!r})"
-        )
+    edge_type = check_edge_type("edge_type", edge_type)
     for name, is_set in one_type_only.items():
         if is_set and edge_type[0] != edge_type[2]:
             raise ValueError(
                 f"'{name}' needs edges among nodes of one type (got "
-                f"'edge_type={tuple(edge_type)}')"
+                f"'edge_type={edge_type}')"
             )
-    return edge_type[0], edge_type[1], edge_type[2]
+    return edge_type
 
 
 def _clouds(nodes: NodeStorage, suffix: str) -> dict[str, Optional[Tensor]]:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch_geometric.data import Data, HeteroData
-from torch_geometric.data.storage import NodeStorage
+from torch_geometric.data.storage import BaseStorage, EdgeStorage, NodeStorage
+from torch_geometric.typing import EdgeType
 
 from torch_geometric_erwin.tree.config import TreeConfig
 from torch_geometric_erwin.tree.edge_tables import edges_of_table
@@ -32,6 +33,9 @@ Nodes = Union[Data, NodeStorage]
 #: The attribute by which data is known to have a tree: the number of every node in its
 #: cloud when the tree was built.
 MARK = "tree_node"
+#: The attribute of a node store that names the edges from which those of its tree were
+#: made.
+EDGE_TYPE = "tree_edge_type"
 _MISFIT = "the tree does not fit its data: "
 
 
@@ -201,6 +205,57 @@ def read_fields(
         "real": stored.get("tree_real"),
         **stored.edges(config, level),
     }
+
+
+def edge_type_text(edge_type: EdgeType) -> str:
+    r"""Returns the type of edges as data stores it, such as :obj:`atom__bond__atom`.
+
+    Args:
+        edge_type: The type.
+    """
+    return "__".join(edge_type)
+
+
+def edge_store(
+    nodes: Nodes, prefix: Optional[str] = None
+) -> Union[Data, BaseStorage, None]:
+    r"""Returns what has the edges between nodes of data, as attributes.
+
+    Heterogeneous data may have several between nodes of one type: it is that from which
+    the edges of the nodes' tree were made, or :obj:`None` if there is none.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+        prefix: What the names of the tree's attributes begin with. (default: those of
+            the first tree that has edges)
+
+    Raises:
+        ValueError: If the trees of a batch have edges of several types.
+
+    Example:
+        >>> from torch_geometric_erwin.transforms import BallTree
+        >>> data = HeteroData()
+        >>> data["atom"].pos = torch.rand(3, 2)
+        >>> data["atom", "bond", "atom"].edge_index = torch.tensor([[0], [1]])
+        >>> data = BallTree(2, [2], edges=True)(data)
+        >>> edge_store(data["atom"])._key
+        ('atom', 'bond', 'atom')
+    """
+    if isinstance(nodes, (Data, EdgeStorage)):  # the only store of Data is both
+        return nodes
+    texts: Union[str, list[str]] = []
+    for own in tree_prefixes(nodes) if prefix is None else [prefix]:
+        texts = texts or getattr(nodes, own + EDGE_TYPE, None) or []
+    kinds = {texts} if isinstance(texts, str) else {*texts}
+    if len(kinds) > 1:
+        raise ValueError(
+            "the clouds of the batch have trees with edges of several types: "
+            f"{sorted(kinds)}; apply one 'BallTree' to all"
+        )
+    # The data is gone if only its store was kept, and edges may have been removed.
+    whole = nodes._parent()
+    stores = [] if whole is None else whole.edge_stores
+    return next((s for s in stores if edge_type_text(s._key) in kinds), None)
 
 
 def num_nodes(nodes: Nodes, ptr: Optional[Tensor]) -> Tensor:

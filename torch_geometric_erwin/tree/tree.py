@@ -21,7 +21,12 @@ from torch_geometric_erwin.tree.levels import levels_of
 from torch_geometric_erwin.tree.order import Order
 from torch_geometric_erwin.tree.padding import padded
 from torch_geometric_erwin.tree.partition import Partition
-from torch_geometric_erwin.tree.reading import Nodes, read_config, read_fields
+from torch_geometric_erwin.tree.reading import (
+    Nodes,
+    edge_store,
+    read_config,
+    read_fields,
+)
 from torch_geometric_erwin.tree.update import updated
 from torch_geometric_erwin.tree.validation import check_fits
 from torch_geometric_erwin.utils.checks import (
@@ -141,10 +146,11 @@ class Tree:
             tree.validate(data.pos.size(0), own)
             check_pos(data.pos)
             warn_of_order(tree, data.pos)
-            edges = getattr(data, "edge_index", None)
-            if tree.edges and isinstance(edges, Tensor):
-                check_edges("edge_index", edges, tree.num_nodes)
-                check_same_edges(tree, RowEdges(edges), tree.row_of_node())
+            if tree.edges:
+                edges = getattr(edge_store(data, prefix), "edge_index", None)
+                if isinstance(edges, Tensor):
+                    check_edges("edge_index", edges, tree.num_nodes)
+                    check_same_edges(tree, RowEdges(edges), tree.row_of_node())
         return tree
 
     @property

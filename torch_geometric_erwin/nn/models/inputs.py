@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 from torch_geometric.data import Data, HeteroData
-from torch_geometric.data.storage import NodeStorage
+from torch_geometric.data.storage import BaseStorage, NodeStorage
 
 from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.tree.reading import (
     Nodes,
     check_count,
+    edge_store,
     store_ptr,
     tree_prefixes,
 )
@@ -171,10 +172,10 @@ def _unpack_data(given: Given, takes: Takes) -> tuple[Given, Optional[Nodes]]:
         _check_same_nodes(pos, own_pos)
     edge_index, edge_attr = given.edge_index, given.edge_attr
     if edge_index is None:
-        # A node store of heterogeneous data has no edges of its own.
-        edge_index = getattr(data, "edge_index", None)
+        edges = _own_edges(data)
+        edge_index = getattr(edges, "edge_index", None)
         if edge_attr is None and takes.edge_dim > 0:
-            edge_attr = getattr(data, "edge_attr", None)
+            edge_attr = getattr(edges, "edge_attr", None)
     ptr = given.ptr
     if ptr is None and given.batch is None:
         ptr = store_ptr(data)
@@ -187,6 +188,12 @@ def _unpack_data(given: Given, takes: Takes) -> tuple[Given, Optional[Nodes]]:
     )
     # Without positions of its own, data has no tree.
     return given, data if own_pos is not None else None
+
+
+def _own_edges(data: Nodes) -> Union[Data, BaseStorage, None]:
+    # The edges of a node store are in another store, which its tree names. Compiled
+    # code does not read texts, of which a batch has one for every cloud.
+    return data if torch.compiler.is_compiling() else edge_store(data)
 
 
 def _check_same_nodes(pos: Tensor, own_pos: Tensor) -> None:

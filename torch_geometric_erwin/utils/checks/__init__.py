@@ -31,6 +31,7 @@ from torch_geometric_erwin.utils.checks.objects import (
 from torch_geometric_erwin.utils.checks.scalars import (
     LIMIT,
     check_choice,
+    check_edge_type,
     check_finite_number,
     check_flag,
     check_int,
@@ -69,6 +70,7 @@ __all__ = [
     "check_devices",
     "check_dim",
     "check_edge_attr",
+    "check_edge_type",
     "check_edges",
     "check_finite",
     "check_finite_number",

@@ -1,7 +1,7 @@
 r"""Checks of single numbers, flags and choices."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 
 import numpy as np
@@ -159,3 +159,26 @@ def check_choice(name: str, value: object, choices: Collection[str]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"'{name}' must be one of {[*choices]} (got {value!r})")
+
+
+def check_edge_type(name: str, value: Sequence[str]) -> tuple[str, str, str]:
+    r"""Returns a type of edges of heterogeneous data, as PyG names it.
+
+    Args:
+        name: The argument's name, for messages.
+        value: The argument, a tuple or list.
+
+    Raises:
+        TypeError: If it is not three words.
+
+    Example:
+        >>> check_edge_type("edge_type", ["atom", "bond", "atom"])
+        ('atom', 'bond', 'atom')
+    """
+    is_type = isinstance(value, (tuple, list)) and len(value) == 3
+    if not is_type or not all(isinstance(part, str) for part in value):
+        raise TypeError(
+            f"'{name}' must be three words, such as ('atom', 'near', 'grid') (got "
+            f"{value!r})"
+        )
+    return value[0], value[1], value[2]

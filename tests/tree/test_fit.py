@@ -99,8 +99,9 @@ def test_one_cloud_of_a_batch_is_named():
     batch = Batch.from_data_list([BallTree(8)(data) for data in clouds])
     ptr = batch.ptr.tolist()
     batch.pos[ptr[2] : ptr[3]] = batch.pos[ptr[2] : ptr[3]][torch.randperm(80)]
-    with pytest.warns(UserWarning, match=f"the tree of cloud 2 {MESSAGE}"):
+    with pytest.warns(UserWarning, match=f"the tree of cloud 2 {MESSAGE}") as caught:
         Tree.from_data(batch)
+    assert caught[0].filename == __file__  # the line that reads the tree
 
 
 def test_a_model_warns_and_names_the_line():

@@ -20,7 +20,7 @@ _MOST_AXES = 8
 _PAIRS = 1024
 
 
-def warn_of_order(tree: "Tree", pos: Tensor, stacklevel: int = 4) -> None:
+def warn_of_order(tree: "Tree", pos: Tensor, stacklevel: int = 3) -> None:
     r"""Warns if the nodes of a cloud are not where they were when its tree was built.
 
     If the positions were replaced, or their rows shuffled, rows next to each other in

@@ -54,9 +54,12 @@ def make_mixer(
             )
         attention = MIXERS[attention]
     if isinstance(attention, Module) or not callable(attention):
+        # The place of the heads in PyG's `GPSConv`.
+        is_number = isinstance(attention, int) and not isinstance(attention, bool)
+        hint = f"; heads are given by name, 'heads={attention}'" if is_number else ""
         raise TypeError(
             "'attention' must be a name or a callable that makes a mixer from (channels"
-            f", heads, ball_size, dim), one for every block (got {attention!r})"
+            f", heads, ball_size, dim), one for every block (got {attention!r}){hint}"
         )
     what = "(channels, heads, ball_size, dim)"
     args = (channels, heads, ball_size, dim)

@@ -1,12 +1,14 @@
 r"""Checks of modules, callables and other objects."""
 
 from collections.abc import Callable
-from inspect import signature
+from inspect import Parameter, signature
 from typing import Any
 
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.module import _has_any_global_hook
+
+_VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 _HOOKS = (
     "_forward_pre_hooks",
@@ -61,13 +63,28 @@ def made_by(
         >>> import torch
         >>> made_by("norm", torch.nn.LayerNorm, "a number of channels", 8).eps
         1e-05
+        >>> made_by("norm", torch.nn.LayerNorm, "a number of channels", 8, p=0.5)
+        ... # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        TypeError: 'norm' takes no 'p', which was given (LayerNorm takes eps, ...)
     """
     try:
-        signature(make).bind(*args, **kwargs)
-    except TypeError as error:
-        raise TypeError(f"'{name}' must take {what} (got {make}: {error})") from None
+        form = signature(make)
     except ValueError:  # a function written in C may have no signature
-        pass
+        return make(*args, **kwargs)
+    try:
+        form.bind(*args, **kwargs)
+    except TypeError as error:
+        parameters = form.parameters.values()
+        free = [p.name for p in parameters if p.kind not in _VARIADIC][len(args) :]
+        wrong = [key for key in kwargs if key not in free]
+        if wrong and all(p.kind is not Parameter.VAR_KEYWORD for p in parameters):
+            kind = getattr(make, "__name__", repr(make))
+            takes = f"takes {', '.join(free)}" if free else "takes no more"
+            raise TypeError(
+                f"'{name}' takes no '{wrong[0]}', which was given ({kind} {takes})"
+            ) from None
+        raise TypeError(f"'{name}' must take {what} (got {make}: {error})") from None
     return make(*args, **kwargs)
 
 

@@ -10,6 +10,7 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import BaseStorage, NodeStorage
 from torch_geometric.typing import EdgeType
 
+from torch_geometric_erwin.tree.reading import edge_makers
 from torch_geometric_erwin.utils.checks import check_edge_type
 
 
@@ -121,7 +122,7 @@ def _edges(store: BaseStorage, edge_type: Optional[EdgeType]) -> NodeEdges:
         where = "data" if edge_type is None else f"data[{edge_type}]"
         raise ValueError(
             f"'edges=True' needs edges: '{where}.edge_index' is missing; apply the "
-            "transform 'TreeKNNGraph' or 'TreeRadiusGraph' before 'BallTree'"
+            f"transform {edge_makers(store)} before 'BallTree'"
         )
     has_means = isinstance(attr, Tensor) and attr.is_floating_point()
     return NodeEdges(edge_index, attr if has_means else None, edge_type)

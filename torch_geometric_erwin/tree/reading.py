@@ -58,6 +58,20 @@ def store_ptr(nodes: Nodes) -> Optional[Tensor]:
     return batch_to_ptr(batch, getattr(whole, "num_graphs", None))
 
 
+def edge_makers(nodes: Optional[Nodes]) -> str:
+    r"""Names the transforms that make the edges which data lacks, for a message.
+
+    Args:
+        nodes: Data, a batch, or one node store of heterogeneous data.
+
+    Example:
+        >>> edge_makers(Data(pos=torch.rand(3, 2), face=torch.tensor([[0], [1], [2]])))
+        "'FaceToEdge'"
+    """
+    is_mesh = getattr(nodes, "face", None) is not None
+    return "'FaceToEdge'" if is_mesh else "'TreeKNNGraph' or 'TreeRadiusGraph'"
+
+
 def check_nodes(name: str, nodes: Nodes) -> None:
     r"""Checks that an argument is data of one kind of nodes, with positions.
 

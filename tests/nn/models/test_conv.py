@@ -16,7 +16,7 @@ from torch_geometric.nn import (
     SAGEConv,
     TransformerConv,
 )
-from torch_geometric.transforms import ToUndirected
+from torch_geometric.transforms import FaceToEdge, ToUndirected
 
 from torch_geometric_erwin import Tree, ball_tree, to_original
 from torch_geometric_erwin.nn import Erwin, MPNNConv
@@ -171,6 +171,20 @@ def test_message_passing_on_level_0_needs_edges():
     with pytest.raises(ValueError, match="'edge_index' is missing") as caught:
         make([gcn, None, None])(data.x, data.pos)
     assert "mp_steps" not in str(caught.value)
+
+
+def test_a_mesh_without_edges_is_sent_to_its_faces():
+    mesh = Data(x=torch.rand(4, 2), pos=torch.rand(4, 3))
+    mesh.face = torch.tensor([[0, 1], [1, 2], [2, 3]])
+    message = "'edge_index' is missing.* the transform 'FaceToEdge'"
+    fine, coarse = make([gcn, None, None]).float(), make([None, gcn, gcn]).float()
+    for call in (fine, coarse):
+        with pytest.raises(ValueError, match=message):
+            call(mesh)
+    with pytest.raises(ValueError, match=r"'data\.edge_index' is .* 'FaceToEdge'"):
+        coarse.tree_transform()(mesh)
+    edges = FaceToEdge(remove_faces=False)
+    assert fine(fine.tree_transform()(edges(mesh))).shape == (4, 3)
 
 
 def test_mixers_see_the_edges():

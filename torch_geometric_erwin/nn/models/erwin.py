@@ -44,7 +44,7 @@ from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.fit import warn_of_order
-from torch_geometric_erwin.tree.reading import Nodes
+from torch_geometric_erwin.tree.reading import Nodes, edge_makers
 from torch_geometric_erwin.utils.checks import (
     check_flag,
     check_int,
@@ -494,7 +494,7 @@ class Erwin(LengthScaled):
             if inputs.edge_index is None:
                 raise ValueError(
                     "'edge_index' is missing, the model passes messages on coarse "
-                    "levels; apply the transform 'TreeKNNGraph' or 'TreeRadiusGraph', "
+                    f"levels; apply the transform {edge_makers(inputs.nodes)}, "
                     "or give a tree with edges, of 'BallTree(..., edges=True)'"
                 )
             return _tree_with_edges(tree, inputs.edge_index, inputs.edge_attr)

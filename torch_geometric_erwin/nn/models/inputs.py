@@ -12,6 +12,7 @@ from torch_geometric_erwin.tree import Tree
 from torch_geometric_erwin.tree.reading import (
     Nodes,
     check_count,
+    edge_makers,
     edge_store,
     store_ptr,
     tree_prefixes,
@@ -253,7 +254,7 @@ def _refuse_no_edges(nodes: Optional[Nodes], takes: Takes) -> None:
         )
     raise ValueError(
         "'edge_index' is missing, the model passes messages; apply the transform "
-        f"'TreeKNNGraph' or 'TreeRadiusGraph'{takes.way_out}"
+        f"{edge_makers(nodes)}{takes.way_out}"
     )
 
 

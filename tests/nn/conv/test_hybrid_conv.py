@@ -665,3 +665,51 @@ def test_relative_distances_do_not_depend_on_the_unit():
     tree = ball_tree(data.pos, ball_sizes=B)
     outs = [layer(data.x, unit * data.pos, tree=tree) for unit in (1, 1000)]
     torch.testing.assert_close(*outs, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_far_units_are_told_once(unit):
+    data = cloud(30, channels=C)
+    layer = HybridConv(C, None, heads=2, ball_size=B, rotated=True).double()
+    pos = unit * data.pos
+    with pytest.warns(
+        UserWarning, match="balls extend over about .*'relative'"
+    ) as told:
+        layer(data.x, pos)
+    assert told[0].filename == __file__
+    number = float(str(told[0].message).split("about ")[1].split(",")[0])
+    (extents,) = ball_tree(pos, ball_sizes=B).extents(pos)
+    assert number == pytest.approx(float(extents.median()), rel=0.1)
+    layer(data.x, pos)  # a warning is an error
+
+
+def test_far_units_under_transforms():
+    data = cloud(30, channels=C)
+    tree, pos = ball_tree(data.pos, ball_sizes=B), 1e4 * data.pos
+    for call in (
+        lambda layer: torch.func.grad(lambda p: layer(data.x, p).sum())(pos),
+        lambda layer: torch.vmap(lambda p: layer(data.x, p, tree=tree))(pos[None]),
+    ):
+        layer = HybridConv(C, None, heads=2, ball_size=B, norm="layer").double()
+        with pytest.warns(UserWarning, match="balls extend over about"):
+            call(layer)
+
+
+def test_units_that_are_no_reason_to_warn():
+    data = cloud(30, channels=C)
+    relative = {"distance": "relative"}
+    for factor, kwargs in (
+        (10.0, {}),
+        (1e4, {"attn_kwargs": relative}),
+        (1e4, {"attention": lambda *sizes: Scaled()}),  # has a unit of its own
+        (0.0, {}),
+    ):
+        layer = HybridConv(C, None, heads=2, ball_size=B, **kwargs).double()
+        layer(data.x, factor * data.pos)
+    layer(data.x[:0], data.pos[:0])
+    layer(data.x[:1], 1e6 * data.pos[:1])
+
+
+class Scaled(torch.nn.Module):
+    def forward(self, x, level):
+        return x

@@ -1,5 +1,6 @@
 r"""PyG's GPS layer with attention inside the balls of a tree."""
 
+import warnings
 from copy import deepcopy
 from typing import Any, Optional, Union
 
@@ -25,6 +26,7 @@ from torch_geometric_erwin.nn.conv.gps import (
     copied_norm,
     copy_attention,
 )
+from torch_geometric_erwin.nn.extents import far_extent
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.tree import Level, Tree, ball_tree
@@ -154,6 +156,7 @@ class HybridConv(Module):
         self.norm1 = make_norm(first, channels, kwargs=norm_kwargs)
         self.norm2 = make_norm(norm, channels, kwargs=norm_kwargs)
         self.norm3 = make_norm(norm, channels, kwargs=norm_kwargs)
+        self._has_warned = False
 
     @classmethod
     def from_gps(
@@ -258,6 +261,7 @@ class HybridConv(Module):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         order = tree.order(x.size(0), levels=int(self.rotated))
         (level,) = tree.levels_of(order, pos, levels=1)
+        self._warn_of_extents(level)
         clouds = _clouds(tree, level, pos)
         out = None
         if self.conv is not None:
@@ -287,6 +291,23 @@ class HybridConv(Module):
 
     def _dropped(self, h: Tensor) -> Tensor:
         return F.dropout(h, self.dropout, self.training)
+
+    def _warn_of_extents(self, level: Level) -> None:
+        if torch.compiler.is_compiling() or self._has_warned:
+            return
+        mixer = self.attention
+        if not isinstance(mixer, BallAttention):  # others may have any unit
+            return
+        extent = far_extent(level) if mixer.distance == "absolute" else None
+        if extent is None:
+            return
+        warnings.warn(
+            f"balls extend over about {extent:.2g}, the weights of attention suit "
+            "balls of about 1: change the unit of 'pos', or use "
+            "attn_kwargs={'distance': 'relative'}",
+            stacklevel=5,  # names the line that calls the layer
+        )
+        self._has_warned = True
 
     def _check(self, x: Tensor, pos: Tensor) -> None:
         check_tensor("x", x)

@@ -12,19 +12,11 @@ from torch_geometric.data import Data, HeteroData
 from torch_geometric.data.storage import NodeStorage
 
 from torch_geometric_erwin.data.storage import stored_tree
+from torch_geometric_erwin.nn.extents import far_extent, root_mean_square
 from torch_geometric_erwin.tree import Level, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.reading import Nodes, check_nodes, store_ptr
-from torch_geometric_erwin.utils.checks import (
-    check_pos,
-    check_ptr,
-    has_memory,
-    reads_values,
-    unwrapped,
-)
-
-#: Extents of balls, in the unit of the model, for which there is no warning.
-ORDINARY = (0.01, 100.0)
+from torch_geometric_erwin.utils.checks import check_pos, check_ptr
 
 
 class LengthScaled(torch.nn.Module):
@@ -122,21 +114,12 @@ class LengthScaled(torch.nn.Module):
         return pos.to(torch.promote_types(pos.dtype, torch.float32)) / self.length_scale
 
     def _warn_of_extents(self, level: Level) -> None:
-        # Warns once, and only on a CPU, because it would have to wait for a GPU.
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or self._has_warned:
             return
-        if self._has_warned or level.offset.device.type != "cpu":
+        extent = far_extent(level)
+        if extent is None:
             return
-        # A cheap look first. Large balls dominate it, single points make it smaller.
-        extent = _root_mean_square(level.offset)
-        if extent == 0 or ORDINARY[0] <= extent <= ORDINARY[1]:
-            return
-        if unwrapped(level.offset) is level.offset:
-            extents = level.extent.detach()
-            extent = float(extents[extents > 0].median())
-            if ORDINARY[0] <= extent <= ORDINARY[1]:
-                return
-        scale = _root_mean_square(self.length_scale.view(1, 1))
+        scale = root_mean_square(self.length_scale.view(1, 1))
         warnings.warn(
             f"balls extend over about {extent * scale:.2g}, the model's length scale "
             f"is {scale:.2g}; call 'model.set_length_scale(data)', or "
@@ -150,20 +133,6 @@ def _is_number(source: Any) -> bool:
     if isinstance(source, Tensor):
         return source.dim() == 0 and source.is_floating_point()
     return isinstance(source, Real) and not isinstance(source, bool)
-
-
-def _root_mean_square(rows: Tensor) -> float:
-    # Of the lengths of rows; zero where there are none.
-    lengths = []
-
-    @reads_values
-    def measure(rows: Tensor) -> None:
-        if rows.size(0) > 0 and has_memory(rows):
-            length = torch.linalg.vector_norm(rows, dtype=torch.float64)
-            lengths.append(float(length) / rows.size(0) ** 0.5)
-
-    measure(rows.detach())
-    return lengths[0] if lengths else 0.0
 
 
 def _nodes(source: Any) -> Iterable[Nodes]:

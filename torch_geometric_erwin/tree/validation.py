@@ -93,14 +93,14 @@ def check_fits(
         raise ValueError(f"the tree does not fit its data: {wrong}")
     if ptr is None:
         return
-    message = "'ptr' must be the offsets of the clouds that the tree was built for"
+    message = "'batch' or 'ptr' must be of the clouds that the tree was built for"
     if ptr.shape != tree.node_ptr.shape:
         clouds = tree.level.size(0)
-        raise ValueError(f"{message}, {clouds} clouds (got {ptr.size(0) - 1})")
+        raise ValueError(f"{message}: {clouds} (got {ptr.size(0) - 1})")
     if values:
         if not torch.equal(ptr, tree.node_ptr):
             own = tree.node_ptr.tolist()
-            raise ValueError(f"{message}, {own} (got {ptr.tolist()})")
+            raise ValueError(f"{message}: offsets {own} (got {ptr.tolist()})")
     else:  # the device raises the error, so that the host need not wait
         torch._assert_async((ptr == tree.node_ptr).all(), message)
 

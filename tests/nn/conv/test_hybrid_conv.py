@@ -625,11 +625,11 @@ def test_bad_inputs():
         ),
         (
             {"tree": tree_of(), "batch": torch.zeros_like(batch.batch)},
-            "'ptr' must be the offsets of the clouds that the tree was built for",
+            "'batch' or 'ptr' must be of the clouds that the tree was built for",
         ),
         (
             {"tree": tree_of(), "ptr": torch.tensor([0, 61])},
-            "'ptr' must be the offsets of the clouds that the tree was built for",
+            "'batch' or 'ptr' must be of the clouds that the tree was built for",
         ),
         ({"batch": batch.batch[1:]}, "'batch' must have an entry for each of 61 rows"),
     ):

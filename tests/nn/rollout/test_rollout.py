@@ -721,6 +721,17 @@ def test_what_a_model_needs_is_named():
         Rollout(hybrid_sequential()).rollout(sample(1), 1)
 
 
+def test_an_argument_that_nobody_gives_is_named():
+    class Typed(torch.nn.Module):
+        def forward(self, x, pos, particle_type, *, scale=1.0):
+            return x
+
+    with pytest.raises(TypeError, match=r"'model' needs 'particle_type', .*'pos', "):
+        Rollout(Typed())
+    with pytest.raises(TypeError, match=r"'graph' needs 'k', .*\['batch', "):
+        Rollout(torch.nn.Linear(2, 2), moving=True, graph=knn_graph)
+
+
 def test_a_node_store_is_data_too():
     model, data = Rollout(Spy(3), moving=True, noise=0.1), sample(4)
     hetero = HeteroData()

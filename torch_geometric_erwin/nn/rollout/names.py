@@ -52,14 +52,25 @@ def taken_names(owner: str, function: Callable[..., Any], known: list[str]) -> T
         function: The model or the function. Its first argument is not looked at.
         known: The names of all arguments that there may be.
 
+    Raises:
+        TypeError: If it needs another one.
+
     Example:
+        >>> from functools import partial
         >>> from torch_geometric_erwin import knn_graph
-        >>> taken_names("graph", knn_graph, ["batch", "ptr", "tree"]).names
+        >>> graph = partial(knn_graph, k=8)
+        >>> taken_names("graph", graph, ["batch", "ptr", "tree"]).names
         ('ptr', 'tree')
     """
     parameters = parameters_of(function)
     by_name = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     named = {p.name: p for p in parameters if p.kind in by_name}
+    for name in [*named][1:]:
+        if name not in known and _is_required(named[name]):
+            raise TypeError(
+                f"'{owner}' needs '{name}', which it does not get: after its first "
+                f"argument it gets what it names of {known}"
+            )
     names = [name for name in known if name in named]
     if any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
         names = [n for n in known if n in names or n != "batch"]

@@ -75,6 +75,27 @@ def test_gradients_of_features_and_positions():
     assert torch.autograd.gradgradcheck(function, small)
 
 
+@pytest.mark.parametrize("k", [2, 3, 9, 16, 31, 32, 33, 100])
+@pytest.mark.parametrize("channels", [1, 5, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_cloud_has_the_same_bits_alone_and_beside_others(dtype, channels, k):
+    generator = torch.Generator().manual_seed(k)
+    # Clouds of all sizes around the vector widths of a CPU and around k.
+    sizes = [5, 1, 0, 9, 13, 17, 33, 70, 110]
+    ptr = offsets(sizes)
+    pos = torch.randn(sum(sizes), 3, dtype=dtype, generator=generator)
+    grid = torch.randn(len(pos), 3, dtype=dtype, generator=generator)
+    x = torch.randn(len(pos), channels, dtype=dtype, generator=generator)
+    x.requires_grad_()
+    out = knn_interpolate(x, pos, grid, k=k, ptr_x=ptr, ptr_y=ptr)
+    (grad,) = torch.autograd.grad(out.sum(), x)
+    for start, end in zip(ptr[:-1].tolist(), ptr[1:].tolist(), strict=True):
+        own = x[start:end].detach().requires_grad_()
+        alone = knn_interpolate(own, pos[start:end], grid[start:end], k=k)
+        assert torch.equal(alone, out[start:end])
+        assert torch.equal(torch.autograd.grad(alone.sum(), own)[0], grad[start:end])
+
+
 def test_positions_get_no_gradient_unasked_and_coincident_points_none():
     x, pos_x, pos_y, ptr_x, ptr_y = case()
     out = knn_interpolate(x, pos_x, pos_y, ptr_x=ptr_x, ptr_y=ptr_y)

@@ -91,22 +91,36 @@ def knn_interpolate(
     check_devices(pos_x=pos_x, x=x)
     if x.dim() != 2 or x.size(0) != pos_x.size(0):
         raise ValueError(f"'x' must have shape [{pos_x.size(0)}, C] (got {[*x.shape]})")
-    k = min(k, pos_x.size(0))
-    to, of = torch.ops.erwin.cross_knn(*search, max(k, 1))
+    if k > _FEW:
+        k = max(1, min(k, pos_x.size(0)))
+    to, of = torch.ops.erwin.cross_knn(*search, k)
     if pos_x.dtype in HALF:
         pos_x, pos_y = pos_x.float(), pos_y.float()
-    offset = pos_x[of] - pos_y[to]
+    offset = pos_x.index_select(0, of) - pos_y.index_select(0, to)
     weight = 1.0 / offset.square().sum(dim=-1, keepdim=True).clamp(min=1e-16)
-    share = (weight / _sums(weight, to, pos_y.size(0), k)[to]).to(x.dtype)
-    return _sums(x[of] * share, to, pos_y.size(0), k)
+    share = weight / _sums(weight, to, pos_y.size(0), k).index_select(0, to)
+    wide = torch.promote_types(x.dtype, torch.float32)  # sums of half precision
+    out = _sums(x.index_select(0, of).to(wide) * share.to(wide), to, pos_y.size(0), k)
+    return out.to(x.dtype)
+
+
+# Up to so many neighbours, there is a slot for each also if there are fewer points, so
+# that compiled code does not depend on whether there are.
+_FEW = 32
 
 
 def _sums(values: Tensor, to: Tensor, size: int, k: int) -> Tensor:
     # Returns the sums of rows with the same number in `to`, which ascends; at most `k`
-    # have the same one. They are added in a fixed order, unlike by `scatter` on a GPU,
-    # so that every call gives the same bits.
+    # have the same one. They are added in pairs, pairs of pairs and so on: `scatter` on
+    # a GPU has no fixed order, and that of `sum` depends on the number of slots, so on
+    # whether other clouds have more points. Empty slots add zeros.
+    width = 1
+    while width < k:
+        width *= 2
     count = to.new_zeros(size).index_add(0, to, torch.ones_like(to))
-    start = torch.arange(size, device=to.device) * k - (count.cumsum(0) - count)
+    start = torch.arange(size, device=to.device) * width - (count.cumsum(0) - count)
     slots = torch.arange(to.size(0), device=to.device) + start[to]
-    dense = put_rows(values, slots, size * k)
-    return dense.view(size, k, values.size(1)).sum(dim=1)
+    dense = put_rows(values, slots, size * width).view(size, width, values.size(1))
+    while width > 1:
+        dense, width = dense[:, ::2] + dense[:, 1::2], width // 2
+    return dense.squeeze(1)

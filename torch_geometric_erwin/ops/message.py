@@ -173,8 +173,11 @@ def composite(
         - **source, target:** :math:`(E)`; **output:** :math:`(N, C)`.
     """
     source_rows, target_rows, pos, weight, norm_weight, norm_bias = rows
-    offset = (pos[source] - pos[target]).to(weight.dtype)
-    out = F.gelu(source_rows[source] + target_rows[target] + F.linear(offset, weight))
+    # The gradient of `rows[index]` is added up in any order by several threads.
+    offset = pos.index_select(0, source) - pos.index_select(0, target)
+    offset = F.linear(offset.to(weight.dtype), weight)
+    sent = source_rows.index_select(0, source)
+    out = F.gelu(sent + target_rows.index_select(0, target) + offset)
     out = F.layer_norm(out, norm_weight.shape, norm_weight, norm_bias, eps)
     degree = torch.bincount(target, minlength=pos.size(0)).clamp(min=1)
     total = torch.zeros_like(target_rows).index_add(0, target, out)

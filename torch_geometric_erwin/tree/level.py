@@ -267,7 +267,7 @@ class Level:
         """
         extent = self.extent
         ball = segment_ids(self.ball_len, self.num_rows)
-        unit = torch.where(extent > 0, extent, 1)[ball][:, None]
+        unit = torch.where(extent > 0, extent, 1).index_select(0, ball)[:, None]
         if self.perm is not None:
             unit = put_rows(unit, self.perm, self.num_rows)
         return (self.offset / unit).to(self.offset.dtype)

@@ -69,7 +69,9 @@ class Order(NamedTuple):
         Shapes:
             - **x:** :math:`(N, *)`; **output:** :math:`(N_0, *)`.
         """
-        return x[self.perm] if self.repeats else take_rows(x, self.perm)
+        if self.repeats:
+            return x.index_select(0, self.perm)
+        return take_rows(x, self.perm)
 
     def to_nodes(self, rows: Tensor) -> Tensor:
         r"""Brings entries of rows into the order of nodes.

@@ -80,7 +80,8 @@ class GraphNorm(torch.nn.Module):
 
         def mean(values: Tensor) -> Tensor:
             total = values.new_zeros(count.size(0), values.size(1))
-            return (total.index_add(0, cloud, values) / size)[cloud]
+            means = total.index_add(0, cloud, values) / size
+            return means.index_select(0, cloud)
 
         out = rows - torch.where(alone, 0, self.mean_scale * mean(rows))
         square = out.square()

@@ -212,6 +212,8 @@ def test_data_of_an_earlier_version():
 
 
 FOREIGN = ["perm", "level", "ball_len_0", "perm_rot_1", "tree_code", "tree_config"]
+# Which a tree of two levels does not have, but others have.
+FOREIGN += ["perm_mask", "tree_real", "ball_len_7", "run_len_0_8", "tree_edge_count"]
 
 
 @pytest.mark.parametrize("name", FOREIGN)
@@ -248,11 +250,12 @@ def test_a_tree_with_a_prefix_is_like_any_other(reorder):
     assert [k for k in names if "perm_rot" in k] == ["my_perm_rot_0"]
 
 
-def test_a_model_finds_the_tree_of_its_configuration():
+@pytest.mark.parametrize("prefixes", [("small_", "large_"), ("", "b_"), ("b_", "")])
+def test_a_model_finds_the_tree_of_its_configuration(prefixes):
     torch.manual_seed(0)
     models = [Erwin(0, [8, 8], 1, ball_sizes=b, dim=2, mp_steps=0) for b in (4, 8)]
     data = plain = batch_of(SIZES)
-    for model, prefix in zip(models, ("small_", "large_"), strict=True):
+    for model, prefix in zip(models, prefixes, strict=True):
         c = model.tree_config
         data = BallTree(c.ball_sizes, c.strides, prefix=prefix)(data)
     for model in models:

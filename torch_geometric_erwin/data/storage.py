@@ -1,7 +1,6 @@
 r"""Trees as attributes of PyG data, such that PyG can collate and separate it."""
 
 import re
-from collections.abc import Iterable
 from typing import Any, Optional, Union
 
 import torch
@@ -86,7 +85,7 @@ def attach_tree(
     }
     if edge_type is not None:
         values[EDGE_TYPE] = edge_type_text(edge_type)
-    remove_tree(store, prefix, values)
+    remove_tree(store, prefix)
     count = values.get("tree_edge_count")
     slices = {prefix + name: _slices(name, tree, sizes, count) for name in values}
     values = {prefix + name: value for name, value in values.items()}
@@ -99,15 +98,12 @@ def attach_tree(
     record_slices(data, store, slices, {**incs, **dict.fromkeys(texts)})
 
 
-def remove_tree(
-    store: NodeStorage, prefix: str = "", names: Iterable[str] = ("perm", "level")
-) -> None:
+def remove_tree(store: NodeStorage, prefix: str = "") -> None:
     r"""Removes the attributes of a tree, but nobody else's.
 
     Args:
         store: The node store.
         prefix: What the names of the tree's attributes begin with.
-        names: The names, without the prefix, that must be free afterwards.
 
     Raises:
         ValueError: If an attribute of such a name is not of a tree.
@@ -119,13 +115,13 @@ def remove_tree(
         >>> data
         Data(pos=[3, 2])
     """
-    if store.get(prefix + MARK) is not None:
-        for name in [name for name in store if is_tree_attribute(name, prefix)]:
+    is_known = store.get(prefix + MARK) is not None
+    for name in [name for name in store if is_tree_attribute(name, prefix)]:
+        if is_known or store[name] is None:
             del store[name]
-    for name in names:
-        if store.get(prefix + name) is not None:
+        else:  # also one that this tree will not have, or it would be read as a part
             raise ValueError(
-                f"'{prefix + name}' of the data is not of a tree, and 'BallTree' does "
+                f"'{name}' of the data is not of a tree, and 'BallTree' does "
                 "not overwrite it: rename it, or use BallTree(..., prefix='ball_')"
             )
 

@@ -176,6 +176,24 @@ def test_a_rule_of_the_users():
     assert torch.equal(named, bonds[order])
 
 
+class Pairs(Data):
+    """As in PyG's tutorial on pairs of graphs: edges from nodes to other points."""
+
+    def __inc__(self, key, value, *args):
+        if key == "edge_index":
+            return torch.tensor([[self.num_nodes], [self.points.size(0)]])
+        return super().__inc__(key, value, *args)
+
+
+def test_numbers_of_two_kinds_of_nodes_are_refused():
+    pairs = Pairs(pos=torch.rand(9, 2), points=torch.rand(4, 2))
+    pairs.edge_index = torch.tensor([[8, 7], [0, 3]])
+    for data in (pairs, Batch.from_data_list([pairs, pairs])):
+        with pytest.raises(ValueError, match=r"'edge_index' must number nodes of one kind"):
+            SORT(data)
+        BallTree(8)(data)
+
+
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
 @pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
 def test_a_sparse_adjacency(layout):

@@ -130,6 +130,9 @@ class Attributes:
         Args:
             attribute: The attribute.
 
+        Raises:
+            ValueError: If parts of it are numbers of other nodes.
+
         Example:
             >>> data = Data(pos=torch.rand(3, 2), face=torch.tensor([[0], [1], [2]]))
             >>> rules = Attributes(data, data.stores[0])
@@ -152,7 +155,12 @@ class Attributes:
             return "index" in name or name == "face"
         step = self.data.__inc__(name, value, self.store)
         if isinstance(step, Tensor) and step.numel() != 1:
-            return False
+            if count not in step:
+                return False
+            raise ValueError(
+                f"'{name}' must number nodes of one kind: '__inc__' of the data adds "
+                f"{step.flatten().tolist()}, not one number; use HeteroData"
+            )
         if int(step) != count:
             return False
         # A batch has the numbers that were added to each cloud: the nodes before it.

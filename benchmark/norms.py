@@ -14,27 +14,20 @@ from several seeds. The result is the error on unseen clouds,
 Features and targets of the first and the last are standardised over all clouds.
 """
 
-import argparse
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch_geometric.data import Batch, Data
-from tqdm import tqdm
 
-from benchmark import machine, report
-from benchmark.runner import ROOT
+from benchmark.training import Study, Task, error, main, standardised, train
 from torch_geometric_erwin.datasets.lpt import LPTSimulation
 from torch_geometric_erwin.nn import BatchNorm, Erwin
 from torch_geometric_erwin.transforms import TreeKNNGraph, TreeRadiusGraph
 
 STEPS, SEEDS = 300, 3
-LEARNING_RATE = 3e-3
 OWN = "batch, a test cloud's own statistics"
 
 #: The compared models: a label, and the arguments of the model.
@@ -51,23 +44,6 @@ RELATIVE = {
     f"{name}, relative distances": {**VARIANTS[name], "distance": "relative"}
     for name in ("batch", "layer")
 }
-
-Predict = Callable[[Erwin, Batch], Tensor]
-
-
-@dataclass
-class Task:
-    r"""Clouds for training and testing, and how a model predicts their targets."""
-
-    train: list[Data]
-    test: list[Data]
-    batch_size: int
-    arguments: dict[str, Any]
-    predict: Predict
-
-
-def _direct(model: Erwin, batch: Batch) -> Tensor:
-    return model(batch)
 
 
 def cosmology(seed: int) -> Task:
@@ -86,8 +62,9 @@ def cosmology(seed: int) -> Task:
         place, motion = (torch.tensor(t).float() for t in (pos / unit, velocity / 300))
         data = Data(pos=place, y=motion)
         clouds.append(TreeKNNGraph(k=8)(data))
-    clouds = _standardised(clouds)
-    return Task(clouds[:96], clouds[96:], 2, {"dim": 3, "in_channels": 0}, _direct)
+    clouds = standardised(clouds)
+    sizes = {"dim": 3, "in_channels": 0, "out_channels": 3}
+    return Task(clouds[:96], clouds[96:], 2, sizes)
 
 
 def _molecule(rng: np.random.Generator) -> Data:
@@ -131,7 +108,8 @@ def forces(seed: int) -> Task:
     scale = torch.cat([data.y for data in clouds]).square().mean().sqrt()
     for data in clouds:
         data.y = data.y / scale
-    return Task(clouds[:256], clouds[256:], 8, {"dim": 3, "in_channels": 2}, _forces)
+    sizes = {"dim": 3, "in_channels": 2, "out_channels": 1}
+    return Task(clouds[:256], clouds[256:], 8, sizes, _forces)
 
 
 def _aerofoil(rng: np.random.Generator) -> Data:
@@ -168,148 +146,36 @@ def mesh(seed: int) -> Task:
     """
     rng = np.random.default_rng(seed)
     graph = TreeKNNGraph(k=6)
-    clouds = _standardised([graph(_aerofoil(rng)) for _ in range(120)])
-    return Task(clouds[:96], clouds[96:], 1, {"dim": 2, "in_channels": 4}, _direct)
-
-
-def _standardised(clouds: list[Data]) -> list[Data]:
-    for name in ("x", "y"):
-        if name not in clouds[0]:
-            continue
-        rows = torch.cat([data[name] for data in clouds])
-        mean, std = rows.mean(0), rows.std(0)
-        for data in clouds:
-            data[name] = (data[name] - mean) / std
-    return clouds
+    clouds = standardised([graph(_aerofoil(rng)) for _ in range(120)])
+    sizes = {"dim": 2, "in_channels": 4, "out_channels": 2}
+    return Task(clouds[:96], clouds[96:], 1, sizes)
 
 
 TASKS = {"cosmology": cosmology, "forces": forces, "mesh": mesh}
 
 
-def train(task: Task, variant: dict[str, Any], seed: int, steps: int) -> Erwin:
-    r"""Trains a model for a number of steps with AdamW and a cosine schedule.
-
-    Args:
-        task: The task.
-        variant: Arguments of the model.
-        seed: Of weights and of the order of clouds.
-        steps: The number of steps.
-    """
-    torch.manual_seed(seed)
-    out = 1 if task.predict is _forces else task.train[0].y.size(1)
-    model = Erwin(
-        task.arguments["in_channels"],
-        [32, 64],
-        out,
-        ball_sizes=64,
-        strides=4,
-        dim=task.arguments["dim"],
-        mp_steps=1,
-        **variant,
-    )
-    tree = model.tree_transform()
-    clouds = [tree(data) for data in task.train]
-    optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    generator = torch.Generator().manual_seed(seed)
-    order: list[int] = []
-    for _ in range(steps):
-        if len(order) < task.batch_size:
-            order = torch.randperm(len(clouds), generator=generator).tolist()
-        chosen, order = order[: task.batch_size], order[task.batch_size :]
-        batch = Batch.from_data_list([clouds[i] for i in chosen])
-        optimiser.zero_grad()
-        loss = torch.nn.functional.mse_loss(task.predict(model, batch), batch.y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-    return model.eval()
-
-
-def error(task: Task, model: Erwin) -> float:
-    r"""The error on the test clouds, one at a time.
-
-    Args:
-        task: The task.
-        model: The model.
-    """
-    tree = model.tree_transform()
-    wrong = size = 0.0
-    for data in task.test:
-        batch = Batch.from_data_list([tree(data)])
-        with torch.no_grad():
-            out = task.predict(model, batch).detach()
-        wrong += float((out - batch.y).square().sum())
-        size += float(batch.y.square().sum())
-    return (wrong / size) ** 0.5
-
-
-def measure(name: str, variant: dict[str, Any], seed: int, steps: int) -> dict:
-    r"""The errors after one training, by the label of the tested model.
-
-    Args:
-        name: The task.
-        variant: Arguments of the model.
-        seed: Of clouds, weights and order.
-        steps: The number of steps.
-    """
+def _measure(name: str, label: str, seed: int, steps: int) -> dict[str, float]:
+    # Running statistics are also replaced by those of each test cloud.
     task = TASKS[name](seed)
-    model = train(task, variant, seed, steps)
-    errors = {"": error(task, model)}
-    norms = [m for m in model.modules() if isinstance(m, BatchNorm)]
-    if norms:
-        for norm in norms:
-            norm.train()
+    model = train(task, (VARIANTS | RELATIVE)[label], seed, steps)
+    errors = {label: error(task, model)}
+    if label == "batch":
+        for norm in model.modules():
+            if isinstance(norm, BatchNorm):
+                norm.train()
         errors[OWN] = error(task, model)
     return errors
 
 
-def compare(name: str, steps: int, seeds: int) -> dict[str, list[float]]:
-    r"""The errors of every variant on one task, by seed.
-
-    Args:
-        name: The task.
-        steps: The number of steps.
-        seeds: How many seeds.
-    """
-    variants = VARIANTS | (RELATIVE if name == "mesh" else {})
-    errors: dict[str, list[float]] = {}
-    runs = [(seed, label) for seed in range(seeds) for label in variants]
-    for seed, label in (bar := tqdm(runs)):
-        bar.set_description(f"{name}, {label}")
-        for test, value in measure(name, variants[label], seed, steps).items():
-            if test == "" or label == "batch":
-                errors.setdefault(test or label, []).append(value)
-    return errors
-
-
-def main() -> None:
-    r"""Reads the command line, trains all and writes the errors as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.norms")
-    parser.add_argument("tasks", nargs="*", default=[*TASKS], help=", ".join(TASKS))
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmark" / "results")
-    args = parser.parse_args()
-    for name in args.tasks:
-        if name not in TASKS:
-            parser.error(f"there is no task {name!r}; choose from {', '.join(TASKS)}")
-        about, start = machine.describe(), time.monotonic()
-        errors = compare(name, args.steps, args.seeds)
-        result = {
-            "case": f"norms_{name}",
-            "title": f"Norms: errors on unseen clouds, {name}",
-            "machine": about,
-            "steps": args.steps,
-            "seconds": round(time.monotonic() - start, 1),
-            "errors": errors,
-        }
-        path = report.write(result, args.out, machine.slug())
-        for label, own in errors.items():
-            print(f"{name:<10} {label:<40} {np.mean(own):.3f} ± {np.std(own):.3f}")
-        print(f"written to {path}")
-
+STUDIES = {
+    name: Study(
+        f"norms_{name}",
+        f"Norms: errors on unseen clouds, {name}",
+        [*VARIANTS, *(RELATIVE if name == "mesh" else ())],
+        partial(_measure, name),
+    )
+    for name in TASKS
+}
 
 if __name__ == "__main__":
-    main()
+    main("norms", STUDIES, SEEDS, STEPS)

@@ -6,22 +6,15 @@ which lie anywhere in a cube. The result is the squared error on unseen surfaces
 by the variance of the function: one for a model that predicts the mean.
 """
 
-import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch_geometric.data import Data
-from tqdm import tqdm
 
-from benchmark import machine, report
-from benchmark.norms import Task, error, train
-from benchmark.runner import ROOT
-from torch_geometric_erwin.nn import Erwin
+from benchmark.training import Study, Task, error, main, standardised, train
 from torch_geometric_erwin.transforms import TreeKNNGraph
 
 STEPS, SEEDS = 150, 2
@@ -52,10 +45,6 @@ def _surface(rng: np.random.Generator) -> Data:
     )
 
 
-def _whole(model: Erwin, batch: Any) -> torch.Tensor:
-    return model(batch)
-
-
 def surfaces(seed: int) -> Task:
     r"""Standardised values on random surfaces of 512 points, 4 surfaces a batch.
 
@@ -63,12 +52,9 @@ def surfaces(seed: int) -> Task:
         seed: Of the surfaces.
     """
     rng, graph = np.random.default_rng(seed), TreeKNNGraph(k=8)
-    clouds = [graph(_surface(rng)) for _ in range(TRAIN + TEST)]
-    values = torch.cat([data.y for data in clouds])
-    for data in clouds:
-        data.y = (data.y - values.mean()) / values.std()
-    sizes = {"dim": 3, "in_channels": 0}
-    return Task(clouds[:TRAIN], clouds[TRAIN:], 4, sizes, _whole)
+    clouds = standardised([graph(_surface(rng)) for _ in range(TRAIN + TEST)])
+    sizes = {"dim": 3, "in_channels": 0, "out_channels": 1}
+    return Task(clouds[:TRAIN], clouds[TRAIN:], 4, sizes)
 
 
 def _with_features(task: Task) -> Task:
@@ -81,46 +67,20 @@ def _with_features(task: Task) -> Task:
     )
 
 
-def compare(steps: int, seeds: int) -> dict[str, list[float]]:
-    r"""The squared errors over the variance of every variant, by seed.
-
-    Args:
-        steps: The number of steps.
-        seeds: How many seeds.
-    """
-    errors: dict[str, list[float]] = {label: [] for label in VARIANTS}
-    runs = [(seed, label) for seed in range(seeds) for label in VARIANTS]
-    for seed, label in (bar := tqdm(runs)):
-        bar.set_description(label)
-        task = surfaces(seed)
-        task = _with_features(task) if label == FEATURES else task
-        model = train(task, VARIANTS[label], seed, steps)
-        errors[label].append(error(task, model) ** 2)
-    return errors
+def _measure(label: str, seed: int, steps: int) -> dict[str, float]:
+    task = surfaces(seed)
+    task = _with_features(task) if label == FEATURES else task
+    return {label: error(task, train(task, VARIANTS[label], seed, steps)) ** 2}
 
 
-def main() -> None:
-    r"""Reads the command line, trains all and writes the errors as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmark.positions")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmark" / "results")
-    args = parser.parse_args()
-    about, start = machine.describe(), time.monotonic()
-    errors = compare(args.steps, args.seeds)
-    result = {
-        "case": "positions",
-        "title": "Absolute positions: squared errors over the variance, surfaces",
-        "machine": about,
-        "steps": args.steps,
-        "seconds": round(time.monotonic() - start, 1),
-        "errors": errors,
-    }
-    path = report.write(result, args.out, machine.slug())
-    for label, own in errors.items():
-        print(f"{label:<30} {np.mean(own):.3f} ± {np.std(own):.3f}")
-    print(f"written to {path}")
-
+STUDIES = {
+    "positions": Study(
+        "positions",
+        "Absolute positions: squared errors over the variance, surfaces",
+        [*VARIANTS],
+        _measure,
+    )
+}
 
 if __name__ == "__main__":
-    main()
+    main("positions", STUDIES, SEEDS, STEPS)

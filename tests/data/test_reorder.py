@@ -189,7 +189,9 @@ def test_numbers_of_two_kinds_of_nodes_are_refused():
     pairs = Pairs(pos=torch.rand(9, 2), points=torch.rand(4, 2))
     pairs.edge_index = torch.tensor([[8, 7], [0, 3]])
     for data in (pairs, Batch.from_data_list([pairs, pairs])):
-        with pytest.raises(ValueError, match=r"'edge_index' must number nodes of one kind"):
+        with pytest.raises(
+            ValueError, match=r"'edge_index' must number nodes of one kind"
+        ):
             SORT(data)
         BallTree(8)(data)
 

@@ -96,6 +96,22 @@ def test_a_cloud_has_the_same_bits_alone_and_beside_others(dtype, channels, k):
         assert torch.equal(torch.autograd.grad(alone.sum(), own)[0], grad[start:end])
 
 
+def test_gradients_have_the_same_bits_in_every_call():
+    """Many points read the same rows, whose gradients are sums in a fixed order."""
+    generator = torch.Generator().manual_seed(0)
+    x, pos_x = torch.rand(2_000, 35, generator=generator).split([32, 3], dim=1)
+    pos_y = torch.rand(50_000, 3, generator=generator)
+    inputs = [t.contiguous().requires_grad_() for t in (x, pos_x, pos_y)]
+    grad = torch.rand(50_000, 32, generator=generator)
+    threads, found = torch.get_num_threads(), []
+    for count in (1, 2, 2, 4):
+        torch.set_num_threads(count)
+        found.append(torch.autograd.grad(knn_interpolate(*inputs), inputs, grad))
+    torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
 def test_positions_get_no_gradient_unasked_and_coincident_points_none():
     x, pos_x, pos_y, ptr_x, ptr_y = case()
     out = knn_interpolate(x, pos_x, pos_y, ptr_x=ptr_x, ptr_y=ptr_y)

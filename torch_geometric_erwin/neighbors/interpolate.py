@@ -14,7 +14,7 @@ from torch_geometric_erwin.utils.checks import (
     check_int,
     check_tensor,
 )
-from torch_geometric_erwin.utils.rows import put_rows
+from torch_geometric_erwin.utils.rows import put_rows, read_rows
 
 
 def knn_interpolate(
@@ -96,12 +96,12 @@ def knn_interpolate(
     to, of = torch.ops.erwin.cross_knn(*search, k)
     if pos_x.dtype in HALF:
         pos_x, pos_y = pos_x.float(), pos_y.float()
-    offset = pos_x.index_select(0, of) - pos_y.index_select(0, to)
+    offset = read_rows(pos_x, of) - read_rows(pos_y, to)
     weight = 1.0 / offset.square().sum(dim=-1, keepdim=True).clamp(min=1e-16)
-    share = weight / _sums(weight, to, pos_y.size(0), k).index_select(0, to)
+    share = weight / read_rows(_sums(weight, to, pos_y.size(0), k), to)
     wide = torch.promote_types(x.dtype, torch.float32)  # sums of half precision
-    out = _sums(x.index_select(0, of).to(wide) * share.to(wide), to, pos_y.size(0), k)
-    return out.to(x.dtype)
+    values = read_rows(x, of).to(wide) * share.to(wide)
+    return _sums(values, to, pos_y.size(0), k).to(x.dtype)
 
 
 # Up to so many neighbours, there is a slot for each also if there are fewer points, so
@@ -111,16 +111,13 @@ _FEW = 32
 
 def _sums(values: Tensor, to: Tensor, size: int, k: int) -> Tensor:
     # Returns the sums of rows with the same number in `to`, which ascends; at most `k`
-    # have the same one. They are added in pairs, pairs of pairs and so on: `scatter` on
-    # a GPU has no fixed order, and that of `sum` depends on the number of slots, so on
-    # whether other clouds have more points. Empty slots add zeros.
-    width = 1
-    while width < k:
-        width *= 2
-    count = to.new_zeros(size).index_add(0, to, torch.ones_like(to))
-    start = torch.arange(size, device=to.device) * width - (count.cumsum(0) - count)
-    slots = torch.arange(to.size(0), device=to.device) + start[to]
-    dense = put_rows(values, slots, size * width).view(size, width, values.size(1))
-    while width > 1:
-        dense, width = dense[:, ::2] + dense[:, 1::2], width // 2
-    return dense.squeeze(1)
+    # have the same one. They are added one after the other: `scatter` on a GPU has no
+    # fixed order, and that of `sum` depends on the number of slots, so on whether other
+    # clouds have more points. Empty slots add zeros.
+    if torch.compiler.is_compiling() or to.size(0) < size * k:
+        count = to.new_zeros(size).index_add(0, to, torch.ones_like(to))
+        start = torch.arange(size, device=to.device) * k - (count.cumsum(0) - count)
+        slots = torch.arange(to.size(0), device=to.device) + start[to]
+        values = put_rows(values, slots, size * k)
+    first, *others = values.view(size, k, values.size(1)).unbind(1)
+    return sum(others, first)

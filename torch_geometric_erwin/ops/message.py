@@ -16,6 +16,7 @@ from torch_geometric_erwin.ops import dispatch, triton
 from torch_geometric_erwin.ops.contract import implement, register_fake
 from torch_geometric_erwin.ops.edges import Edges, check_nodes
 from torch_geometric_erwin.ops.second_order import differentiable_grads
+from torch_geometric_erwin.utils.rows import read_rows
 
 _ROW = 16  # ERWIN_ROW
 
@@ -173,11 +174,10 @@ def composite(
         - **source, target:** :math:`(E)`; **output:** :math:`(N, C)`.
     """
     source_rows, target_rows, pos, weight, norm_weight, norm_bias = rows
-    # The gradient of `rows[index]` is added up in any order by several threads.
-    offset = pos.index_select(0, source) - pos.index_select(0, target)
+    offset = read_rows(pos, source) - read_rows(pos, target)
     offset = F.linear(offset.to(weight.dtype), weight)
-    sent = source_rows.index_select(0, source)
-    out = F.gelu(sent + target_rows.index_select(0, target) + offset)
+    sent = read_rows(source_rows, source)
+    out = F.gelu(sent + read_rows(target_rows, target) + offset)
     out = F.layer_norm(out, norm_weight.shape, norm_weight, norm_bias, eps)
     degree = torch.bincount(target, minlength=pos.size(0)).clamp(min=1)
     total = torch.zeros_like(target_rows).index_add(0, target, out)

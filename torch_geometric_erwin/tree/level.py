@@ -28,6 +28,7 @@ from torch_geometric_erwin.utils.checks import (
 from torch_geometric_erwin.utils.rows import (
     from_dense,
     put_rows,
+    read_rows,
     row_mask,
     segment_ids,
     take_rows,
@@ -267,7 +268,7 @@ class Level:
         """
         extent = self.extent
         ball = segment_ids(self.ball_len, self.num_rows)
-        unit = torch.where(extent > 0, extent, 1).index_select(0, ball)[:, None]
+        unit = read_rows(torch.where(extent > 0, extent, 1), ball)[:, None]
         if self.perm is not None:
             unit = put_rows(unit, self.perm, self.num_rows)
         return (self.offset / unit).to(self.offset.dtype)

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 
 from torch_geometric_erwin import _native
-from torch_geometric_erwin.utils.rows import put_rows, segment_ids, take_rows
+from torch_geometric_erwin.utils.rows import (
+    put_rows,
+    read_rows,
+    segment_ids,
+    take_rows,
+)
 
 TIES = ("index", "coordinates")
 
@@ -70,7 +75,7 @@ class Order(NamedTuple):
             - **x:** :math:`(N, *)`; **output:** :math:`(N_0, *)`.
         """
         if self.repeats:
-            return x.index_select(0, self.perm)
+            return read_rows(x, self.perm)
         return take_rows(x, self.perm)
 
     def to_nodes(self, rows: Tensor) -> Tensor:

@@ -75,6 +75,28 @@ def put_rows(x: Tensor, index: Tensor, size: int) -> Tensor:
     return x.new_zeros(size, *x.shape[1:]).index_copy(0, index, x)
 
 
+def read_rows(x: Tensor, index: Tensor) -> Tensor:
+    r"""Reads rows, any of them several times.
+
+    Equal to :obj:`x[index]`. The gradient of a row is a sum that is added up in the
+    same order in every call, for which a CPU and a GPU have different operators.
+
+    Args:
+        x: The rows.
+        index: The row to read at every place.
+
+    Shapes:
+        - **x:** :math:`(M, *)`; **index:** :math:`(N)`; **output:** :math:`(N, *)`.
+
+    Example:
+        >>> read_rows(torch.tensor([5.0, 6.0]), torch.tensor([1, 1, 0]))
+        tensor([6., 6., 5.])
+    """
+    # On a GPU, the gradient of `index_select` is added by atomics; on a CPU, that of
+    # indexing is, by several threads.
+    return x[index] if x.is_cuda else x.index_select(0, index)
+
+
 def take_rows(x: Tensor, index: Tensor) -> Tensor:
     r"""Reads the rows :obj:`index`, which must be distinct.
 

@@ -17,7 +17,7 @@ from torch_geometric_erwin.utils.checks import (
     check_tensor,
     is_readable,
 )
-from torch_geometric_erwin.utils.rows import segment_ids
+from torch_geometric_erwin.utils.rows import read_rows, segment_ids
 
 
 class GraphNorm(torch.nn.Module):
@@ -80,8 +80,7 @@ class GraphNorm(torch.nn.Module):
 
         def mean(values: Tensor) -> Tensor:
             total = values.new_zeros(count.size(0), values.size(1))
-            means = total.index_add(0, cloud, values) / size
-            return means.index_select(0, cloud)
+            return read_rows(total.index_add(0, cloud, values) / size, cloud)
 
         out = rows - torch.where(alone, 0, self.mean_scale * mean(rows))
         square = out.square()

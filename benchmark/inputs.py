@@ -29,6 +29,14 @@ class Graphs(NamedTuple):
     edge_index: Tensor  # [2, E]
 
 
+class Pair(NamedTuple):
+    r"""Points with features, and the points of another set, in as many clouds."""
+
+    points: Clouds
+    queries: Clouds
+    x: Tensor  # [G n, C], features of the points
+
+
 def clouds(
     num: int, size: int, dim: int = 3, kind: str = "uniform", seed: int = 0
 ) -> Clouds:
@@ -75,3 +83,21 @@ def graphs(
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(num * size, channels, generator=generator)
     return Graphs(x, pos, ptr, batch, knn_graph(pos, neighbors, ptr=ptr))
+
+
+def pair(num: int, size: int, queries: int, channels: int, seed: int = 0) -> Pair:
+    r"""Uniform clouds with features, and others in the same places.
+
+    Args:
+        num: The number of clouds of each.
+        size: The points of a cloud.
+        queries: The points of a cloud of the other set.
+        channels: The number of features.
+        seed: Makes the same ones again.
+    """
+    points, others = (
+        clouds(num, n, seed=2 * seed + i) for i, n in enumerate((size, queries))
+    )
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(num * size, channels, generator=generator)
+    return Pair(points, others, x)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmark.inputs import Clouds
+from benchmark.inputs import Clouds, Pair
+from benchmark.runner import UnavailableError
 
 
 def balltree_erwin() -> Callable[[Clouds], Any]:
@@ -68,24 +69,6 @@ def scipy_knn(k: int, radius: float = np.inf) -> Callable[[Clouds], Tensor]:
     return run
 
 
-def scipy_cross_knn(k: int) -> Callable[[Clouds, Tensor, Tensor], Tensor]:
-    r"""SciPy's k-d tree, built and then searched by all threads for the k nearest
-    points of every point of another set.
-    """
-    from scipy.spatial import cKDTree
-
-    def run(c: Clouds, y: Tensor, ptr_y: Tensor) -> Tensor:
-        near = []
-        for pos, first, here in zip(_per_cloud(c), c.ptr.tolist(), pairwise(ptr_y)):
-            workers = torch.get_num_threads()
-            _, found = cKDTree(pos).query(y[slice(*here)].numpy(), k, workers=workers)
-            near.append(found.reshape(-1) + first)
-        to = torch.arange(len(y)).repeat_interleave(k)
-        return torch.stack([to, torch.from_numpy(np.concatenate(near))])
-
-    return run
-
-
 def scipy_radius(radius: float) -> Callable[[Clouds], Tensor]:
     r"""SciPy's k-d tree, built and searched for the pairs within a distance.
 
@@ -129,6 +112,138 @@ def torch_cluster_radius(radius: float, most: int) -> Callable[[Clouds], Tensor]
         max_num_neighbors=most,
         num_workers=torch.get_num_threads(),
     )
+
+
+def scipy_cross_knn(k: int) -> Callable[[Pair], Tensor]:
+    r"""SciPy's k-d tree, built and then searched by all threads for the k nearest
+    points of every point of another set.
+    """
+    from scipy.spatial import cKDTree
+
+    def near(pos: np.ndarray, others: np.ndarray) -> np.ndarray:
+        workers = torch.get_num_threads()
+        return cKDTree(pos).query(others, k, workers=workers)[1]
+
+    return lambda p: _nearest_of_each(p, lambda *c: torch.from_numpy(near(*c)))
+
+
+def scipy_cross_radius(radius: float) -> Callable[[Pair], Tensor]:
+    r"""SciPy's k-d trees of both sets, built and searched for the pairs within a
+    distance.
+
+    ``sparse_distance_matrix`` uses one thread, and is still faster than the parallel
+    ``query_ball_point``, which returns lists of numbers.
+    """
+    from scipy.spatial import cKDTree
+
+    def run(p: Pair) -> Tensor:
+        edges = []
+        for (pos, first), (others, start) in zip(*map(_places, p[:2])):
+            found = cKDTree(others).sparse_distance_matrix(
+                cKDTree(pos), radius, output_type="ndarray"
+            )
+            edges.append(np.stack([found["i"] + start, found["j"] + first]))
+        return torch.from_numpy(np.concatenate(edges, axis=1))
+
+    return run
+
+
+def pyg_cross_knn(k: int) -> Callable[[Pair], Tensor]:
+    r"""PyG's function, if its backend is installed."""
+    _need_pyg_lib()
+    from torch_geometric.nn import knn
+
+    return lambda p: knn(*_both(p), k, p.points.batch, p.queries.batch)
+
+
+def pyg_interpolate(k: int) -> Callable[[Pair], Tensor]:
+    r"""PyG's function, if its backend is installed."""
+    _need_pyg_lib()
+    from torch_geometric.nn import knn_interpolate
+
+    return lambda p: knn_interpolate(
+        p.x, *_both(p), p.points.batch, p.queries.batch, k=k
+    )
+
+
+def _need_pyg_lib() -> None:
+    from torch_geometric.typing import WITH_KNN
+
+    if not WITH_KNN:
+        raise UnavailableError("PyG's searches need pyg-lib 0.6 or newer")
+
+
+def torch_cluster_cross_knn(k: int) -> Callable[[Pair], Tensor]:
+    r"""torch-cluster's search by nanoflann in another set."""
+    package = _torch_cluster()
+    return lambda p: package.knn(
+        *_both(p),
+        k,
+        p.points.batch,
+        p.queries.batch,
+        num_workers=torch.get_num_threads(),
+    )
+
+
+def torch_cluster_cross_radius(radius: float, most: int) -> Callable[[Pair], Tensor]:
+    r"""torch-cluster's search by nanoflann for ``most`` neighbours at most."""
+    package = _torch_cluster()
+    return lambda p: package.radius(
+        *(*_both(p), radius, p.points.batch, p.queries.batch),
+        max_num_neighbors=most,
+        num_workers=torch.get_num_threads(),
+    )
+
+
+def cdist_cross_knn(k: int) -> Callable[[Pair], Tensor]:
+    r"""All distances between the two sets of a cloud, and the smallest ones."""
+
+    def near(pos: np.ndarray, others: np.ndarray) -> Tensor:
+        # By products of matrices, distances of close points would be inexact.
+        mode = "donot_use_mm_for_euclid_dist"
+        both = torch.from_numpy(others), torch.from_numpy(pos)
+        return torch.cdist(*both, compute_mode=mode).topk(k, largest=False).indices
+
+    return lambda p: _nearest_of_each(p, near)
+
+
+def interpolated(k: int, search: Callable[[Pair], Tensor]) -> Callable[[Pair], Tensor]:
+    r"""PyG's formula for interpolation, with another search.
+
+    Args:
+        k: The number of neighbours.
+        search: Returns :obj:`k` edges of every query, in their order.
+    """
+
+    def run(p: Pair) -> Tensor:
+        near = search(p)[1].view(-1, k)
+        offset = p.points.pos[near] - p.queries.pos[:, None]
+        weight = 1.0 / offset.square().sum(-1, keepdim=True).clamp(min=1e-16)
+        return (p.x[near] * weight).sum(1) / weight.sum(1)
+
+    return run
+
+
+def _nearest_of_each(
+    p: Pair, near: Callable[[np.ndarray, np.ndarray], Tensor]
+) -> Tensor:
+    # Edges of every query to what `near` finds in its cloud, as many for each.
+    found = [
+        near(pos, others) + first
+        for (pos, first), (others, _) in zip(*map(_places, p[:2]))
+    ]
+    rows = torch.cat(found)  # [M, k]
+    to = torch.arange(rows.size(0)).repeat_interleave(rows.size(1))
+    return torch.stack([to, rows.flatten()])
+
+
+def _both(p: Pair) -> tuple[Tensor, Tensor]:
+    return p.points.pos, p.queries.pos
+
+
+def _places(c: Clouds) -> list[tuple[np.ndarray, int]]:
+    # The positions of every cloud, and its first row.
+    return [*zip(_per_cloud(c), c.ptr.tolist())]
 
 
 def _per_cloud(c: Clouds) -> list[np.ndarray]:

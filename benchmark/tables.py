@@ -35,7 +35,15 @@ def written(text: str) -> str:
     Raises:
         KeyError: If there is no table of a name.
     """
-    return _BLOCK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}{m[3]}", text)
+
+    def made(name: str) -> str:
+        try:
+            return TABLES[name]()
+        except FileNotFoundError as error:
+            case = Path(error.filename).name.removesuffix(f"-{MACHINE}.json")
+            return f"Not measured yet: `python -m benchmark {case}` measures it."
+
+    return _BLOCK.sub(lambda m: f"{m[1]}{made(m[2])}{m[3]}", text)
 
 
 @cache
@@ -356,6 +364,32 @@ def neighbors() -> str:
             row.append(times(ratio(r, "ours", name)) if _ran(r, name) else "–")
         rows.append(row)
     return markdown(head, rows, "neighbors")
+
+
+@_table
+def cross_neighbors() -> str:
+    r"""Searches in another set of points."""
+    peers = {
+        "scipy cKDTree": "SciPy",
+        "torch-cluster": "torch-cluster",
+        "PyG": "PyG",
+        "torch.cdist": "`cdist`",
+    }
+    case = "cross_neighbors"
+    names = [n for n in peers if any(_ran(r, n) for r in records(case))]
+    rows = []
+    for r in records(case):
+        row = [r["workload"], str(r["threads"])]
+        for name in (*names, "ours", "ours, tree given"):
+            row.append(seconds(of(r, name)) if _ran(r, name) else "–")
+        for name in names:
+            row.append(times(ratio(r, "ours", name)) if _ran(r, name) else "–")
+        rows.append(row)
+    labels = [peers[name] for name in names]
+    head = ["clouds, search", "threads", *labels, "ours", "tree given"]
+    head += [f"to {label}" for label in labels]
+    head[-len(labels)] = f"ratio {head[-len(labels)]}"
+    return markdown(head, rows, case)
 
 
 def _ran(record: Record, name: str) -> bool:

@@ -542,8 +542,8 @@ def summary() -> str:
         ],
         [
             "16 nearest neighbours, 1 × 100,000 points",
-            "SciPy's cKDTree; torch-cluster",
-            both(ratio(near, "ours"), ratio(near, "ours", "torch-cluster")),
+            "SciPy's cKDTree",
+            both(ratio(near, "ours")),
         ],
         [
             "ball attention, 16 channels a head, balls of 128, one thread, forward; "

@@ -136,6 +136,20 @@ def test_features_that_changed_in_one_cloud_of_many_are_refused(count):
             tree.levels(batch.pos, batch.edge_index, attr)
 
 
+@pytest.mark.parametrize("channels", [0, 1, 7])
+def test_any_number_of_features(channels):
+    data = BallTree(4, [2], edges=True)(edged(30, channels=channels))
+    loops = data.edge_index[0] == data.edge_index[1]
+    assert loops.any()
+    data.edge_attr[loops] = torch.nan  # no coarse edge stands for them
+    tree = Tree.from_data(data)
+    tree.levels(data.pos, data.edge_index, data.edge_attr)
+    if channels > 0:
+        data.edge_attr[~loops, -1] *= 0.9
+        with pytest.raises(ValueError, match="values of 'edge_attr' are not those"):
+            tree.levels(data.pos, data.edge_index, data.edge_attr)
+
+
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from torch_geometric_erwin.tree.edges import RowEdges, merged, renumbered
+from torch_geometric_erwin.tree.edges import RowEdges, renumbered
 from torch_geometric_erwin.tree.validation import OTHER_EDGES
 from torch_geometric_erwin.utils.checks import is_readable
 
@@ -95,11 +95,12 @@ def same_means(
     Args:
         edges: The edges, between nodes.
         rows: The row of every node on a coarse level.
-        means: The edges that :func:`merged` returned for the rows of that level.
+        means: What :func:`merged` returned for the edges between rows of that level.
         lengths: The number of rows of every cloud.
         sample: At how many rows they begin, at most, beside one in every cloud.
 
     Example:
+        >>> from torch_geometric_erwin.tree.edges import merged
         >>> edges = RowEdges(torch.tensor([[0, 0], [1, 1]]), torch.rand(2, 3))
         >>> two, mean = torch.tensor([2]), merged(edges, num_rows=2)
         >>> other = edges._replace(edge_attr=edges.edge_attr + 0.1)
@@ -119,20 +120,27 @@ def same_means(
     is_seen = is_seen.index_fill(0, begin, True)
     seen = is_seen.index_select(0, rows).index_select(0, edges.edge_index[0])
     seen = seen.nonzero().flatten()
+    # Sums over the edges that became one, of features and of their sizes, by the place
+    # of that one. Edges from a row to itself, which became none, get the last place.
+    kept = is_seen.index_select(0, source).nonzero().flatten()
+    wanted = _key(means.edge_index.index_select(1, kept), num_rows)  # ascends
     between = renumbered(edges.edge_index.index_select(1, seen), rows)
-    seen_values = values.detach().index_select(0, seen).double()
-    # The means of the features, and of their sizes.
-    both = RowEdges(between, torch.cat([seen_values, seen_values.abs()], dim=1))
-    found = merged(both, num_rows).edge_attr
-    assert found is not None
-    wanted, size = found.chunk(2, dim=1)
-    stored = stored.detach()[is_seen.index_select(0, source)].double()
-    if wanted.shape != stored.shape:
-        return False
+    key = _key(between, num_rows)
+    place = torch.searchsorted(wanted, key).clamp(max=wanted.size(0) - 1)
+    place = torch.where(wanted.index_select(0, place) == key, place, wanted.size(0))
+    found = values.detach().index_select(0, seen).double()
+    found = torch.cat([found, found.abs(), torch.ones_like(found)], dim=1)
+    sums = found.new_zeros(wanted.size(0) + 1, found.size(1)).index_add(0, place, found)
+    total, size, count = sums[:-1].split([values.size(1)] * 3, dim=1)
+    stored = stored.detach().index_select(0, kept).double()
     # Data may have been in another dtype when its tree was built.
     rounding = max(0.01, 32 * torch.finfo(values.dtype).eps)
     # Not the other way round, so that `nan` differs from everything.
-    return bool(((wanted - stored).abs() <= rounding * size).all())
+    return bool(((total - stored * count).abs() <= rounding * size).all())
+
+
+def _key(edge_index: Tensor, num_rows: int) -> Tensor:
+    return edge_index[0] * num_rows + edge_index[1]
 
 
 def _cloud(rows: Tensor, lengths: Tensor) -> Tensor:

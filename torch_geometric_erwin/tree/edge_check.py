@@ -1,7 +1,7 @@
 r"""Whether the edges of coarse levels were made from given edges between nodes.
 
-The check runs in every forward pass on a CPU, so it costs two passes over the edges,
-and one over their features where these are looked at; all else is per node.
+The check runs in every forward pass on a CPU, so it must take little time: it reads all
+edges twice, and once more to compare features. All else is per node.
 """
 
 from typing import TYPE_CHECKING
@@ -148,23 +148,26 @@ def _cloud(rows: Tensor, lengths: Tensor) -> Tensor:
 
 
 def _checksums(edge_index: Tensor, rows: Tensor, lengths: Tensor) -> Tensor:
-    # Returns a number of 31 bits per cloud: the sum over its edges of the product of a
-    # random number of the one end and another one of the other end. Integers wrap
+    # Returns a number of 31 bits per cloud, which data stores in int32: the sum over
+    # its edges of the product of two random numbers, one for each end. Integers wrap
     # around, so that the sum is the same in any order.
     cloud = _cloud(rows, lengths)
     place = rows - (lengths.cumsum(0) - lengths).index_select(0, cloud)
     ends = _random(2 * place + 1).index_select(0, edge_index[1])
     total = torch.zeros_like(rows).scatter_add(0, edge_index[0], ends)
     total = total * _random(2 * place)
-    return lengths.new_zeros(lengths.size(0)).scatter_add(0, cloud, total) >> 33 & _BITS
-
-
-_BITS = 2**31 - 1
+    total = lengths.new_zeros(lengths.size(0)).scatter_add(0, cloud, total)
+    return _shifted(total, 33)
 
 
 def _random(number: Tensor) -> Tensor:
     # Spreads the bits of a number over all 64, as the generator SplitMix64 does.
     bits = (number + 1) * -7046029254386353131
-    bits = (bits ^ (bits >> 30 & (1 << 34) - 1)) * -4658895280553007687
-    bits = (bits ^ (bits >> 27 & (1 << 37) - 1)) * -7723592293110705685
-    return bits ^ (bits >> 31 & (1 << 33) - 1)
+    bits = (bits ^ _shifted(bits, 30)) * -4658895280553007687
+    bits = (bits ^ _shifted(bits, 27)) * -7723592293110705685
+    return bits ^ _shifted(bits, 31)
+
+
+def _shifted(bits: Tensor, places: int) -> Tensor:
+    # To the right, with zeros in front also for negative numbers.
+    return (bits >> places) & ((1 << (64 - places)) - 1)

@@ -12,6 +12,7 @@ from torch_geometric import EdgeIndex
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 from torch_geometric.nn import GCNConv, global_add_pool
+from torch_geometric.utils import to_dense_adj
 
 from torch_geometric_erwin import Tree, to_original
 from torch_geometric_erwin.nn import BallAttention, Erwin
@@ -207,6 +208,20 @@ def test_a_sparse_adjacency(layout):
     assert after.adj_t.layout == layout
     order = after.number
     assert torch.equal(after.adj_t.to_dense(), dense[order][:, order])
+
+
+@pytest.mark.parametrize("clouds", [1, 3])
+def test_a_dense_adjacency_is_refused(clouds):
+    data = cloud(12)
+    data.adj = to_dense_adj(data.edge_index, max_num_nodes=12)[0]
+    if clouds > 1:
+        data = Batch.from_data_list([data] * clouds)
+    with pytest.raises(ValueError, match=r"'adj' of shape .* is a dense matrix"):
+        SORT(data)
+    assert torch.equal(BallTree(8)(data).adj, data.adj)
+    data.adj = data.adj[:, :5]  # features with a name like it
+    after = SORT(data)
+    assert torch.equal(after.adj, data.adj[whole(after)])
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CS. tensor support is in beta")

@@ -61,7 +61,8 @@ def reorder_nodes(
         - **order:** :math:`(N)`.
 
     Raises:
-        ValueError: If :obj:`original_node` is there and does not number the nodes.
+        ValueError: If :obj:`original_node` is there and does not number the nodes, or
+            :obj:`adj` is a dense matrix.
 
     Example:
         >>> data = Data(pos=torch.rand(3, 1), edge_index=torch.tensor([[0], [1]]))
@@ -90,6 +91,8 @@ def reorder_nodes(
             assert ptr is not None
             return _sorted_lists(value, order, ptr)
         kind, axis = rules.owner(own)
+        if kind == "node":
+            _refuse_all_pairs(own, rules.sizes)
         if order.size(0) > 0 and rules.names_nodes(own):
             value = _renumbered(own.name, value, (place, place))
         return _sorted(value, order, axis) if kind == "node" else value
@@ -102,6 +105,17 @@ def reorder_nodes(
             )
             if any(p is not None for p in kinds):
                 _renumber_ends(data, edges, kinds)
+
+
+def _refuse_all_pairs(own: Attribute, sizes: dict[str, int]) -> None:
+    # A dense matrix of this name has nodes along both axes, of which PyG knows one.
+    pairs = isinstance(own.value, Tensor) and "adj" in own.name and own.value.dim() > 1
+    if pairs and own.value.size(1) * sizes["graph"] == sizes["node"] > 0:
+        raise ValueError(
+            f"'{own.name}' of shape {[*own.value.shape]} is a dense matrix of pairs of "
+            "nodes, of which only the rows would be sorted: use 'edge_index' or a "
+            "sparse tensor, and make it dense after the transform"
+        )
 
 
 def _renumber_ends(

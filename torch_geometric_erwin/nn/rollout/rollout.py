@@ -366,7 +366,11 @@ class Rollout(Module):
     def _position(self, states: Tensor, data: Nodes) -> Any:
         # Positions at the end of the window; models without positions need none.
         if self.moving:
-            return states[:, self.window - 1]
+            # Not a view, for which code would be compiled that serves the first step
+            # only: later positions are none.
+            return states[:, self.window - 1].clone(
+                memory_format=torch.contiguous_format
+            )
         return getattr(data, "pos", None)
 
     def _warn_of_scale(self, series: Tensor, free: Optional[Tensor]) -> None:

@@ -457,7 +457,7 @@ TREE = ball_tree(POS, ball_sizes=4)
         ),
         (
             ValueError,
-            r"'ptr' must be the offsets of .*, 1 clouds \(got 2\)",
+            r"'batch' or 'ptr' must be of the clouds .*: 1 \(got 2\)",
             {"tree": TREE, "batch": torch.tensor([0, 0, 1, 1])},
         ),
         (TypeError, "'ptr' .*int32", {"ptr": torch.tensor([0, 4]).int()}),
@@ -479,12 +479,12 @@ TREE = ball_tree(POS, ball_sizes=4)
         ),
         (
             ValueError,
-            r"'ptr' must be the offsets of .*, 1 clouds \(got 2\)",
+            r"'batch' or 'ptr' must be of the clouds .*: 1 \(got 2\)",
             {"tree": TREE, "ptr": torch.tensor([0, 0, 4])},
         ),
         (
             ValueError,
-            r"'ptr' must be the offsets of .*, \[0, 1, 4\] \(got \[0, 3, 4\]\)",
+            r"'batch' or 'ptr' must be of .*: offsets \[0, 1, 4\] \(got \[0, 3, 4\]\)",
             {
                 "tree": ball_tree(POS, ptr=torch.tensor([0, 1, 4]), ball_sizes=4),
                 "ptr": torch.tensor([0, 3, 4]),

@@ -17,6 +17,7 @@ from torch_geometric_erwin.ops import ball_tree_cuda
 from torch_geometric_erwin.ops.registry import OPERATIONS, explain
 from torch_geometric_erwin.tree import TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.update import added_in_order
 
 EMULATOR = emulated.Context()
 
@@ -398,4 +399,4 @@ def test_moved_points_of_a_padded_tree(sizes, config):
         zip([perm, *perm_rot], [tree.perm, *tree.perm_rot], strict=True)
     ):
         level = max(l - 1, 0)
-        assert torch.equal(tree._fixed(actual, level), expected)
+        assert torch.equal(added_in_order(tree, actual, level), expected)

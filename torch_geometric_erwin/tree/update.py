@@ -56,8 +56,8 @@ def updated(tree: "Tree", pos: Tensor, max_points: Optional[int] = None) -> "Tre
         perm, mask, *perm_rot = order
     return replace(
         tree,
-        perm=_fixed(tree, perm, 0),
-        perm_rot=tuple(_fixed(tree, t, l) for l, t in enumerate(perm_rot)),
+        perm=added_in_order(tree, perm, 0),
+        perm_rot=tuple(added_in_order(tree, t, l) for l, t in enumerate(perm_rot)),
         mask=None if tree.mask is None else mask,
         edges=(),
         edge_means=(),
@@ -77,9 +77,19 @@ def _filled(tree: "Tree", perm: Tensor) -> Tensor:
     return pad(perm, (0, max(0, tree.perm.size(0) - perm.size(0))))
 
 
-def _fixed(tree: "Tree", perm: Tensor, level: int) -> Tensor:
-    # Rows that padding added keep their order, because a tree that is built for the
-    # added cloud would have fewer rows than padding gave it.
+def added_in_order(tree: "Tree", perm: Tensor, level: int) -> Tensor:
+    r"""Returns the order of a level that a builder found, in which the rows that
+    padding added keep their own order: a tree that is built for the added cloud has
+    fewer rows than padding gave it.
+
+    Args:
+        tree: The tree.
+        perm: The order, with at least as many rows as the level.
+        level: The level.
+
+    Shapes:
+        - **output:** :math:`(N_l)`.
+    """
     real = tree.real_rows(level)
     if real is None:
         return perm

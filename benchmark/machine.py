@@ -110,19 +110,32 @@ def fma_peak(threads: int, rounds: int = 10_000_000) -> Optional[float]:
     return best
 
 
-def commit() -> str:
-    r"""The commit of the checkout; ``-dirty`` says that files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+def commit(checkout: Path = Path(__file__).parent) -> str:
+    r"""The commit of the checkout; ``-dirty`` says that files differ from it, other
+    than results, which the benchmark before may have written.
+
+    Args:
+        checkout: A folder of the checkout.
+    """
+    results = ("benchmark/results", "docs/images/benchmark")
+    others = [":/", *(f":(top,exclude){folder}" for folder in results)]
     try:
-        result = subprocess.run(
-            command,
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        own = _git(checkout, "rev-parse", "--short=10", "HEAD")
+        status = ("status", "--porcelain", "--untracked-files=no", "--", *others)
+        changed = _git(checkout, *status)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{own}-dirty" if changed else own
+
+
+def _git(checkout: Path, *command: str) -> str:
+    result = subprocess.run(
+        ["git", *command],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return result.stdout.strip()
 
 

@@ -1,5 +1,6 @@
 """Encodings of absolute positions, compared with plain maths."""
 
+import copy
 import math
 
 import pytest
@@ -134,7 +135,9 @@ def test_low_precision_and_compilation():
     half = model.to(torch.bfloat16)
     out = half(Data(data.x.bfloat16(), data.edge_index, pos=data.pos, ptr=data.ptr))
     assert (out - expected).norm() < 0.1 * expected.norm()
-    encode = FourierEncoding(3, 8)
+    encode, pos = FourierEncoding(3, 8), 60 * torch.rand(50, 3)
+    expected, half = encode(pos), copy.deepcopy(encode).bfloat16()
+    assert (half(pos) - expected).norm() < 0.01 * expected.norm()
     compiled = torch.compile(encode, fullgraph=True, dynamic=True, backend="aot_eager")
     for n in (5, 9):
         pos = torch.rand(n, 3)

@@ -10,6 +10,7 @@ from torch.nn import Module
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.utils.checks import (
+    check_devices,
     check_int,
     check_positions,
     check_tensor,
@@ -53,7 +54,9 @@ class LinearEncoding(Module):
 
     def forward(self, pos: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
-        _check(pos, self.dim, self.lin)
+        _check_pos(pos, self.dim)
+        if is_plain(self.lin, Linear):
+            check_weight("pos", pos, self.lin.weight)
         return self.lin(pos)
 
     def __repr__(self) -> str:
@@ -73,7 +76,8 @@ class FourierEncoding(Module):
     unit is the extent of a ball and not half of the scene's, so they go up from there:
     details within a ball are what attention sees. `"Fourier Features Let Networks Learn
     High Frequency Functions in Low Dimensional Domains"
-    <https://arxiv.org/abs/2006.10739>`_ says why they help.
+    <https://arxiv.org/abs/2006.10739>`_ says why they help. Positions may be more
+    precise than the weights: rounded to 16 bits, they would miss the short waves.
 
     Args:
         dim: The number of coordinates :math:`D`.
@@ -107,11 +111,14 @@ class FourierEncoding(Module):
 
     def forward(self, pos: Tensor) -> Tensor:
         r"""Runs the forward pass of the module."""
-        _check(pos, self.dim, self.lin)
+        _check_pos(pos, self.dim)
+        if is_plain(self.lin, Linear):
+            check_devices(pos=pos, weight=self.lin.weight)
         octave = torch.arange(1, self.num_frequencies + 1, device=pos.device)
+        pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
         angle = 2 * torch.pi * (pos[:, :, None] / 2.0**octave).flatten(1)
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
-        return self.lin(waves.to(pos.dtype))
+        return self.lin(waves.to(dtype_of_weights(self, pos.dtype)))
 
     def __repr__(self) -> str:
         return (
@@ -120,11 +127,24 @@ class FourierEncoding(Module):
         )
 
 
-def _check(pos: Tensor, dim: int, lin: Linear) -> None:
+def dtype_of_weights(module: Module, default: torch.dtype) -> torch.dtype:
+    r"""Returns the dtype of the first weight of a module that is floating-point.
+
+    Args:
+        module: The module.
+        default: The dtype to return if there is none.
+
+    Example:
+        >>> dtype_of_weights(torch.nn.Linear(3, 8).double(), torch.float32)
+        torch.float64
+    """
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floats, default)
+
+
+def _check_pos(pos: Tensor, dim: int) -> None:
     check_tensor("pos", pos)
     check_positions("pos", pos, pos.size(0) if pos.dim() > 0 else 0, dim)
-    if is_plain(lin, Linear):
-        check_weight("pos", pos, lin.weight)
 
 
 ENCODINGS: dict[str, Callable[[int, int], Module]] = {

@@ -10,7 +10,12 @@ from torch_geometric.nn.inits import reset
 from torch_geometric_erwin.nn.conv import MPNNConv
 from torch_geometric_erwin.nn.inits import reset_linear
 from torch_geometric_erwin.nn.linear import Linear
-from torch_geometric_erwin.nn.pos_encoding import Encoding, make_encoding
+from torch_geometric_erwin.nn.pos_encoding import (
+    Encoding,
+    FourierEncoding,
+    dtype_of_weights,
+    make_encoding,
+)
 from torch_geometric_erwin.ops.edges import Edges
 from torch_geometric_erwin.utils.checkpoint import recompute
 from torch_geometric_erwin.utils.checks import (
@@ -120,9 +125,10 @@ class MPNNEmbedding(torch.nn.Module):
         return out
 
     def _encoded(self, encode: Module, pos: Tensor, out: Tensor) -> Tensor:
-        # In the dtype of its weights: that of the features is half under autocast.
-        floats = (p.dtype for p in encode.parameters() if p.is_floating_point())
-        features = encode(pos.to(next(floats, out.dtype)))
+        if not isinstance(encode, FourierEncoding):  # which loses by rounded positions
+            # In the dtype of its weights: that of the features is half under autocast.
+            pos = pos.to(dtype_of_weights(encode, out.dtype))
+        features = encode(pos)
         check_rows("pos_encoding(pos)", features, pos.size(0), self.channels)
         return features.to(out.dtype)
 

@@ -51,7 +51,7 @@ def assert_equals_oracle(pos, ptr, **kwargs):
     return tree
 
 
-def orders(pos, ptr):
-    """The orders of a tree, to compare those of another process."""
-    tree = ball_tree(pos, ptr=ptr, ball_sizes=128, strides=[2])
-    return [tree.perm, *tree.perm_rot]
+def orders(cases):
+    """The orders of trees, to compare them with those of another process."""
+    trees = [ball_tree(pos, ptr=ptr, ball_sizes=128, strides=[2]) for pos, ptr in cases]
+    return [[tree.perm, *tree.perm_rot] for tree in trees]

@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -10,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
+from instruction_sets import computed_with
 from oracles import neighbors as oracle
 from scipy.spatial import cKDTree
 
@@ -194,16 +192,9 @@ def test_same_bits_with_every_instruction_set(level, tmp_path):
         for dim in (1, 2, 3, 5)
         for dtype in (torch.float32, torch.float64)
     ]
-    path = tmp_path / "searches.pt"
-    torch.save((positions, ptr), path)
-    script = (
-        "import sys; path, *sys.path[:0] = sys.argv[1:]; import torch, test_neighbors; "
-        "torch.save(test_neighbors.searches(*torch.load(path)), path)"
-    )
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": level}
-    args = [sys.executable, "-c", script, str(path), *sys.path]
-    subprocess.run(args, check=True, env=environment)
-    for actual, expected in zip(torch.load(path), searches(positions, ptr)):
+    args = (positions, ptr)
+    found = computed_with(level, tmp_path / "args", "test_neighbors", "searches", *args)
+    for actual, expected in zip(found, searches(*args), strict=True):
         assert torch.equal(actual, expected)
 
 

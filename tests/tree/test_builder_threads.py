@@ -1,13 +1,10 @@
 """The same tree from every number of threads, instruction set and process."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from comparisons import assert_same, orders
 from distributions import clustered, few_values, uniform
+from instruction_sets import computed_with
 from torch.utils.data import DataLoader
 from torch_geometric.data import Data
 from torch_geometric.transforms import Compose
@@ -40,17 +37,9 @@ def test_same_bits_with_every_instruction_set(level, tmp_path):
         for dim in (2, 3)
         for sizes in ([16_385, 16_391], [36_866], [40_007])
     ]
-    path = tmp_path / "trees.pt"
-    torch.save(cases, path)
-    script = (
-        "import sys; path, *sys.path[:0] = sys.argv[1:]; import torch, comparisons; "
-        "torch.save([comparisons.orders(*c) for c in torch.load(path)], path)"
-    )
-    environment = os.environ | {"ATEN_CPU_CAPABILITY": level}
-    args = [sys.executable, "-c", script, str(path), *sys.path]
-    subprocess.run(args, check=True, env=environment)
-    for case, expected in zip(cases, torch.load(path), strict=True):
-        for a, b in zip(orders(*case), expected, strict=True):
+    found = computed_with(level, tmp_path / "args", "comparisons", "orders", cases)
+    for actual, expected in zip(found, orders(cases), strict=True):
+        for a, b in zip(actual, expected, strict=True):
             assert torch.equal(a, b)
 
 

@@ -14,6 +14,7 @@ from trees import LAYOUTS, MIXED, offsets, random_pos
 from torch_geometric_erwin import Level, Tree, TreeConfig, ball_tree
 from torch_geometric_erwin.nn import ErwinBlock
 from torch_geometric_erwin.tree.builder import build_tree
+from torch_geometric_erwin.tree.levels import levels_of
 
 each_layout = pytest.mark.parametrize(("layout", "ball_sizes", "strides"), LAYOUTS)
 BATCHES = [MIXED, [0], [1], [], [0, 30]]
@@ -465,13 +466,13 @@ def test_some_of_the_levels(layout, rotated):
     assert torch.equal(order.perm, whole.perm)
     assert len(order.perm_rot) == (3 if rotated is None else rotated)
     assert all(map(torch.equal, order.perm_rot, whole.perm_rot))
-    expected = tree.levels_of(whole, pos)
+    expected = levels_of(tree, whole, pos)
     for count in (1, 2, 3):
-        levels = tree.levels_of(whole, pos, levels=count)
+        levels = levels_of(tree, whole, pos, levels=count)
         assert len(levels) == count
         for own, right in zip(levels, expected):
             for a, b in zip(pytree.tree_leaves(own), pytree.tree_leaves(right)):
                 assert (a is None and b is None) or torch.equal(a, b)
-    (flat,) = tree.levels_of(tree.order(levels=0), pos, levels=1)
+    (flat,) = levels_of(tree, tree.order(levels=0), pos, levels=1)
     assert flat.perm_rot is None
     assert flat.rotated() is flat

@@ -15,6 +15,7 @@ from torch_geometric_erwin.utils.checks import (
     check_positions,
     check_tensor,
     check_weight,
+    dtype_of_weights,
     is_plain,
     made_by,
 )
@@ -125,21 +126,6 @@ class FourierEncoding(Module):
             f"{self.__class__.__name__}({self.dim}, {self.channels}, "
             f"num_frequencies={self.num_frequencies})"
         )
-
-
-def dtype_of_weights(module: Module, default: torch.dtype) -> torch.dtype:
-    r"""Returns the dtype of the first weight of a module that is floating-point.
-
-    Args:
-        module: The module.
-        default: The dtype to return if there is none.
-
-    Example:
-        >>> dtype_of_weights(torch.nn.Linear(3, 8).double(), torch.float32)
-        torch.float64
-    """
-    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(floats, default)
 
 
 def _check_pos(pos: Tensor, dim: int) -> None:

@@ -23,7 +23,8 @@ def levels_of(
     edge_attr: Optional[Tensor] = None,
     levels: Optional[int] = None,
 ) -> tuple[Level, ...]:
-    r"""Returns the levels of a tree with all geometry; see :meth:`Tree.levels`.
+    r"""Returns :meth:`Tree.levels` for a caller that has the order already, and checked
+    what it got.
 
     Args:
         tree: The tree.

@@ -441,7 +441,7 @@ class Tree:
             check_devices(pos=pos, edge_index=edge_index, edge_attr=edge_attr)
         elif edge_attr is not None:
             raise ValueError("'edge_index' is missing beside 'edge_attr'")
-        return self.levels_of(self.order(pos.size(0)), pos, edge_index, edge_attr)
+        return levels_of(self, self.order(pos.size(0)), pos, edge_index, edge_attr)
 
     def extents(self, pos: Tensor) -> tuple[Tensor, ...]:
         r"""Returns the extents of the balls of every level.
@@ -479,25 +479,6 @@ class Tree:
         # read.
         unknown = self.mask is not None and torch.compiler.is_compiling()
         return unknown or count == self.num_nodes
-
-    def levels_of(
-        self,
-        order: Order,
-        pos: Tensor,
-        edge_index: Optional[Tensor] = None,
-        edge_attr: Optional[Tensor] = None,
-        levels: Optional[int] = None,
-    ) -> tuple[Level, ...]:
-        r"""Returns :meth:`levels` for a caller that has the :meth:`order` already.
-
-        Args:
-            order: The order.
-            pos: The node positions.
-            edge_index: Edges between nodes.
-            edge_attr: The features of the edges.
-            levels: The number of levels, from the finest on. (default: all)
-        """
-        return levels_of(self, order, pos, edge_index, edge_attr, levels)
 
     def partition(self) -> Partition:
         r"""Returns the lengths of clouds, balls, groups and runs."""

@@ -30,6 +30,7 @@ from torch_geometric_erwin.nn.extents import far_extent
 from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.norm import Norm, make_norm, normalise
 from torch_geometric_erwin.tree import Level, Tree, ball_tree
+from torch_geometric_erwin.tree.levels import levels_of
 from torch_geometric_erwin.tree.tree import check_tree
 from torch_geometric_erwin.utils.checks import (
     LIMIT,
@@ -260,7 +261,7 @@ class HybridConv(Module):
         if is_autocast(x.device):  # the sums of layers are in full precision
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         order = tree.order(x.size(0), levels=int(self.rotated))
-        (level,) = tree.levels_of(order, pos, levels=1)
+        (level,) = levels_of(tree, order, pos, levels=1)
         self._warn_of_extents(level)
         clouds = _clouds(tree, level, pos)
         out = None

@@ -13,7 +13,6 @@ from torch_geometric_erwin.nn.linear import Linear
 from torch_geometric_erwin.nn.pos_encoding import (
     Encoding,
     FourierEncoding,
-    dtype_of_weights,
     make_encoding,
 )
 from torch_geometric_erwin.ops.edges import Edges
@@ -28,6 +27,7 @@ from torch_geometric_erwin.utils.checks import (
     check_rows,
     check_tensor,
     check_weight,
+    dtype_of_weights,
     is_plain,
 )
 

@@ -44,6 +44,7 @@ from torch_geometric_erwin.transforms import BallTree
 from torch_geometric_erwin.tree import Level, Tree, TreeConfig
 from torch_geometric_erwin.tree.builder import build_tree
 from torch_geometric_erwin.tree.fit import warn_of_order
+from torch_geometric_erwin.tree.levels import levels_of
 from torch_geometric_erwin.tree.reading import Nodes, edge_makers
 from torch_geometric_erwin.utils.checks import (
     check_flag,
@@ -466,7 +467,7 @@ class Erwin(LengthScaled):
         edges = (inputs.edge_index, inputs.edge_attr)
         x = self.embed(inputs.x, pos, *edges)
         order = tree.order(pos.size(0))
-        levels = tree.levels_of(order, pos, *edges)
+        levels = levels_of(tree, order, pos, *edges)
         self._warn_of_extents(levels[0])
         x = self._unet(order.to_rows(x), levels)
         if not self.decode:

@@ -27,6 +27,7 @@ from torch_geometric_erwin.utils.checks import (
     check_pos,
     check_ptr,
     check_tensor,
+    dtype_of_weights,
     is_autocast,
 )
 
@@ -236,8 +237,7 @@ def _check_features(x: Optional[Tensor], num_nodes: int, in_channels: int) -> No
 def _check_dtype(name: str, x: Tensor, first: Module) -> None:
     if is_autocast(x.device):
         return
-    floats = (p.dtype for p in first.parameters() if p.is_floating_point())
-    dtype = next(floats, x.dtype)
+    dtype = dtype_of_weights(first, x.dtype)
     if x.dtype != dtype:
         raise TypeError(
             f"'{name}' is {x.dtype}, the model's weights are {dtype}: convert one of "

@@ -16,6 +16,7 @@ from torch_geometric_erwin.utils.checks.clouds import (
 from torch_geometric_erwin.utils.checks.devices import (
     check_devices,
     check_weight,
+    dtype_of_weights,
     is_autocast,
 )
 from torch_geometric_erwin.utils.checks.levels import (
@@ -91,6 +92,7 @@ __all__ = [
     "check_shape",
     "check_tensor",
     "check_weight",
+    "dtype_of_weights",
     "flag_per_level",
     "given_ptr",
     "has_memory",

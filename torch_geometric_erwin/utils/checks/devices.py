@@ -4,6 +4,7 @@ from typing import Optional
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 
 def check_devices(**tensors: Optional[Tensor]) -> None:
@@ -58,6 +59,21 @@ def check_weight(name: str, x: Tensor, weight: Tensor) -> None:
             f"'{name}' is {x.dtype}, the weights are {weight.dtype}: convert one of "
             f"them, such as '{name}.to({weight.dtype})'"
         )
+
+
+def dtype_of_weights(module: Module, default: torch.dtype) -> torch.dtype:
+    r"""Returns the dtype of the first weight of a module that is floating-point.
+
+    Args:
+        module: The module.
+        default: The dtype to return if there is none.
+
+    Example:
+        >>> dtype_of_weights(torch.nn.Linear(3, 8).double(), torch.float32)
+        torch.float64
+    """
+    floats = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(floats, default)
 
 
 def is_autocast(device: torch.device) -> bool:

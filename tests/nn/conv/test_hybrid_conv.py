@@ -1,134 +1,34 @@
-"""GPS layers with ball attention, compared with PyG's layer and plain formulas."""
+"""GPS layers with ball attention, compared with plain formulas."""
 
 import copy
 import io
-import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from clouds import cloud, ragged, randomised
+from clouds import cloud, randomised
 from compiled import no_recompilation
+from hybrid_layers import (
+    EDGE,
+    LAYERS,
+    SIZES,
+    B,
+    C,
+    args_of,
+    batch_of,
+    dense_attention,
+    expected,
+    given,
+    layer_of,
+)
 from torch.nn import Linear, Module
 from torch_geometric import EdgeIndex
-from torch_geometric.data import Batch
-from torch_geometric.nn import (
-    GATv2Conv,
-    GCNConv,
-    GINEConv,
-    GPSConv,
-    MessagePassing,
-    PointNetConv,
-    Sequential,
-    TransformerConv,
-)
-from torch_geometric.nn.models.schnet import InteractionBlock
+from torch_geometric.nn import GCNConv, Sequential
 from torch_geometric.utils import remove_self_loops
 
-from torch_geometric_erwin import Tree, ball_tree, pad_batch
-from torch_geometric_erwin.nn import BallAttention, HybridConv
+from torch_geometric_erwin import ball_tree, pad_batch
+from torch_geometric_erwin.nn import HybridConv
 from torch_geometric_erwin.transforms import BallTree
-
-C, B, EDGE = 8, 8, 3
-SIZES = [20, 0, 7, 1, 33]
-
-
-class Near(MessagePassing):
-    """A user's layer: neighbours' features, weighted by their distance."""
-
-    def __init__(self):
-        super().__init__(aggr="mean")
-        self.lin = Linear(C, C)
-
-    def forward(self, x, pos, edge_index):
-        return self.propagate(edge_index, x=self.lin(x), pos=pos)
-
-    def message(self, x_j, pos_i, pos_j):
-        return x_j * (-(pos_i - pos_j).square().sum(1, keepdim=True)).exp()
-
-
-# A layer, how its users call it, and what it needs beside x, pos and edge_index.
-LAYERS = {
-    "gcn": (lambda: GCNConv(C, C), lambda f, x, pos, e, a, w: f(x, e), ""),
-    "gat": (
-        lambda: GATv2Conv(C, C // 2, heads=2, edge_dim=EDGE),
-        lambda f, x, pos, e, a, w: f(x, e, a),
-        "edge_attr",
-    ),
-    "point net": (
-        lambda: PointNetConv(Linear(C + 3, C)),
-        lambda f, x, pos, e, a, w: f(x, pos, e),
-        "",
-    ),
-    "transformer": (
-        lambda: TransformerConv(C, C, edge_dim=EDGE),
-        lambda f, x, pos, e, a, w: f(x, e, a),
-        "edge_attr",
-    ),
-    "gine": (
-        lambda: GINEConv(Linear(C, C), edge_dim=EDGE),
-        lambda f, x, pos, e, a, w: f(x, e, a),
-        "edge_attr",
-    ),
-    "schnet": (
-        lambda: InteractionBlock(C, EDGE, C, 3.0),
-        lambda f, x, pos, e, a, w: f(x, e, w, a),
-        "edge_weight edge_attr",
-    ),
-    "user": (Near, lambda f, x, pos, e, a, w: f(x, pos, e), ""),
-}
-
-
-def batch_of(sizes=SIZES, dtype=torch.float64):
-    """Clouds with distances on their edges, and powers of them as features."""
-    clouds = ragged(sizes, channels=C, dtype=dtype).to_data_list()
-    for data in clouds:
-        source, target = data.edge_index
-        data.edge_weight = (data.pos[source] - data.pos[target]).norm(dim=1)
-        data.edge_attr = torch.stack([data.edge_weight**k for k in range(EDGE)], 1) / 9
-    return Batch.from_data_list(clouds)
-
-
-def given(batch, name):
-    return {key: batch[key] for key in LAYERS[name][2].split()}
-
-
-def dense_attention(attention, x, pos, tree, rotated):
-    """Ball attention with all pairs, of which a mask leaves those of one ball."""
-    order = tree.global_perm()
-    if rotated:
-        order = order[tree.global_perm_rot(0)]
-    ball = torch.empty(len(x), dtype=torch.int64)
-    place = torch.arange(len(tree.ball_len[0])).repeat_interleave(tree.ball_len[0])
-    ball[order] = place
-    same = ball[:, None] == ball
-    mean = same.to(pos.dtype) @ pos / same.sum(1, keepdim=True)
-    h = x + attention.lin_pos(pos - mean)
-    qkv = attention.lin_qkv(h).unflatten(1, (3, attention.heads, -1))
-    q, k, v = qkv.permute(1, 2, 0, 3)
-    difference = pos[:, None] - pos
-    # The root of zero has no gradient, and coincident points add nothing anyway.
-    square = difference.square().sum(-1)
-    distance = torch.where(square > 0, square, 1).sqrt() * (square > 0)
-    scores = q @ k.mT / q.size(-1) ** 0.5 + attention.sigma[:, None, None] * distance
-    weights = scores.masked_fill(~same, -torch.inf).softmax(-1)
-    return attention.lin_out((weights @ v).transpose(0, 1).flatten(1))
-
-
-def expected(layer, batch, tree, name, norms):
-    x, pos, edges = batch.x, batch.pos, batch.edge_index
-    messages = LAYERS[name][1](
-        layer.conv, x, pos, edges, batch.edge_attr, batch.edge_weight
-    )
-    attention = dense_attention(layer.attention, x, pos, tree, layer.rotated)
-    out = norms[0](x + messages) + norms[1](x + attention)
-    first, last = layer.mlp[0], layer.mlp[3]
-    return norms[2](out + last(F.relu(first(out))))
-
-
-def layer_of(name, **kwargs):
-    torch.manual_seed(0)
-    return HybridConv(C, LAYERS[name][0](), heads=2, ball_size=B, **kwargs)
 
 
 @pytest.mark.parametrize("rotated", [False, True])
@@ -185,10 +85,6 @@ def test_a_cloud_alone_and_in_a_batch(name, norm):
         alone = layer(data.x, data.pos, data.edge_index, **given(data, name))
         own = out[batch.ptr[i] : batch.ptr[i + 1]]
         torch.testing.assert_close(alone, own, rtol=1e-12, atol=1e-12)
-
-
-def args_of(batch):
-    return batch.x, batch.pos, batch.edge_index
 
 
 @pytest.mark.parametrize("rotated", [False, True])
@@ -469,247 +365,3 @@ def test_half_precision(autocast):
         out = layer.bfloat16()(x, batch.pos, batch.edge_index, batch.batch)
         assert out.dtype == torch.bfloat16
     assert (out.float() - wanted).norm() < 0.03 * wanted.norm()
-
-
-# Conversion of PyG's layer.
-
-
-def gps(norm, conv=None, **kwargs):
-    torch.manual_seed(0)
-    return randomised(GPSConv(C, conv, heads=2, norm=norm, **kwargs))
-
-
-NORMS = ["batch_norm", "graph_norm", "layer_norm", "instance_norm", None]
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(
-    "name, kwargs",
-    [
-        ("gcn", {}),
-        ("gine", {"act": "elu", "act_kwargs": {"alpha": 0.5}}),
-        (None, {"attn_kwargs": {"bias": False}}),
-    ],
-)
-def test_converted_layer_equals_the_original(name, kwargs, norm, training):
-    conv = LAYERS[name][0]() if name else None
-    original = gps(norm, conv, **kwargs).train(training)
-    layer = HybridConv.from_gps(original, ball_size=64)
-    batch = batch_of([20, 7, 1, 33] if norm != "instance_norm" else [20, 7, 33])
-    batch.x.requires_grad_()
-    more = given(batch, name) if name else {}
-    outs = [
-        original(batch.x, batch.edge_index, batch.batch, **more),
-        layer(*args_of(batch), batch.batch, **more),
-    ]
-    torch.testing.assert_close(outs[1], outs[0], rtol=1e-9, atol=1e-9)
-    weights = torch.randn_like(outs[0])
-    grads = [torch.autograd.grad((o * weights).sum(), batch.x) for o in outs]
-    torch.testing.assert_close(grads[1], grads[0], rtol=1e-8, atol=1e-8)
-    # Training statistics are the same too.
-    args = batch.x, batch.edge_index, batch.batch
-    original, layer = original.eval(), layer.eval()
-    torch.testing.assert_close(
-        layer(*args_of(batch), batch.batch, **more),
-        original(*args, **more),
-        rtol=1e-9,
-        atol=1e-9,
-    )
-
-
-def test_a_one_row_cloud_of_pygs_instance_norm_is_pygs():
-    original = gps("instance_norm", GCNConv(C, C)).eval()
-    layer = HybridConv.from_gps(original)
-    data = cloud(1, channels=C)
-    out = original(data.x, data.edge_index, torch.zeros(1, dtype=torch.int64))
-    torch.testing.assert_close(layer(*args_of(data)), out)
-
-
-def test_gradients_of_converted_weights():
-    original = gps("graph_norm", GCNConv(C, C))
-    layer = HybridConv.from_gps(original, ball_size=64)
-    batch = batch_of([20, 33])
-    original(batch.x, batch.edge_index, batch.batch).square().sum().backward()
-    layer(*args_of(batch), batch.batch).square().sum().backward()
-    attention, given = layer.attention, original.attn
-    for own, right in (
-        (layer.conv.lin.weight, original.conv.lin.weight),
-        (attention.lin_qkv.weight, given.in_proj_weight),
-        (attention.lin_qkv.bias, given.in_proj_bias),
-        (attention.lin_out.weight, given.out_proj.weight),
-        (attention.lin_out.bias, given.out_proj.bias),
-        (layer.mlp[0].weight, original.mlp[0].weight),
-        (layer.norm3.norm.weight, original.norm3.weight),
-    ):
-        torch.testing.assert_close(own.grad, right.grad, rtol=1e-8, atol=1e-8)
-    assert attention.sigma.grad.abs().min() > 0
-    assert attention.lin_pos.weight.grad.abs().min() > 0
-
-
-def test_a_converted_layer_is_a_copy():
-    original = gps("batch_norm", GCNConv(C, C)).eval()
-    layer = HybridConv.from_gps(original, B, 2, True)
-    assert not layer.training
-    assert (layer.ball_size, layer.dim, layer.rotated) == (B, 2, True)
-    before = copy.deepcopy(original.state_dict())
-    with torch.no_grad():
-        for tensor in layer.state_dict().values():
-            tensor.zero_()
-    for name, value in original.state_dict().items():
-        assert torch.equal(value, before[name]), name
-
-
-def test_what_cannot_be_converted():
-    with pytest.raises(TypeError, match="'conv' must be a GPSConv"):
-        HybridConv.from_gps(GCNConv(C, C))
-    with pytest.raises(ValueError, match="must have attn_type='multihead'"):
-        HybridConv.from_gps(GPSConv(C, None, heads=2, attn_type="performer"))
-    for name in ("add_bias_kv", "add_zero_attn"):
-        with pytest.raises(ValueError, match=f"'conv' must not have .*{name}"):
-            HybridConv.from_gps(GPSConv(C, None, attn_kwargs={name: True}))
-    dropped = GPSConv(C, None, dropout=0.1, attn_kwargs={"dropout": 0.5})
-    with pytest.warns(UserWarning, match="no dropout of its weights: the 0.5"):
-        layer = HybridConv.from_gps(dropped)
-    assert layer.dropout == layer.mlp[2].p == 0.1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        HybridConv.from_gps(GPSConv(C, None, norm=None, dropout=0.1))
-
-
-# Wrong arguments.
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "error", "message"),
-    [
-        ({"conv": 3}, TypeError, r"'conv' must be a module or None \(got 3\)"),
-        ({"attention": "all"}, ValueError, "'attention' must be one of"),
-        ({"heads": 3}, ValueError, "'heads' must divide"),
-        ({"attn_kwargs": {"dropout": 0.5}}, TypeError, "takes no 'dropout', which"),
-        ({"attention": 4}, TypeError, r"'attention' .*\(got 4\); .*'heads=4'"),
-        ({"norm": "group"}, ValueError, "'norm' must be one of"),
-        ({"norm_kwargs": {"mode": 1}}, TypeError, "'mode'"),
-        ({"act": "sharp"}, ValueError, "'act' must be an activation"),
-        ({"act": 3}, TypeError, "'act' must be a name, a module or a callable"),
-        ({"act_kwargs": {"slope": 1}}, TypeError, "'act' must be an activation"),
-        ({"dropout": 1.0}, ValueError, "'dropout' must be at least 0 and below 1"),
-        ({"rotated": 1}, TypeError, "'rotated' must be a bool"),
-    ],
-)
-def test_bad_arguments(kwargs, error, message):
-    with pytest.raises(error, match=message):
-        HybridConv(**{"channels": C, "conv": None, **kwargs})
-
-
-def test_bad_inputs():
-    layer = layer_of("gcn", rotated=True).double()
-    batch = batch_of()
-    args = args_of(batch)
-    ptr = batch.ptr
-
-    def tree_of(**kwargs) -> Tree:
-        return ball_tree(batch.pos, ptr=ptr, **{"ball_sizes": B, **kwargs})
-
-    for more, message in (
-        ({"tree": tree_of(ball_sizes=16)}, r"at most 'ball_size=8' .*\(got 16\)"),
-        ({"tree": tree_of(rotate=0)}, "'tree' must have a rotated tree"),
-        (
-            {"tree": ball_tree(batch.pos[:9], ball_sizes=B)},
-            "the tree does not fit its data: 'perm' has 9 entries for 61 nodes",
-        ),
-        ({"ptr": ptr, "batch": batch.batch}, "'batch' and 'ptr' say the same"),
-        (
-            {"ptr": ptr, "batch": batch.batch, "tree": tree_of()},
-            "'batch' and 'ptr' say the same",
-        ),
-        (
-            {"tree": tree_of(), "batch": torch.zeros_like(batch.batch)},
-            "'batch' or 'ptr' must be of the clouds that the tree was built for",
-        ),
-        (
-            {"tree": tree_of(), "ptr": torch.tensor([0, 61])},
-            "'batch' or 'ptr' must be of the clouds that the tree was built for",
-        ),
-        ({"batch": batch.batch[1:]}, "'batch' must have an entry for each of 61 rows"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            layer(*args, **more)
-    x, pos, edge_index = args
-    with pytest.raises(TypeError, match=r"'x' is torch\.float32, the weights are"):
-        layer(x.float(), pos, edge_index)
-    with pytest.raises(ValueError, match=r"'pos' must have 3 .*'dim=2'"):
-        layer(x, pos[:, :2], edge_index)
-    with pytest.raises(ValueError, match="'edge_index' must name one of 61 nodes"):
-        layer(x, pos, edge_index + 30)
-    with pytest.raises(TypeError, match=r"arguments are \(x, pos, edge_index, batch"):
-        layer(x, edge_index, batch.batch)  # the order of `GPSConv`
-    with pytest.raises(TypeError, match="'GCNConv' takes no 'edge_attr'"):
-        layer(*args, edge_attr=batch.edge_attr)
-    with pytest.raises(TypeError, match="'GCNConv' needs 'edge_index'"):
-        layer(x, pos)
-    with pytest.raises(TypeError, match="there is none that takes 'edge_attr'"):
-        HybridConv(C, None).double()(x, pos, edge_attr=batch.edge_attr)
-    wide = HybridConv(C, GCNConv(C, 2 * C)).double()
-    with pytest.raises(ValueError, match=r"'conv\(x\)' must have shape \[61, 8\]"):
-        wide(*args)
-
-
-def test_relative_distances_do_not_depend_on_the_unit():
-    layer = HybridConv(
-        C, None, heads=2, ball_size=B, attn_kwargs={"distance": "relative"}
-    )
-    layer.double()
-    assert isinstance(layer.attention, BallAttention)
-    data = cloud(30, channels=C)
-    tree = ball_tree(data.pos, ball_sizes=B)
-    outs = [layer(data.x, unit * data.pos, tree=tree) for unit in (1, 1000)]
-    torch.testing.assert_close(*outs, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("unit", [1e-4, 1e4])
-def test_far_units_are_told_once(unit):
-    data = cloud(30, channels=C)
-    layer = HybridConv(C, None, heads=2, ball_size=B, rotated=True).double()
-    pos = unit * data.pos
-    with pytest.warns(
-        UserWarning, match="balls extend over about .*'relative'"
-    ) as told:
-        layer(data.x, pos)
-    assert told[0].filename == __file__
-    number = float(str(told[0].message).split("about ")[1].split(",")[0])
-    (extents,) = ball_tree(pos, ball_sizes=B).extents(pos)
-    assert number == pytest.approx(float(extents.median()), rel=0.1)
-    layer(data.x, pos)  # a warning is an error
-
-
-def test_far_units_under_transforms():
-    data = cloud(30, channels=C)
-    tree, pos = ball_tree(data.pos, ball_sizes=B), 1e4 * data.pos
-    for call in (
-        lambda layer: torch.func.grad(lambda p: layer(data.x, p).sum())(pos),
-        lambda layer: torch.vmap(lambda p: layer(data.x, p, tree=tree))(pos[None]),
-    ):
-        layer = HybridConv(C, None, heads=2, ball_size=B, norm="layer").double()
-        with pytest.warns(UserWarning, match="balls extend over about"):
-            call(layer)
-
-
-def test_units_that_are_no_reason_to_warn():
-    data = cloud(30, channels=C)
-    relative = {"distance": "relative"}
-    for factor, kwargs in (
-        (10.0, {}),
-        (1e4, {"attn_kwargs": relative}),
-        (1e4, {"attention": lambda *sizes: Scaled()}),  # has a unit of its own
-        (0.0, {}),
-    ):
-        layer = HybridConv(C, None, heads=2, ball_size=B, **kwargs).double()
-        layer(data.x, factor * data.pos)
-    layer(data.x[:0], data.pos[:0])
-    layer(data.x[:1], 1e6 * data.pos[:1])
-
-
-class Scaled(torch.nn.Module):
-    def forward(self, x, level):
-        return x

@@ -980,7 +980,6 @@ HIDDEN = {"self", "cls", "shared"}
 TRUSTED = {
     "AttentionWeights": "is what a function returns",
     "Level.of": "takes tensors that are known to fit",
-    "Tree.levels_of": "takes an order that the tree itself gave",
     "Tree.order": "takes the number of nodes, where it is known",
     "Erwin.from_reference": "takes what the original implementation wrote",
 }

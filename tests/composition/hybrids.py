@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from hybrid_layers import Near
 from torch import Tensor
 from torch.nn import BatchNorm1d, Dropout, Linear, Module, ModuleList, ReLU, Sequential
 from torch_geometric.data import Batch, Data
@@ -10,7 +11,6 @@ from torch_geometric.nn import (
     GATv2Conv,
     GCNConv,
     GINEConv,
-    MessagePassing,
     PointNetConv,
     TransformerConv,
 )
@@ -25,20 +25,6 @@ C, B = 8, 8
 SIZES = [0, 1, 2, B - 1, B, B + 1, 200, 30]
 TREE = BallTree(ball_sizes=B)
 GRAPH = Compose([TreeKNNGraph(k=4), Distance(norm=False)])
-
-
-class Near(MessagePassing):
-    """A user's layer: neighbours' features, weighted by their distance."""
-
-    def __init__(self) -> None:
-        super().__init__(aggr="mean")
-        self.lin = Linear(C, C)
-
-    def forward(self, x: Tensor, pos: Tensor, edge_index: Tensor) -> Tensor:
-        return self.propagate(edge_index, x=self.lin(x), pos=pos)
-
-    def message(self, x_j: Tensor, pos_i: Tensor, pos_j: Tensor) -> Tensor:
-        return x_j * (-(pos_i - pos_j).square().sum(1, keepdim=True)).exp()
 
 
 # Seven layers, how PyG's users call each, and what `HybridConv` needs for it.
